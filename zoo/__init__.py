@@ -1,0 +1,24 @@
+"""qzoo: Atari encoders pretrained offline by Q-learning, and all it takes to retrain them.
+
+    import zoo
+    encoder = zoo.load("nature.scaledql_novice12")      # uint8 (B, 4, 84, 84) -> float32 (B, D)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo.hub import list_models, load, load_agent, load_qnetwork, model_info
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "list_models", "load", "load_agent", "load_qnetwork", "model_info"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the hub on first use: `zoo --help` and the recorders' processes do without torch and timm."""
+    if name in __all__:
+        from zoo import hub
+
+        return getattr(hub, name)
+    raise AttributeError(f"module 'zoo' has no attribute {name!r}")

@@ -1,0 +1,170 @@
+"""The environment protocol: the one place that says what a step, a frame and an action are.
+
+Everything that plays, records, replays or evaluates gets its environments here. Two kinds exist:
+
+- `make_ale`: one plain emulator, `play_step` to advance it. Fast, small, gives RAM and rewards; used to record and verify.
+- `make_vector_env`: ale-py's C++ vector environment, which also makes the 84x84 frames; used to replay and evaluate.
+
+Both give the same rewards, ends and frames for the same seed and actions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ale_py
+import numpy as np
+from ale_py import roms
+from ale_py.vector_env import AtariVectorEnv
+from numpy.typing import NDArray
+
+from zoo.errors import QzooError
+from zoo.games import get_game
+
+ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+
+NUM_ACTIONS = 18
+FRAME_SIZE = 84
+STACK = 4
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the games are played (Machado et al. 2018's sticky actions, Dopamine's frames).
+
+    Every model carries these fields in its config.json, and loading compares them.
+    """
+
+    sticky_actions: float = 0.25
+    frame_skip: int = 4
+    max_pool_frames: int = 2
+    height: int = FRAME_SIZE
+    width: int = FRAME_SIZE
+    grayscale: bool = True
+    resize: str = "area"
+    stack: int = STACK
+    stack_order: str = "oldest first"
+    noop_max: int = 0
+    fire_reset: bool = False
+    episodic_life: bool = False
+    max_steps: int = 27_000
+    rewards: str = "raw; clipped to [-1, 1] in a loss only"
+    action_set: str = "full 18, masked to the game's minimal set when acting"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON types."""
+        return asdict(self)
+
+
+PROTOCOL = Protocol()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A flavour of a game: ALE's mode and difficulty. `None` is the game's own default."""
+
+    mode: int | None = None
+    difficulty: int | None = None
+
+
+DEFAULT_VARIANT = Variant()
+
+
+@cache
+def rom_path(game: str) -> Path:
+    """Path of the ROM that ale-py ships for `game`."""
+    path = roms.get_rom_path(get_game(game).rom)
+    if path is None:
+        raise QzooError(f"{game}: ale-py {ale_py.__version__} ships no ROM {get_game(game).rom!r}")
+    return Path(path)
+
+
+@cache
+def rom_md5(game: str) -> str:
+    """md5 of the ROM file, in hex: a recording replays on this ROM only."""
+    return hashlib.md5(rom_path(game).read_bytes(), usedforsecurity=False).hexdigest()
+
+
+@cache
+def minimal_actions(game: str) -> tuple[int, ...]:
+    """The game's own legal actions, as indices in the full 18-action set."""
+    ale = make_ale(game, seed=0)
+    return tuple(int(action.value) for action in ale.getMinimalActionSet())
+
+
+def action_mask(game: str) -> NDArray[np.bool_]:
+    """Which of the full 18 actions the game knows: bool (18,), True where legal."""
+    mask = np.zeros(NUM_ACTIONS, dtype=np.bool_)
+    mask[list(minimal_actions(game))] = True
+    return mask
+
+
+def _check_variant(game: str, variant: Variant) -> None:
+    table = get_game(game)
+    if variant.mode is not None and variant.mode not in table.modes:
+        raise QzooError(f"{game}: mode {variant.mode} does not exist; choose from {list(table.modes)}")
+    if variant.difficulty is not None and variant.difficulty not in table.difficulties:
+        raise QzooError(
+            f"{game}: difficulty {variant.difficulty} does not exist; choose from {list(table.difficulties)}"
+        )
+
+
+def make_ale(game: str, seed: int, variant: Variant = DEFAULT_VARIANT) -> ale_py.ALEInterface:
+    """A plain emulator at the start of the episode that `seed` names.
+
+    A seed takes effect only when the ROM is loaded, so every episode loads it again (`reseed`).
+    """
+    _check_variant(game, variant)
+    ale = ale_py.ALEInterface()
+    ale.setFloat("repeat_action_probability", PROTOCOL.sticky_actions)
+    # ALE draws the sticky coin for each frame, inside the skip, so this equals four calls of one frame.
+    ale.setInt("frame_skip", PROTOCOL.frame_skip)
+    reseed(ale, game, seed, variant)
+    return ale
+
+
+def reseed(ale: ale_py.ALEInterface, game: str, seed: int, variant: Variant = DEFAULT_VARIANT) -> None:
+    """Start the episode that `seed` names on an emulator that `make_ale` made (0 <= seed < 2**31)."""
+    ale.setInt("random_seed", seed)
+    ale.loadROM(rom_path(game))
+    if variant.mode is not None:
+        ale.setMode(variant.mode)
+    if variant.difficulty is not None:
+        ale.setDifficulty(variant.difficulty)
+    ale.reset_game()
+
+
+def make_vector_env(game: str, num_envs: int, num_threads: int = 0) -> AtariVectorEnv:
+    """ale-py's vector environment under the protocol.
+
+    Observations are uint8 (num_envs, 4, 84, 84), oldest frame first. Always reset with an array of seeds: without
+    one, every sub-environment gets the same stream of sticky coins. It plays the default mode and difficulty only.
+    """
+    return AtariVectorEnv(
+        get_game(game).rom,
+        num_envs,
+        num_threads=num_threads,
+        max_num_frames_per_episode=PROTOCOL.max_steps * PROTOCOL.frame_skip,
+        repeat_action_probability=PROTOCOL.sticky_actions,
+        full_action_space=True,
+        autoreset_mode="NextStep",
+        img_height=PROTOCOL.height,
+        img_width=PROTOCOL.width,
+        grayscale=PROTOCOL.grayscale,
+        stack_num=PROTOCOL.stack,
+        frameskip=PROTOCOL.frame_skip,
+        maxpool=PROTOCOL.max_pool_frames == 2,
+        noop_max=PROTOCOL.noop_max,
+        episodic_life=PROTOCOL.episodic_life,
+        reward_clipping=False,
+        use_fire_reset=PROTOCOL.fire_reset,
+    )
+
+
+def action_values() -> list[ale_py.Action]:
+    """The full 18 actions in index order, for `ALEInterface.act`."""
+    return [ale_py.Action(index) for index in range(NUM_ACTIONS)]

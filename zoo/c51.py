@@ -1,0 +1,71 @@
+"""Categorical return distributions (C51): support, projection, expectation and cross-entropy.
+
+Source of the equations: Bellemare, Dabney and Munos, "A Distributional Perspective on Reinforcement Learning" (2017).
+Shared by pretraining and by the learner that records play.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Support:
+    """The atoms z_0 < ... < z_{n-1} on which a return distribution lives, evenly spaced from v_min to v_max."""
+
+    v_min: float = -10.0
+    v_max: float = 10.0
+    num_atoms: int = 51
+
+    def __post_init__(self) -> None:
+        if self.num_atoms < 2 or not self.v_min < self.v_max:
+            raise ValueError(f"a support needs v_min < v_max and at least 2 atoms, got {self}")
+
+    @property
+    def spacing(self) -> float:
+        """Distance between neighbouring atoms."""
+        return (self.v_max - self.v_min) / (self.num_atoms - 1)
+
+    def atoms(self, device: torch.device | str = "cpu") -> Tensor:
+        """The atoms, float32 (num_atoms,)."""
+        return torch.linspace(self.v_min, self.v_max, self.num_atoms, device=device)
+
+
+def expectation(logits: Tensor, atoms: Tensor) -> Tensor:
+    """Q-values, the mean of the distribution: logits (..., num_atoms) -> (...)."""
+    return torch.softmax(logits, dim=-1) @ atoms
+
+
+def project(probabilities: Tensor, returns: Tensor, discounts: Tensor, support: Support) -> Tensor:
+    """The distribution of `returns + discounts * Z` brought back onto the atoms (equation 7 of the paper).
+
+    Each shifted atom is clipped to [v_min, v_max] and shares its mass between its two neighbours, by nearness.
+
+    Args:
+        probabilities: float (B, num_atoms), the distribution Z of the bootstrapped state.
+        returns: float (B,), the discounted sum of the n rewards.
+        discounts: float (B,), gamma ** n, or 0 where the episode ended within the n steps.
+        support: the atoms.
+
+    Returns:
+        float (B, num_atoms); every row sums to one.
+    """
+    atoms = support.atoms(str(probabilities.device))
+    shifted = returns[:, None] + discounts[:, None] * atoms[None, :]
+    position = (shifted.clamp(support.v_min, support.v_max) - support.v_min) / support.spacing
+    # The last interval is closed, so that v_max itself has an upper neighbour: no special case for exact atoms.
+    lower = position.floor().clamp(0, support.num_atoms - 2)
+    to_upper = (position - lower).clamp(0.0, 1.0)
+    index = lower.long()
+    projected = torch.zeros_like(probabilities)
+    projected.scatter_add_(1, index, probabilities * (1.0 - to_upper))
+    projected.scatter_add_(1, index + 1, probabilities * to_upper)
+    return projected
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """-sum_i target_i log softmax(logits)_i: logits and target (..., num_atoms) -> (...)."""
+    return -(target * torch.log_softmax(logits, dim=-1)).sum(-1)

@@ -1,0 +1,60 @@
+"""What the commands share: games from names, time budgets, progress bars."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from zoo.errors import QzooError
+from zoo.games import all_games, games_of, get_game
+
+SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+GROUPS = ("train", "held_out", "extra")
+
+console = Console(stderr=True)
+
+
+def parse_duration(text: str) -> float:
+    """"90s", "9m", "1.5h" or plain seconds, in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if match is None:
+        raise QzooError(f"--time-budget {text!r}: give a number and a unit, as in 90s, 9m or 1.5h")
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def parse_games(names: Sequence[str]) -> list[str]:
+    """Game names; `train`, `held_out`, `extra` and `all` stand for groups."""
+    games: list[str] = []
+    for name in names:
+        if name in GROUPS:
+            games += games_of(name)  # type: ignore[arg-type]
+        elif name == "all":
+            games += all_games()
+        else:
+            games.append(get_game(name).name)
+    if not games:
+        raise QzooError("--games: name at least one game, or train, held_out, extra, all")
+    return list(dict.fromkeys(games))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def progress_bar(*, quiet: bool) -> Progress:
+    """A progress bar on standard error, so that standard output stays clean for results."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=quiet,
+    )

@@ -1,0 +1,199 @@
+"""The encoder: a stack of frames in, a feature vector out.
+
+uint8 frames go in and scaling happens inside, so there is no preprocessing to get wrong.
+
+    frames -> trunk -> [spatial embedding] -> flatten -> linear -> ReLU -> feature normalization
+
+`nature` and `impala` are the usual deep RL networks; the ResNets carry the learned spatial embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers.norm import GroupNorm
+from torch import Tensor, nn
+
+from zoo.errors import QzooError, unknown_name
+
+INPUT_SHAPE = (4, 84, 84)
+
+
+@dataclass(frozen=True)
+class ArchSettings:
+    """What sets an architecture apart: its default feature width and the shape (C, H, W) of its last map."""
+
+    feature_dim: int
+    map_shape: tuple[int, int, int]
+
+    @property
+    def map_size(self) -> int:
+        """Length of the flattened map."""
+        return math.prod(self.map_shape)
+
+
+# 2048 is inferred: with it the ResNets have the 31M, 60M and 79M parameters without heads that "Stop
+# Regressing" (arXiv 2403.03950, Fig. 7) gives for them. 512 is the width of the hidden layer in Mnih et al.
+# 2015.
+ARCHS: dict[str, ArchSettings] = {
+    "nature": ArchSettings(512, (64, 7, 7)),
+    "impala": ArchSettings(512, (32, 11, 11)),
+    "resnet18": ArchSettings(2048, (512, 3, 3)),
+    "resnet34": ArchSettings(2048, (512, 3, 3)),
+    "resnet50": ArchSettings(2048, (2048, 3, 3)),
+    "resnet101": ArchSettings(2048, (2048, 3, 3)),
+}
+
+
+class SpatialEmbedding(nn.Module):
+    """Pointwise product of a map (B, C, H, W) with a learned (C, H, W) tensor, then flatten to (B, C*H*W).
+
+    Takes the place of global mean pooling, which would lose where things are on the screen. That the Scaled
+    Q-learning networks have learned spatial embeddings is sourced; this wording of them is only remembered.
+    Ones at the start, so that the untrained product changes nothing.
+    """
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape))
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        return (feature_map * self.weight).flatten(1)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(relu(x)))), both convolutions 3x3 (Espeholt et al. 2018, Fig. 3)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        change: Tensor = self.conv2(F.relu(self.conv1(F.relu(x))))
+        return x + change
+
+
+def nature_trunk() -> nn.Sequential:
+    """The convolutions of Mnih et al. 2015: (B, 4, 84, 84) to (B, 64, 7, 7)."""
+    return nn.Sequential(
+        nn.Conv2d(4, 32, 8, stride=4),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 4, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3),
+        nn.ReLU(),
+    )
+
+
+def impala_trunk() -> nn.Sequential:
+    """The deep network of Espeholt et al. 2018, 15 convolutions: (B, 4, 84, 84) to (B, 32, 11, 11)."""
+    layers: list[nn.Module] = []
+    in_channels = INPUT_SHAPE[0]
+    for channels in (16, 32, 32):
+        layers += [
+            nn.Conv2d(in_channels, channels, 3, padding=1),
+            nn.MaxPool2d(3, stride=2, padding=1),
+            ResidualBlock(channels),
+            ResidualBlock(channels),
+        ]
+        in_channels = channels
+    return nn.Sequential(*layers, nn.ReLU())
+
+
+def resnet_trunk(arch: str) -> nn.Module:
+    """timm's ResNet without pooling and classifier: (B, 4, 84, 84) to (B, C, 3, 3).
+
+    Group norm is sourced, the number of groups is not: 32 is the default of timm and of the group norm paper
+    (Wu and He 2018). Weights start as timm starts them, the last norm of each block at zero included.
+    """
+    trunk: nn.Module = timm.create_model(
+        arch, pretrained=False, in_chans=INPUT_SHAPE[0], num_classes=0, global_pool="", norm_layer=GroupNorm
+    )
+    return trunk
+
+
+def scale_features(features: Tensor) -> Tensor:
+    """sqrt(D) * x / ||x||_2 over the last dimension, in float32 whatever comes in. (..., D) to (..., D).
+
+    Dividing by the L2 norm just before the last linear layer is sourced (Dopamine's offline RL code, after a
+    ReLU). The factor is ours: features of norm one make the logits grow slowly, as each element is about
+    1/sqrt(D). With it the root mean square of the elements is one, as the default start of a linear layer
+    expects. A vector of zeros stays zero.
+    """
+    return F.normalize(features.float(), dim=-1) * math.sqrt(features.shape[-1])
+
+
+def _check_observations(observations: Tensor) -> None:
+    if observations.dtype != torch.uint8 or observations.ndim != 4 or observations.shape[1:] != INPUT_SHAPE:
+        raise QzooError(
+            f"observations: expected uint8 (B, 4, 84, 84), got "
+            f"{str(observations.dtype).removeprefix('torch.')} {tuple(observations.shape)}; "
+            "pass raw frames, oldest first: scaling is inside"
+        )
+
+
+class Encoder(nn.Module):
+    """Stacked frames, uint8 (B, 4, 84, 84), to features, float32 (B, D).
+
+    Args:
+        arch: a key of `ARCHS`: nature, impala, resnet18, resnet34, resnet50 or resnet101.
+        feature_dim: D; by default 512 for nature and impala, 2048 for the ResNets.
+        feature_norm: end in ReLU and `scale_features` (every feature vector has the norm sqrt(D)); False ends
+            in the ReLU alone, the classic form.
+        memory_format: how the convolutions see their weights and input. channels_last (the default) doubles
+            the speed of impala on CPU in bfloat16 and costs the others nothing. Parameters keep their shape.
+
+    Raises:
+        QzooError: the architecture is unknown, or the feature width is not positive.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        feature_dim: int | None = None,
+        feature_norm: bool = True,
+        *,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
+        super().__init__()
+        if arch not in ARCHS:
+            raise unknown_name("arch", arch, ARCHS)
+        settings = ARCHS[arch]
+        if feature_dim is not None and feature_dim < 1:
+            raise QzooError(f"feature_dim: expected a positive width, got {feature_dim}")
+        self.arch = arch
+        self.feature_dim = feature_dim if feature_dim is not None else settings.feature_dim
+        self.feature_norm = feature_norm
+        self.memory_format = memory_format
+        self.embedding: nn.Module = nn.Flatten()
+        if arch == "nature":
+            self.trunk: nn.Module = nature_trunk()
+        elif arch == "impala":
+            self.trunk = impala_trunk()
+        else:
+            self.trunk = resnet_trunk(arch)
+            self.embedding = SpatialEmbedding(settings.map_shape)
+        self.projection = nn.Linear(settings.map_size, self.feature_dim)
+        self.to(memory_format=memory_format)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of learned values, spatial embedding and linear layer included."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Features of frames: uint8 (B, 4, 84, 84) to float32 (B, D), under autocast too.
+
+        Raises:
+            QzooError: another dtype or shape.
+        """
+        _check_observations(observations)
+        # Reordering comes first, while an element is one byte.
+        x = observations.contiguous(memory_format=self.memory_format).float() / 255.0
+        x = F.relu(self.projection(self.embedding(self.trunk(x))))
+        return scale_features(x) if self.feature_norm else x.float()

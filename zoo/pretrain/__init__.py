@@ -1,0 +1,1 @@
+"""Pretraining: one loop (`loop`), an objective (`scaled_ql`), settings (`config`)."""

@@ -1,0 +1,31 @@
+"""Image augmentation: random shifts (DrQ, Kostrikov et al. 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from zoo.recordings.store import Batch
+
+
+def shift(frames: Tensor, offsets: Tensor, pad: int) -> Tensor:
+    """Shift each stack by whole pixels, repeating the border: uint8 (B, C, H, W), offsets int64 (B, 2) in [0, 2 * pad]."""
+    count, _, height, width = frames.shape
+    rows = (torch.arange(height, device=frames.device) + offsets[:, :1] - pad).clamp(0, height - 1)
+    columns = (torch.arange(width, device=frames.device) + offsets[:, 1:] - pad).clamp(0, width - 1)
+    which = torch.arange(count, device=frames.device)[:, None, None]
+    moved = frames.movedim(1, -1)[which, rows[:, :, None], columns[:, None, :]]
+    return moved.movedim(-1, 1).contiguous()
+
+
+def shift_batch(batch: Batch, pad: int, generator: torch.Generator) -> Batch:
+    """The batch with every transition shifted by up to `pad` pixels, a state and its successor alike."""
+    offsets = torch.randint(0, 2 * pad + 1, (len(batch.actions), 2), generator=generator)
+    offsets = offsets.to(batch.observations.device)
+    return replace(
+        batch,
+        observations=shift(batch.observations, offsets, pad),
+        next_observations=shift(batch.next_observations, offsets, pad),
+    )

@@ -1,0 +1,108 @@
+"""The settings of a pretraining run. Every default says where it comes from.
+
+"Paper" is Scaled Q-learning (arXiv 2211.15144); "remembered" marks what could not be checked against it; "ours" was
+chosen by measurement or for small budgets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from zoo.c51 import Support
+from zoo.errors import QzooError
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Scaled Q-learning: C51 cross-entropy TD error + alpha * CQL."""
+
+    n_step: int = 5
+    """Rewards summed before bootstrapping. Ours; remembered of the paper: 3. Longer spreads reward faster in short runs."""
+    gamma: float = 0.99
+    """Discount. Remembered."""
+    v_min: float = -10.0
+    """Lowest atom. "Stop Regressing" on the same setup."""
+    v_max: float = 10.0
+    """Highest atom. "Stop Regressing" on the same setup."""
+    num_atoms: int = 51
+    """Atoms of the return distribution. Remembered; C51's own number."""
+    alpha: float = 0.1
+    """Weight of the conservative term. Relatives use 0.1; remembered of the paper: perhaps 0.05."""
+    reward_clip: float = 1.0
+    """Rewards are clipped to [-c, c] in the loss. Paper: 1."""
+    double_q: bool = False
+    """Choose the bootstrapped action with the online network (double Q-learning). Ours: off."""
+    target: Literal["average", "hard"] = "average"
+    """Target network: a moving average (ours, for small budgets), or a copy every `target_every` steps (paper)."""
+    target_rate: float = 0.005
+    """Share of the online network that moves into the average at each step. Ours."""
+    target_every: int = 2_000
+    """Gradient steps between hard copies. Paper, as a follow-up quotes it."""
+
+    @property
+    def support(self) -> Support:
+        """The atoms."""
+        return Support(self.v_min, self.v_max, self.num_atoms)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, warm-up, cosine decay, clipping."""
+
+    learning_rate: float = 2e-4
+    """Peak. Paper, as a follow-up quotes it: 2e-4 at batch 512."""
+    head_rate: float = 1.0
+    """Learning rate of the heads relative to that of the encoder. Ours."""
+    weight_decay: float = 0.01
+    """Decoupled, on matrices only. Ours."""
+    epsilon: float = 1.5e-4
+    """Adam's. Dopamine's value for C51's relatives; ours to take it here."""
+    warmup_steps: int = 500
+    """Steps of linear warm-up. Ours."""
+    final_rate: float = 0.1
+    """What the cosine leaves of the learning rate at the last step. Ours."""
+    max_gradient_norm: float = 10.0
+    """Clipping by global norm. Ours."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What decides the result of a run: another value, another model."""
+
+    arch: str = "nature"
+    """nature, impala, resnet18, resnet34, resnet50, resnet101."""
+    feature_dim: int | None = None
+    """Width of the features; by default 512 for nature and impala, 2048 for the ResNets."""
+    steps: int = 100_000
+    """Gradient steps. The paper's ResNet-101 took 10 million (remembered)."""
+    batch_size: int = 512
+    """Transitions a step, over all games in equal parts. Paper: 512. Rounded down to a multiple of the games."""
+    random_shift: int = 0
+    """Augmentation: shift frames by up to this many pixels, the same for a state and its successor."""
+    seed: int = 0
+    """Seeds the network and the batches."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """bfloat16 autocast where the device has it (auto), or as told."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, for checkpoints and model cards."""
+        return asdict(self)
+
+    def check(self, num_games: int) -> None:
+        """Refuse settings that can't work.
+
+        Raises:
+            QzooError: names the setting.
+        """
+        if self.batch_size < num_games:
+            raise QzooError(f"--batch-size {self.batch_size}: {num_games} games need at least one transition each")
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise QzooError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+        if self.objective.n_step < 1:
+            raise QzooError(f"--objective.n-step {self.objective.n_step}: must be at least 1")
+        if not 0.0 < self.objective.gamma <= 1.0:
+            raise QzooError(f"--objective.gamma {self.objective.gamma}: must be in (0, 1]")

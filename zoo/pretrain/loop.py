@@ -1,0 +1,282 @@
+"""The training loop. It owns device, precision, schedule, clipping, checkpoints and logs, and knows no objective.
+
+What a step draws depends on the seed and the step's number alone, so a run that goes on from a checkpoint makes the
+same batches, and on a CPU the same weights to the bit, as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from zoo.errors import QzooError
+from zoo.pretrain.augment import shift_batch
+from zoo.pretrain.config import OptimizerConfig, RunConfig
+from zoo.recordings.store import Batch, FrameStore
+from zoo.state import load_state, module_tensors, optimizer_tensors, restore_module, restore_optimizer, save_state
+
+CHECKPOINT = "checkpoint.safetensors"
+LOG = "log.jsonl"
+LOG_EVERY = 50
+
+
+class Objective(Protocol):
+    """What the loop asks of an objective; it is an `nn.Module`, whose whole state is checkpointed."""
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars, `loss` among them, the one to minimise."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Called when `step` gradient steps have been taken."""
+        ...
+
+    def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """(encoder's, heads') trainable parameters."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """What a progress bar shows."""
+
+    step: int
+    steps: int
+    samples_per_second: float
+    losses: dict[str, float]
+
+
+def pick_device(name: str) -> torch.device:
+    """"auto" takes a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise QzooError(f"--device {name}: not available here; use auto or cpu") from error
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The autocast dtype: bfloat16 where the device computes in it, unless told otherwise."""
+    if name == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+
+
+def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Linear warm-up, then a half cosine down to `final_rate`; `step` counts from 0."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    return config.final_rate + (1.0 - config.final_rate) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def make_optimizer(objective: Objective, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW with decay on matrices only, and the heads' own learning rate (key `rate` of a group)."""
+    encoder, heads = objective.parameter_groups()
+    groups = []
+    for parameters, rate in ((encoder, 1.0), (heads, config.head_rate)):
+        for matrices in (True, False):
+            chosen = [p for p in parameters if p.requires_grad and (p.ndim > 1) == matrices]
+            if chosen:
+                decay = config.weight_decay if matrices else 0.0
+                groups.append({"params": chosen, "weight_decay": decay, "rate": rate})
+    return torch.optim.AdamW(groups, lr=config.learning_rate, eps=config.epsilon, fused=True)
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The generator of a step's draws; a function of seed and step alone."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+class Batches:
+    """Batches by step number, each prepared in the background while the step before it is computed."""
+
+    def __init__(self, store: FrameStore, config: RunConfig, device: torch.device) -> None:
+        self._store, self._config, self._device = store, config, device
+        self._per_game = config.batch_size // len(store.games)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._next: tuple[int, Future[Batch]] | None = None
+
+    def _make(self, step: int) -> Batch:
+        config = self._config
+        generator = step_generator(config.seed, step)
+        index = self._store.sample(self._store.games, self._per_game, generator)
+        batch = self._store.gather(
+            index, config.objective.n_step, config.objective.gamma, config.objective.reward_clip
+        )
+        if config.random_shift:
+            batch = shift_batch(batch, config.random_shift, generator)
+        return batch.to(self._device)
+
+    def get(self, step: int) -> Batch:
+        """The batch of a step."""
+        ready = self._next[1].result() if self._next and self._next[0] == step else self._make(step)
+        self._next = (step + 1, self._pool.submit(self._make, step + 1))
+        return ready
+
+    def close(self) -> None:
+        """Stop preparing."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def train(
+    objective: nn.Module,
+    store: FrameStore,
+    config: RunConfig,
+    out: Path,
+    *,
+    device: torch.device,
+    deadline: float = float("inf"),
+    resume: bool = False,
+    checkpoint_seconds: float = 120.0,
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
+) -> int:
+    """Train until `config.steps` or the deadline (`time.time()`), whichever comes first; returns the steps taken.
+
+    Args:
+        objective: an `Objective`, on `device`.
+        out: folder of checkpoint, JSON-lines log and TensorBoard files.
+        resume: go on from the checkpoint in `out`; without it the folder must hold none.
+
+    Raises:
+        QzooError: a checkpoint in the way, missing, damaged or of other settings; a loss that is not finite.
+    """
+    optimizer = make_optimizer(objective, config.optimizer)  # type: ignore[arg-type]
+    path = out / CHECKPOINT
+    step = _restore(path, objective, optimizer, config, store) if resume else _start(path)
+    dtype = pick_precision(config.precision, device)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    batches = Batches(store, config, device)
+    sums: dict[str, Tensor] = {}
+    saved = logged = time.time()
+    objective.train()
+    try:
+        with open_log(out, step) as log:
+            while step < config.steps and time.time() < deadline:
+                factor = learning_rate_factor(step, config.steps, config.optimizer)
+                for group in optimizer.param_groups:
+                    group["lr"] = config.optimizer.learning_rate * group["rate"] * factor
+                batch = batches.get(step)
+                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                    losses = objective.loss(batch)  # type: ignore[operator]
+                optimizer.zero_grad(set_to_none=True)
+                losses["loss"].backward()
+                norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm)
+                optimizer.step()
+                step += 1
+                objective.after_step(step)  # type: ignore[operator]
+                for name, value in {**losses, "gradient_norm": norm}.items():
+                    sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach()
+                if step % LOG_EVERY == 0 or step == config.steps:
+                    count = LOG_EVERY if step % LOG_EVERY == 0 else step % LOG_EVERY
+                    means = {name: float(total) / count for name, total in sums.items()}
+                    sums.clear()
+                    if not math.isfinite(means["loss"]):
+                        raise QzooError(f"{out}: the loss is {means['loss']} at step {step}; lower the learning rate")
+                    now = time.time()
+                    speed = config.batch_size * count / (now - logged)
+                    logged = now
+                    log(step, means, speed)
+                    report(TrainingProgress(step, config.steps, speed, means))
+                    # Only here: a log line covers whole intervals, so that a resumed log continues without a seam.
+                    if now - saved > checkpoint_seconds:
+                        save_checkpoint(path, objective, optimizer, config, store, step, sums)
+                        saved = time.time()
+            save_checkpoint(path, objective, optimizer, config, store, step, sums)
+    finally:
+        batches.close()
+    return step
+
+
+def save_checkpoint(
+    path: Path,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: RunConfig,
+    store: FrameStore,
+    step: int,
+    sums: dict[str, Tensor],
+) -> None:
+    """Everything the run needs to go on, atomically; the started log interval's sums too."""
+    tensors = {
+        **module_tensors(objective, "objective"),
+        **optimizer_tensors(optimizer, "optimizer"),
+        **{f"sums.{name}": value for name, value in sums.items()},
+    }
+    info = {"step": step, "config": config.to_dict(), "games": store.games, "transitions": store.transitions}
+    save_state(path, tensors, info)
+
+
+def _start(path: Path) -> int:
+    if path.exists():
+        raise QzooError(f"{path}: a run is here already; give --resume to go on with it, or another --out")
+    return 0
+
+
+def _restore(
+    path: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, store: FrameStore
+) -> int:
+    if not path.exists():
+        return 0
+    tensors, info = load_state(path)
+    current = json.loads(
+        json.dumps({"config": config.to_dict(), "games": store.games, "transitions": store.transitions})
+    )
+    saved = {name: info[name] for name in current}
+    differing = [name for name, value in _flat(current).items() if _flat(saved).get(name) != value]
+    if differing:
+        raise QzooError(f"{path}: the run was started with other settings: {', '.join(differing)}; use another --out")
+    restore_module(objective, tensors, "objective")
+    restore_optimizer(optimizer, tensors, "optimizer")
+    return int(info["step"])
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {prefix: content}
+    return {k: v for name, value in content.items() for k, v in _flat(value, f"{prefix}.{name}".strip(".")).items()}
+
+
+@contextmanager
+def open_log(out: Path, step: int) -> Iterator[Callable[[int, dict[str, float], float], None]]:
+    """A function that logs a step to `log.jsonl` and TensorBoard; lines after `step` (of a killed run) are dropped."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / LOG
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if _logged_step(line) <= step]
+        path.write_text("".join(f"{line}\n" for line in lines))
+    writer = SummaryWriter(str(out / "tensorboard"), purge_step=step)  # type: ignore[no-untyped-call]
+    with path.open("a", buffering=1) as file:
+
+        def log(at: int, means: dict[str, float], speed: float) -> None:
+            file.write(json.dumps({"step": at, **means, "samples_per_second": speed}) + "\n")
+            for name, value in {**means, "samples_per_second": speed}.items():
+                writer.add_scalar(name, value, at)  # type: ignore[no-untyped-call]
+
+        try:
+            yield log
+        finally:
+            writer.close()  # type: ignore[no-untyped-call]
+
+
+def _logged_step(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError):  # the half line that a kill left
+        return 2**62

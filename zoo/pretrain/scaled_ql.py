@@ -1,0 +1,95 @@
+"""The objective of Scaled Q-learning (Kumar et al., ICLR 2023): distributional TD error plus a conservative term.
+
+For a transition with n-step return R, discount d (0 after an end) and successor s', with Q the mean of the atoms:
+
+    a*   = argmax_a Q_target(s', a)                      (or argmax_a Q(s', a) with double Q)
+    y    = project(R + d * z, p_target(s', a*))          equation 7 of Bellemare et al. 2017
+    loss = cross_entropy(y, p(s, a)) + alpha * (logsumexp_a Q(s, a) - Q(s, a))
+
+the first term the C51 error, the second CQL's (Kumar et al. 2020, equation 4 with H = entropy). Both the maximum and
+the logsumexp run over the game's own minimal actions: the other entries of the full 18-action set never occur in data.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from zoo.atari import action_mask
+from zoo.c51 import cross_entropy, expectation, project
+from zoo.pretrain.config import ObjectiveConfig
+from zoo.qnetwork import QNetwork
+from zoo.recordings.store import Batch
+
+
+class ScaledQL(nn.Module):
+    """The online network, its target, and the loss between them."""
+
+    atoms: Tensor
+    legal: Tensor
+
+    def __init__(self, network: QNetwork, config: ObjectiveConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.target = copy.deepcopy(network).requires_grad_(False)
+        self.config = config
+        self.register_buffer("atoms", config.support.atoms(), persistent=False)
+        legal = torch.stack([torch.from_numpy(action_mask(game)) for game in network.games])
+        self.register_buffer("legal", legal, persistent=False)  # bool (G, 18)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss of a game-balanced batch, game-major (G * B transitions).
+
+        Returns:
+            scalars: `loss` (to minimise), `td`, `cql` (before alpha), `q_data`, `q_max`.
+        """
+        games = len(self.network.games)
+        actions = batch.actions.view(games, -1)
+        target = self.target_distribution(batch)
+        logits = self.network(batch.observations)
+        q_values = expectation(logits, self.atoms)
+        index = actions[..., None, None].expand(-1, -1, 1, logits.shape[-1])
+        chosen = logits.gather(2, index).squeeze(2)
+        q_data = q_values.gather(2, actions[..., None]).squeeze(2)
+        td = cross_entropy(chosen, target).mean()
+        masked = self._only_legal(q_values)
+        cql = (masked.logsumexp(-1) - q_data).mean()
+        return {
+            "loss": td + self.config.alpha * cql,
+            "td": td.detach(),
+            "cql": cql.detach(),
+            "q_data": q_data.detach().mean(),
+            "q_max": masked.detach().amax(-1).mean(),
+        }
+
+    @torch.no_grad()
+    def target_distribution(self, batch: Batch) -> Tensor:
+        """y of the equation above: float32 (G, B, num_atoms)."""
+        following = self.target(batch.next_observations)
+        choosing = self.network(batch.next_observations) if self.config.double_q else following
+        best = self._only_legal(expectation(choosing, self.atoms)).argmax(-1)
+        index = best[..., None, None].expand(-1, -1, 1, following.shape[-1])
+        probabilities = following.gather(2, index).squeeze(2).softmax(-1)
+        projected = project(
+            probabilities.flatten(0, 1), batch.returns, batch.discounts, self.config.support
+        )
+        return projected.view_as(probabilities)
+
+    def _only_legal(self, q_values: Tensor) -> Tensor:
+        return q_values.masked_fill(~self.legal[:, None, :], -torch.inf)
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Move the target network, `step` gradient steps having been taken."""
+        online, target = list(self.network.parameters()), list(self.target.parameters())
+        if self.config.target == "average":
+            torch._foreach_lerp_(target, online, self.config.target_rate)
+        elif step % self.config.target_every == 0:
+            torch._foreach_copy_(target, online)
+
+    def parameter_groups(self) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
+        """(encoder's parameters, heads' parameters): the heads may have a learning rate of their own."""
+        return list(self.network.encoder.parameters()), [self.network.weight, self.network.bias]

@@ -1,0 +1,304 @@
+"""The recording format: a seed and one byte an action, in Parquet; the emulator plays the rest back.
+
+A file holds the episodes of one game and one source of play. A row is an episode:
+
+    seed           int64          names the episode's sticky coins (taken when the ROM is loaded)
+    actions        list<uint8>    index in the full 18-action set, one a step (4 frames)
+    reward_steps   list<uint16>   the steps with a reward other than zero
+    reward_values  list<int32>    those rewards, raw
+    terminated     bool           the game ended
+    truncated      bool           the step limit ended it
+    length         int32          steps
+    return         int64          sum of raw rewards
+    checks         list<uint32>   a checksum every CHECK_INTERVAL steps and at the end, over actions and RAM
+    policy         string         what played, e.g. "learner/seed=0"
+    policy_step    int64          steps that this policy had played when the episode began
+
+The file's metadata (key "qzoo", JSON) holds format version, game, source, ROM md5, ale-py version, protocol, licence,
+the command that made it, and the digest of the columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import ale_py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from zoo.atari import NUM_ACTIONS, PROTOCOL, rom_md5
+from zoo.errors import QzooError
+
+FORMAT_VERSION = 1
+CHECK_INTERVAL = 200
+LICENSE = "Apache-2.0"
+METADATA_KEY = b"qzoo"
+
+SCHEMA = pa.schema(
+    [
+        ("seed", pa.int64()),
+        ("actions", pa.list_(pa.uint8())),
+        ("reward_steps", pa.list_(pa.uint16())),
+        ("reward_values", pa.list_(pa.int32())),
+        ("terminated", pa.bool_()),
+        ("truncated", pa.bool_()),
+        ("length", pa.int32()),
+        ("return", pa.int64()),
+        ("checks", pa.list_(pa.uint32())),
+        ("policy", pa.string()),
+        ("policy_step", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One recorded episode. `actions` is uint8 (length,), `rewards` int32 (length,), `checks` uint32."""
+
+    seed: int
+    actions: NDArray[np.uint8]
+    rewards: NDArray[np.int32]
+    terminated: bool
+    truncated: bool
+    checks: NDArray[np.uint32]
+    policy: str
+    policy_step: int
+
+    @property
+    def length(self) -> int:
+        """Number of steps (of 4 frames)."""
+        return len(self.actions)
+
+    @property
+    def score(self) -> int:
+        """The return: sum of raw rewards."""
+        return int(self.rewards.sum())
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a recording file says of itself."""
+
+    game: str
+    source: str
+    command: str
+    format_version: int
+    rom_md5: str
+    ale_py: str
+    protocol: dict[str, Any]
+    license: str
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording file in memory."""
+
+    metadata: Metadata
+    episodes: tuple[Episode, ...]
+    path: Path | None = None
+
+    @property
+    def transitions(self) -> int:
+        """Steps of all episodes."""
+        return sum(episode.length for episode in self.episodes)
+
+
+def new_metadata(game: str, source: str, command: str) -> Metadata:
+    """Metadata of a recording made now, with the installed emulator."""
+    return Metadata(
+        game=game,
+        source=source,
+        command=command,
+        format_version=FORMAT_VERSION,
+        rom_md5=rom_md5(game),
+        ale_py=ale_py.__version__,
+        protocol=PROTOCOL.to_dict(),
+        license=LICENSE,
+    )
+
+
+def check_value(actions: Sequence[int] | NDArray[np.uint8], ram: NDArray[np.uint8]) -> int:
+    """The checksum at a check point: crc32 over the actions since the last one, then over the RAM (128 bytes).
+
+    The actions are part of it because not every action moves the emulator, and a changed byte must never pass.
+    """
+    return zlib.crc32(ram.tobytes(), zlib.crc32(bytes(actions)))
+
+
+def file_name(game: str, source: str) -> str:
+    """The name of the file of a game and a source: "Breakout.learner.parquet"."""
+    return f"{game}.{source}.parquet"
+
+
+def _table(episodes: Sequence[Episode]) -> pa.Table:
+    rows = []
+    for episode in episodes:
+        steps = np.flatnonzero(episode.rewards)
+        rows.append(
+            {
+                "seed": episode.seed,
+                "actions": episode.actions,
+                "reward_steps": steps.astype(np.uint16),
+                "reward_values": episode.rewards[steps],
+                "terminated": episode.terminated,
+                "truncated": episode.truncated,
+                "length": episode.length,
+                "return": episode.score,
+                "checks": episode.checks,
+                "policy": episode.policy,
+                "policy_step": episode.policy_step,
+            }
+        )
+    return pa.table({name: [row[name] for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
+
+
+def _digest(table: pa.Table) -> str:
+    """sha256 over every value of every column, whatever the file's encoding."""
+    total = hashlib.sha256()
+    for name in SCHEMA.names:
+        column = table.column(name).combine_chunks()
+        if pa.types.is_list(column.type):
+            total.update(np.asarray(column.value_lengths()).tobytes())
+            column = column.flatten()
+        values = column.to_numpy(zero_copy_only=False)
+        total.update("\n".join(values).encode() if name == "policy" else np.ascontiguousarray(values).tobytes())
+    return total.hexdigest()
+
+
+def write_recording(path: Path, metadata: Metadata, episodes: Sequence[Episode]) -> None:
+    """Write the file whole, under a temporary name first, so that a kill leaves the old file or the new one."""
+    table = _table(episodes)
+    content = {**asdict(metadata), "digest": _digest(table)}
+    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(content).encode()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(
+            table, temporary, compression="zstd", compression_level=15, write_statistics=False, store_schema=False
+        )
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise QzooError(f"{path}: could not be written ({error.strerror or error}); free some space") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Metadata alone.
+
+    Raises:
+        QzooError: no recording, a damaged one, another format version, another ROM or another protocol.
+    """
+    try:
+        raw = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
+    except FileNotFoundError as error:
+        raise QzooError(f"{path}: no such recording") from error
+    except (pa.ArrowException, OSError) as error:
+        raise QzooError(f"{path}: damaged or not a Parquet file ({_first_line(error)}); fetch it again") from error
+    if raw is None:
+        raise QzooError(f"{path}: a Parquet file, but no recording: its metadata has no key 'qzoo'")
+    content = json.loads(raw)
+    names = {field.name for field in fields(Metadata)}
+    if set(content) != names:
+        raise QzooError(f"{path}: metadata fields {sorted(set(content) ^ names)} are missing or unknown")
+    metadata = Metadata(**content)
+    _check_metadata(path, metadata)
+    return metadata
+
+
+def _check_metadata(path: Path, metadata: Metadata) -> None:
+    if metadata.format_version != FORMAT_VERSION:
+        raise QzooError(
+            f"{path}: format_version {metadata.format_version}, this qzoo reads {FORMAT_VERSION}; update qzoo"
+        )
+    if metadata.rom_md5 != rom_md5(metadata.game):
+        raise QzooError(
+            f"{path}: rom_md5 {metadata.rom_md5} is not that of the installed ROM of {metadata.game} "
+            f"({rom_md5(metadata.game)}); install the ale-py that made it ({metadata.ale_py})"
+        )
+    for field, expected in PROTOCOL.to_dict().items():
+        if metadata.protocol.get(field) != expected:
+            raise QzooError(
+                f"{path}: protocol field {field!r} is {metadata.protocol.get(field)!r}, this qzoo plays {expected!r}"
+            )
+
+
+def read_recording(path: Path) -> Recording:
+    """Read a whole file and check it against itself: digest, lengths, action range.
+
+    Raises:
+        QzooError: as `read_metadata`, or a row that contradicts itself; names file, episode and step.
+    """
+    metadata = read_metadata(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise QzooError(f"{path}: damaged ({_first_line(error)}); fetch it again") from error
+    if table.schema.remove_metadata() != SCHEMA:
+        raise QzooError(f"{path}: columns {table.schema.names} are not those of the format: {SCHEMA.names}")
+    episodes = tuple(_episode(path, number, row) for number, row in enumerate(_rows(table)))
+    return Recording(metadata, episodes, path)
+
+
+def digest_matches(path: Path) -> bool:
+    """Whether the columns are, value for value, those that were written."""
+    return _digest(pq.read_table(path)) == read_metadata(path).digest
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows as dicts; list columns as numpy arrays (to_pylist would make a Python int of every action)."""
+    columns: dict[str, Any] = {}
+    for name in SCHEMA.names:
+        column = table.column(name).combine_chunks()
+        if pa.types.is_list(column.type):
+            ends = np.cumsum(np.asarray(column.value_lengths()))
+            columns[name] = np.split(column.flatten().to_numpy(), ends[:-1]) if len(ends) else []
+        else:
+            columns[name] = column.to_pylist()
+    return [{name: columns[name][i] for name in SCHEMA.names} for i in range(table.num_rows)]
+
+
+def _episode(path: Path, number: int, row: dict[str, Any]) -> Episode:
+    actions, length = row["actions"], row["length"]
+    where = f"{path}: episode {number}"
+    if len(actions) != length or length == 0:
+        raise QzooError(f"{where}: {len(actions)} actions, but its length says {length}")
+    illegal = np.flatnonzero(actions >= NUM_ACTIONS)
+    if illegal.size:
+        raise QzooError(f"{where}, step {illegal[0]}: action {actions[illegal[0]]} is not below {NUM_ACTIONS}")
+    steps, values = row["reward_steps"], row["reward_values"]
+    if len(steps) != len(values) or (steps.size and int(steps.max()) >= length):
+        raise QzooError(f"{where}: reward_steps and reward_values do not fit an episode of {length} steps")
+    rewards = np.zeros(length, dtype=np.int32)
+    rewards[steps] = values
+    if int(rewards.sum()) != row["return"]:
+        raise QzooError(f"{where}: rewards sum to {int(rewards.sum())}, but its return says {row['return']}")
+    expected_checks = -(-length // CHECK_INTERVAL)
+    if len(row["checks"]) != expected_checks:
+        raise QzooError(f"{where}: {len(row['checks'])} checks, an episode of {length} steps has {expected_checks}")
+    return Episode(
+        seed=row["seed"],
+        actions=actions,
+        rewards=rewards,
+        terminated=row["terminated"],
+        truncated=row["truncated"],
+        checks=row["checks"],
+        policy=row["policy"],
+        policy_step=row["policy_step"],
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,188 @@
+"""Recording play: one loop for every policy, resumable, within a time budget, one process a game.
+
+A policy sees RAM and rewards, and says what to do. It may learn on the way; the recording keeps only what it did.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoo.atari import minimal_actions
+from zoo.errors import QzooError
+from zoo.recordings.format import Episode, file_name, new_metadata, read_recording, write_recording
+from zoo.recordings.play import Players
+from zoo.state import load_state, save_state
+
+SAVE_EVERY_SECONDS = 60.0
+SEEDS_PER_RUN = 1_000_000
+Source = Literal["random", "learner"]
+
+
+class PlayPolicy(Protocol):
+    """What the recording loop asks of a policy; arrays have one entry an environment."""
+
+    def act(self, ram: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """RAM uint8 (N, 128) -> actions int64 (N,) in the full set."""
+        ...
+
+    def observe(
+        self, rewards: NDArray[np.int32], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]
+    ) -> None:
+        """The outcome of the last actions; learning happens here."""
+        ...
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What to save: tensors and JSON values."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: list[Episode]) -> None:
+        """Go on from a saved state and the episodes recorded so far."""
+        ...
+
+
+@dataclass(frozen=True)
+class RecordJob:
+    """What to record: `steps` transitions of `game` by `source`, into a file in `out`."""
+
+    game: str
+    source: Source
+    steps: int
+    seed: int
+    out: Path
+    command: str
+    deadline: float = float("inf")  # time.time() at which to stop
+
+    @property
+    def path(self) -> Path:
+        """The recording's file."""
+        return self.out / file_name(self.game, self.source)
+
+    @property
+    def state_path(self) -> Path:
+        """The policy's state beside it, from which a later call goes on."""
+        return self.out / "state" / f"{self.game}.{self.source}.safetensors"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands."""
+
+    game: str
+    steps: int
+    total: int
+    episodes: int
+    recent_return: float
+    steps_per_second: float
+    done: bool
+
+
+class RandomPolicy:
+    """Uniform over the game's minimal action set."""
+
+    num_envs = 4
+
+    def __init__(self, game: str, seed: int) -> None:
+        self._actions = np.array(minimal_actions(game))
+        self._seed = seed
+        self._generator = np.random.default_rng(seed)
+
+    def act(self, ram: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Any action, whatever the RAM."""
+        return self._actions[self._generator.integers(len(self._actions), size=len(ram))]
+
+    def observe(
+        self, rewards: NDArray[np.int32], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]
+    ) -> None:
+        """Nothing to learn."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Nothing to keep: a resumed run draws from a stream of its own."""
+        return {}, {}
+
+    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: list[Episode]) -> None:
+        """A fresh stream for the part that follows."""
+        self._generator = np.random.default_rng([self._seed, len(episodes)])
+
+
+def make_policy(job: RecordJob) -> tuple[PlayPolicy, int]:
+    """The job's policy, and how many environments it plays side by side."""
+    if job.source == "random":
+        return RandomPolicy(job.game, job.seed), RandomPolicy.num_envs
+    from zoo.recordings.learner import Learner, LearnerConfig  # torch is slow to import; random play does without
+
+    config = LearnerConfig()
+    return Learner(job.game, job.seed, config), config.num_envs
+
+
+def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress: None) -> Progress:
+    """Record until the file holds `job.steps` transitions or the deadline comes, going on where an earlier call stopped.
+
+    The file is saved every minute and at the end; a kill loses what came after the last save, never half an episode.
+    """
+    policy, num_envs = make_policy(job)
+    episodes: list[Episode] = []
+    played = 0
+    if job.path.exists():
+        recording = read_recording(job.path)
+        if (recording.metadata.game, recording.metadata.source) != (job.game, job.source):
+            raise QzooError(f"{job.path}: holds {recording.metadata.game}.{recording.metadata.source}; move it away")
+        episodes = list(recording.episodes)
+    recorded = sum(episode.length for episode in episodes)
+    if recorded >= job.steps:
+        return _progress(job, episodes, recorded, 0.0, done=True)
+    if episodes:
+        if job.state_path.exists():
+            tensors, info = load_state(job.state_path)
+            played = int(info["played"])
+            policy.restore(tensors, info, episodes)
+        else:
+            raise QzooError(f"{job.path}: its policy's state {job.state_path} is missing; record into another folder")
+    first_seed = 1 + max((e.seed for e in episodes), default=job.seed * SEEDS_PER_RUN - 1)
+    players = Players(job.game, num_envs, f"{job.source}/seed={job.seed}", first_seed, steps=played)
+    began = saved = reported = time.time()
+    began_steps, parent = players.steps, os.getppid()
+    while recorded < job.steps:
+        policy.observe(*players.step(policy.act(players.ram)))
+        if players.finished:
+            recorded += sum(episode.length for episode in players.finished)
+            episodes += players.finished
+            players.finished.clear()
+        now = time.time()
+        if now - reported > 1.0:
+            speed = (players.steps - began_steps) / (now - began)
+            report(_progress(job, episodes, recorded, speed))
+            reported = now
+            if now > job.deadline or os.getppid() != parent:
+                break
+        if now - saved > SAVE_EVERY_SECONDS:
+            _save(job, policy, episodes, players.steps)
+            saved = time.time()
+    _save(job, policy, episodes, players.steps)
+    speed = (players.steps - began_steps) / max(time.time() - began, 1e-9)
+    final = _progress(job, episodes, recorded, speed, done=True)
+    report(final)
+    return final
+
+
+def _save(job: RecordJob, policy: PlayPolicy, episodes: list[Episode], played: int) -> None:
+    if not episodes:
+        return
+    # State first: if a kill comes between the two, the episodes in between are played again, by a policy that learned
+    # from them; the other way round the file would hold episodes that the state has never seen.
+    tensors, info = policy.state()
+    save_state(job.state_path, tensors, {**info, "played": played})
+    write_recording(job.path, new_metadata(job.game, job.source, job.command), episodes)
+
+
+def _progress(job: RecordJob, episodes: list[Episode], recorded: int, speed: float, done: bool = False) -> Progress:
+    recent = float(np.mean([episode.score for episode in episodes[-30:]])) if episodes else float("nan")
+    return Progress(job.game, recorded, job.steps, len(episodes), recent, speed, done)

@@ -1,0 +1,181 @@
+"""From seeds and actions back to frames: replay in the vector environment, and verification on the plain emulator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.atari import FRAME_SIZE, PROTOCOL, action_values, make_ale, make_vector_env
+from zoo.errors import QzooError
+from zoo.recordings.format import CHECK_INTERVAL, Episode, Recording, check_value, digest_matches, read_recording
+
+ENVS_PER_THREAD = 4
+Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A place where a replay differs from its recording; `step` is the last step known to be equal plus one."""
+
+    path: str
+    episode: int
+    step: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: episode {self.episode}, step {self.step}: {self.what}"
+
+
+def num_frames(episode: Episode) -> int:
+    """Frames that an episode needs: one a step, and the last state if the step limit cut it (to bootstrap from)."""
+    return episode.length + int(episode.truncated)
+
+
+def replay(
+    game: str,
+    episodes: Sequence[Episode],
+    outputs: Sequence[Frames],
+    *,
+    name: str = "",
+    num_threads: int | None = None,
+    on_steps: Callable[[int], None] = lambda steps: None,
+) -> None:
+    """Play episodes back and write their frames, checking every reward and end on the way.
+
+    Args:
+        game: the game they were recorded on.
+        episodes: in any order; threads take them longest first, which changes no frame.
+        outputs: for each episode an uint8 array (num_frames(episode), 84, 84) to fill; frame t is the newest of the
+            stack in which the action of step t was chosen. Memory-mapped arrays do.
+        name: the file the episodes come from, for errors.
+        num_threads: emulator threads, one vector environment each; all cores by default.
+        on_steps: called now and then with the number of steps replayed since the last call.
+
+    Raises:
+        QzooError: a reward or an end that differs, naming file, episode and step.
+    """
+    order = sorted(range(len(episodes)), key=lambda number: -episodes[number].length)
+    queue = iter(order)  # `next` on a shared iterator is atomic under the GIL: a work queue without a lock
+    threads = max(1, min(num_threads or os.cpu_count() or 1, len(order)))
+    with ThreadPoolExecutor(threads) as pool:
+        tasks = [
+            pool.submit(_replay_queue, game, episodes, outputs, queue, name or game, on_steps)
+            for _ in range(threads)
+        ]
+        for task in tasks:
+            task.result()
+
+
+def _replay_queue(
+    game: str,
+    episodes: Sequence[Episode],
+    outputs: Sequence[Frames],
+    queue: Iterable[int],
+    name: str,
+    on_steps: Callable[[int], None],
+) -> None:
+    """One thread's share: a small vector environment whose every slot takes the next episode of the queue."""
+    env = make_vector_env(game, ENVS_PER_THREAD, num_threads=1)
+    playing: list[int | None] = [next(iter(queue), None) for _ in range(ENVS_PER_THREAD)]
+    position = [0] * ENVS_PER_THREAD
+    seeds = np.array([episodes[number].seed if number is not None else 0 for number in playing])
+    observations, _ = env.reset(seed=seeds)
+    steps = 0
+    while any(number is not None for number in playing):
+        actions = np.zeros(ENVS_PER_THREAD, dtype=np.int64)
+        for slot, number in enumerate(playing):
+            if number is not None:
+                outputs[number][position[slot]] = observations[slot, -1]
+                actions[slot] = episodes[number].actions[position[slot]]
+        observations, rewards, terminated, truncated, _ = env.step(actions)
+        fresh = np.zeros(ENVS_PER_THREAD, dtype=np.bool_)
+        for slot, number in enumerate(playing):
+            if number is None:
+                continue
+            steps += 1
+            episode, step = episodes[number], position[slot]
+            last = step == episode.length - 1
+            ends = (episode.terminated and last, episode.truncated and last)
+            if int(rewards[slot]) != int(episode.rewards[step]):
+                what = f"replay gives reward {int(rewards[slot])}, recorded {int(episode.rewards[step])}"
+                raise QzooError(str(Mismatch(name, number, step, what)))
+            if (bool(terminated[slot]), bool(truncated[slot])) != ends:
+                what = f"replay gives (terminated, truncated) {(bool(terminated[slot]), bool(truncated[slot]))}, recorded {ends}"
+                raise QzooError(str(Mismatch(name, number, step, what)))
+            position[slot] += 1
+            if last:
+                if episode.truncated:
+                    outputs[number][episode.length] = observations[slot, -1]
+                playing[slot], position[slot], fresh[slot] = next(iter(queue), None), 0, True
+        if fresh.any():
+            on_steps(steps)
+            steps = 0
+            seeds = np.array([episodes[n].seed if (n := playing[slot]) is not None else 0 for slot in np.flatnonzero(fresh)])
+            # Every sub-environment's current observation comes back, those that play on included.
+            observations, _ = env.reset(seed=seeds, options={"reset_mask": fresh})
+
+
+def verify_episode(game: str, episode: Episode) -> tuple[int, str] | None:
+    """Replay on a plain emulator and compare rewards, ends, and the checks over actions and RAM.
+
+    Returns:
+        None where all is equal, else (step, what differs).
+    """
+    ale = make_ale(game, episode.seed)
+    actions = action_values()
+    for step, action in enumerate(episode.actions.tolist()):
+        if ale.game_over():
+            return step, f"the game is over after {step} steps, recorded {episode.length}"
+        reward = ale.act(actions[action])
+        if reward != episode.rewards[step]:
+            return step, f"replay gives reward {reward}, recorded {int(episode.rewards[step])}"
+        length = step + 1
+        if length == episode.length or length % CHECK_INTERVAL == 0:
+            since = step // CHECK_INTERVAL * CHECK_INTERVAL
+            if check_value(episode.actions[since:length], ale.getRAM()) != episode.checks[step // CHECK_INTERVAL]:
+                return since, f"actions or RAM of steps {since} to {step} differ from the recorded check"
+    if bool(ale.game_over()) != episode.terminated:
+        return episode.length - 1, f"replay ends with terminated={bool(ale.game_over())}, recorded {episode.terminated}"
+    if episode.truncated != (not episode.terminated) or (episode.truncated and episode.length != PROTOCOL.max_steps):
+        return episode.length - 1, f"truncated={episode.truncated} at {episode.length} steps contradicts the protocol"
+    return None
+
+
+def verify_recording(recording: Recording, numbers: Sequence[int] | None = None) -> list[Mismatch]:
+    """Verify the episodes `numbers` of a recording (all by default), and its digest."""
+    path = str(recording.path)
+    mismatches = []
+    for number in range(len(recording.episodes)) if numbers is None else numbers:
+        difference = verify_episode(recording.metadata.game, recording.episodes[number])
+        if difference is not None:
+            mismatches.append(Mismatch(path, number, *difference))
+    if recording.path is not None and not mismatches and not digest_matches(recording.path):
+        mismatches.append(Mismatch(path, -1, 0, "the digest of the columns differs from the recorded one"))
+    return mismatches
+
+
+def sample_episodes(recording: Recording, sample: int | None, seed: int = 0) -> list[int]:
+    """Numbers of `sample` episodes drawn without replacement, or of all."""
+    total = len(recording.episodes)
+    if sample is None or sample >= total:
+        return list(range(total))
+    return sorted(np.random.default_rng(seed).choice(total, sample, replace=False).tolist())
+
+
+def verify_file(path: Path, sample: int | None, seed: int = 0) -> tuple[int, int, list[Mismatch]]:
+    """Verify a file: (episodes replayed, steps replayed, mismatches). A module-level function, for process pools."""
+    recording = read_recording(path)
+    numbers = sample_episodes(recording, sample, seed)
+    steps = sum(recording.episodes[number].length for number in numbers)
+    return len(numbers), steps, verify_recording(recording, numbers)
+
+
+def empty_frames(count: int) -> Frames:
+    """Room for `count` frames in RAM."""
+    return np.empty((count, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)

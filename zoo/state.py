@@ -1,0 +1,86 @@
+"""Saving and restoring what a run needs to go on: tensors and plain values in one safetensors file, never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from zoo.errors import QzooError
+
+INFO_KEY = "info"
+
+
+def save_state(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    """Write tensors and JSON values under a temporary name, sync, then rename: a kill leaves the old file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, temporary, metadata={INFO_KEY: json.dumps(dict(info))})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise QzooError(f"{path}: could not be written ({error}); the previous file is untouched") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read back what `save_state` wrote: (tensors on the CPU, values).
+
+    Raises:
+        QzooError: missing, truncated or not written by `save_state`.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise QzooError(f"{path}: no such file") from error
+    except (SafetensorError, OSError) as error:
+        raise QzooError(f"{path}: damaged ({error}); delete it to start over") from error
+    if INFO_KEY not in metadata:
+        raise QzooError(f"{path}: holds no run state (its metadata has no {INFO_KEY!r})")
+    return tensors, json.loads(metadata[INFO_KEY])
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
+    """The optimizer's per-parameter state as flat named tensors: "<prefix>.<parameter number>.<key>"."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{prefix}.{number}.{key}": torch.as_tensor(value)
+        for number, entry in state.items()
+        for key, value in entry.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    """Put back what `optimizer_tensors` took; settings (learning rates) stay as the optimizer has them."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        head, _, rest = name.partition(".")
+        if head == prefix:
+            number, _, key = rest.partition(".")
+            state.setdefault(int(number), {})[key] = tensor.clone()
+    content = optimizer.state_dict()
+    optimizer.load_state_dict({"state": state, "param_groups": content["param_groups"]})
+
+
+def module_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """A module's parameters and buffers under "<prefix>.<name>"."""
+    return {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+def restore_module(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    """Put back, strictly, what `module_tensors` took."""
+    start = prefix + "."
+    module.load_state_dict({name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)})
