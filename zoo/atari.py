@@ -2,8 +2,9 @@
 
 Everything that plays, records, replays or evaluates gets its environments here. Two kinds exist:
 
-- `make_ale`: one plain emulator, `play_step` to advance it. Fast, small, gives RAM and rewards; used to record and verify.
-- `make_vector_env`: ale-py's C++ vector environment, which also makes the 84x84 frames; used to replay and evaluate.
+- `make_ale`: one plain emulator. Fast, small, gives RAM and rewards; used to record and verify.
+- `make_vector_env`: ale-py's C++ vector environment, which also makes the 84x84 frames; used to replay and
+  evaluate.
 
 Both give the same rewards, ends and frames for the same seed and actions.
 """
@@ -141,8 +142,9 @@ def reseed(ale: ale_py.ALEInterface, game: str, seed: int, variant: Variant = DE
 def make_vector_env(game: str, num_envs: int, num_threads: int = 0) -> AtariVectorEnv:
     """ale-py's vector environment under the protocol.
 
-    Observations are uint8 (num_envs, 4, 84, 84), oldest frame first. Always reset with an array of seeds: without
-    one, every sub-environment gets the same stream of sticky coins. It plays the default mode and difficulty only.
+    Observations are uint8 (num_envs, 4, 84, 84), oldest frame first. Always reset with an array of seeds:
+    without one, every sub-environment gets the same stream of sticky coins. It plays the default mode and
+    difficulty only.
     """
     return AtariVectorEnv(
         get_game(game).rom,

@@ -1,7 +1,7 @@
 """Categorical return distributions (C51): support, projection, expectation and cross-entropy.
 
-Source of the equations: Bellemare, Dabney and Munos, "A Distributional Perspective on Reinforcement Learning" (2017).
-Shared by pretraining and by the learner that records play.
+Source of the equations: Bellemare, Dabney and Munos, "A Distributional Perspective on Reinforcement Learning"
+(2017). Shared by pretraining and by the learner that records play.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Support:
-    """The atoms z_0 < ... < z_{n-1} on which a return distribution lives, evenly spaced from v_min to v_max."""
+    """The atoms z_0 < ... < z_{n-1} on which returns are distributed, evenly from v_min to v_max."""
 
     v_min: float = -10.0
     v_max: float = 10.0
@@ -36,13 +36,15 @@ class Support:
 
 def expectation(logits: Tensor, atoms: Tensor) -> Tensor:
     """Q-values, the mean of the distribution: logits (..., num_atoms) -> (...)."""
-    return torch.softmax(logits, dim=-1) @ atoms
+    # Not a matrix product: autocast would run that in bfloat16, too coarse to rank actions by.
+    return (torch.softmax(logits, dim=-1) * atoms).sum(-1)
 
 
 def project(probabilities: Tensor, returns: Tensor, discounts: Tensor, support: Support) -> Tensor:
     """The distribution of `returns + discounts * Z` brought back onto the atoms (equation 7 of the paper).
 
-    Each shifted atom is clipped to [v_min, v_max] and shares its mass between its two neighbours, by nearness.
+    Each shifted atom is clipped to [v_min, v_max] and shares its mass between its two neighbours, by
+    nearness.
 
     Args:
         probabilities: float (B, num_atoms), the distribution Z of the bootstrapped state.
@@ -56,7 +58,8 @@ def project(probabilities: Tensor, returns: Tensor, discounts: Tensor, support: 
     atoms = support.atoms(str(probabilities.device))
     shifted = returns[:, None] + discounts[:, None] * atoms[None, :]
     position = (shifted.clamp(support.v_min, support.v_max) - support.v_min) / support.spacing
-    # The last interval is closed, so that v_max itself has an upper neighbour: no special case for exact atoms.
+    # The last interval is closed, so that v_max itself has an upper neighbour: no special case for exact
+    # atoms.
     lower = position.floor().clamp(0, support.num_atoms - 2)
     to_upper = (position - lower).clamp(0.0, 1.0)
     index = lower.long()

@@ -1,27 +1,61 @@
-"""The `zoo` command line: parse, run, print; one clear line and exit code 2 on bad input."""
+"""The `zoo` command line: find the command, parse its settings, run, print.
+
+Bad input is one clear line and exit code 2. Commands are imported when they are called, so that `zoo --help` is quick.
+"""
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
-from zoo.commands.record import Record
 from zoo.errors import QzooError
 
-Command = Annotated[Record, tyro.conf.subcommand("record")] | Annotated[Record, tyro.conf.subcommand("record2")]
-SETTINGS = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+# name: (module, class, what it does)
+COMMANDS = {
+    "list": ("zoo.commands.models", "List", "the models on this machine"),
+    "info": ("zoo.commands.models", "Info", "all that is known of one model"),
+    "demo": ("zoo.commands.demo", "Demo", "the whole path on a held-out game: load, fine-tune, play, compare"),
+    "finetune offline": ("zoo.commands.finetune", "FinetuneOffline", "adapt an encoder to a game by recorded play"),
+    "evaluate": ("zoo.commands.evaluate", "Evaluate", "score a model, or random play, in seeded episodes"),
+    "pretrain": ("zoo.commands.pretrain", "Pretrain", "train an encoder by offline Q-learning"),
+    "report": ("zoo.commands.report", "Report", "evaluate a model folder and write its card"),
+    "record learner": ("zoo.commands.record", "RecordLearner", "record an agent's whole life, random to good"),
+    "record random": ("zoo.commands.record", "RecordRandom", "record random play"),
+    "data list": ("zoo.commands.data", "List", "the recordings and where they are"),
+    "data stats": ("zoo.commands.data", "Stats", "episodes, transitions, scores and bytes of recordings"),
+    "data verify": ("zoo.commands.data", "Verify", "replay recordings and compare"),
+}
+SETTINGS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
-def innermost(command: Any) -> Any:
-    """The chosen command itself: `zoo record learner` parses to a Record that holds a RecordLearner."""
-    while not hasattr(command, "run"):
-        command = getattr(command, fields(command)[0].name)
-    return command
+def usage(group: str = "") -> str:
+    """Help for `zoo`, or for a group of commands such as `zoo record`."""
+    names = [name for name in COMMANDS if not group or name.split()[0] == group]
+    lines = [f"usage: zoo {group or 'COMMAND'} ...", "", "Atari encoders pretrained offline by Q-learning.", ""]
+    lines += [f"  zoo {name:<18} {COMMANDS[name][2]}" for name in names]
+    return "\n".join([*lines, "", "zoo COMMAND --help tells a command's settings; --json prints results as JSON."])
+
+
+def find_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """(name of the command, what is left of the arguments).
+
+    Raises:
+        QzooError: no such command; the nearest names are offered.
+    """
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if len(arguments) >= words and name in COMMANDS:
+            return name, list(arguments[words:])
+    group = [name for name in COMMANDS if name.split()[0] == arguments[0] and " " in name]
+    wanted = " ".join(word for word in arguments[: 2 if group else 1] if not word.startswith("-"))
+    near = group if wanted == arguments[0] and group else difflib.get_close_matches(wanted, COMMANDS, cutoff=0.4)
+    raise QzooError(f"unknown command {wanted!r}; try {', '.join(f'zoo {name}' for name in near or ['--help'])}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,9 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exit codes: 0 done, 1 a check found differences, 2 bad input (one line says which), 130 interrupted.
     """
-    command = innermost(tyro.cli(Command, prog="zoo", args=arguments, config=SETTINGS))  # type: ignore[call-overload]
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if arguments[1:] in (["-h"], ["--help"]) and arguments[0] not in COMMANDS:
+        if any(name.split()[0] == arguments[0] for name in COMMANDS):
+            print(usage(arguments[0]))
+            return
     try:
-        result = command.run()
+        name, rest = find_command(arguments)
+        command, result = run_command(name, rest)
     except QzooError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -41,3 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if command.json:
         print(json.dumps(result, indent=2))
     sys.exit(getattr(command, "exit_code", 0))
+
+
+def run_command(name: str, arguments: Sequence[str]) -> tuple[Any, Any]:
+    """Parse a command's settings and run it: (the command, its result)."""
+    module, class_name, _ = COMMANDS[name]
+    command_class: Any = getattr(importlib.import_module(module), class_name)
+    command = tyro.cli(command_class, prog=f"zoo {name}", args=arguments, config=SETTINGS)
+    return command, command.run()

@@ -128,6 +128,12 @@ def scale_features(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1) * math.sqrt(features.shape[-1])
 
 
+def project(projection: nn.Module, trunk_map: Tensor, feature_norm: bool) -> Tensor:
+    """Linear, ReLU and, if asked, `scale_features`: float (B, C*H*W) to float32 (B, D)."""
+    x = F.relu(projection(trunk_map))
+    return scale_features(x) if feature_norm else x.float()
+
+
 def _check_observations(observations: Tensor) -> None:
     if observations.dtype != torch.uint8 or observations.ndim != 4 or observations.shape[1:] != INPUT_SHAPE:
         raise QzooError(
@@ -192,8 +198,23 @@ class Encoder(nn.Module):
         Raises:
             QzooError: another dtype or shape.
         """
+        return self.project(self.trunk_map(observations))
+
+    def trunk_map(self, observations: Tensor) -> Tensor:
+        """What the convolutions see, flattened: uint8 (B, 4, 84, 84) to float (B, C*H*W), in autocast's precision.
+
+        Raises:
+            QzooError: another dtype or shape.
+        """
         _check_observations(observations)
-        # Reordering comes first, while an element is one byte.
-        x = observations.contiguous(memory_format=self.memory_format).float() / 255.0
-        x = F.relu(self.projection(self.embedding(self.trunk(x))))
-        return scale_features(x) if self.feature_norm else x.float()
+        # Reordering comes first, while an element is one byte; bfloat16 holds every integer up to 256, so under
+        # autocast a byte may go there directly.
+        device = observations.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        x = observations.contiguous(memory_format=self.memory_format).to(dtype) / 255.0
+        flat: Tensor = self.embedding(self.trunk(x))
+        return flat
+
+    def project(self, trunk_map: Tensor) -> Tensor:
+        """The fully connected part: float (B, C*H*W) to float32 (B, D)."""
+        return project(self.projection, trunk_map, self.feature_norm)

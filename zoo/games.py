@@ -1,9 +1,10 @@
 """The game table: which games there are, how they are split, and the scores that others reached.
 
-The table is data (`games.csv`), not code. Its sources: `random` and `human` are DeepMind's dqn_zoo values for 57
-games; AirRaid, Carnival, ElevatorAction, JourneyEscape and Pooyan are the Atari-PB authors' own play
-(`human_source` tells which). `dqn_replay_final` is the mean score of the final DQN agents of the DQN Replay runs,
-`dopamine_dqn` the mean of the last 10 iterations over 5 seeds of Dopamine's DQN baseline (sticky actions).
+The table is data (`games.csv`), not code. Its sources: `random` and `human` are DeepMind's dqn_zoo values for
+57 games; AirRaid, Carnival, ElevatorAction, JourneyEscape and Pooyan are the Atari-PB authors' own play
+(`human_source` tells which). `dqn_replay_final` is the mean score of the final DQN agents of the DQN Replay
+runs, `dopamine_dqn` the mean of the last 10 iterations over 5 seeds of Dopamine's DQN baseline (sticky
+actions).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Game:
         return (score - self.random) / (self.human - self.random)
 
     def dqn_normalized(self, score: float) -> float | None:
-        """(score - random) / |dqn - random| with the final DQN Replay agent as reference, or None without one.
+        """(score - random) / |dqn - random|, dqn being the final DQN Replay agent; None where there is none.
 
         The absolute value keeps "more is better" in games where that agent is worse than random play.
         """

@@ -232,11 +232,17 @@ def default_card(config: ModelConfig) -> str:
     )
 
 
-def _replace_file(path: Path, write: Callable[[Path], object]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside `path`, then rename: after a kill there is the old file or the new one, never a half."""
     temporary = path.with_name(f".{path.name}.tmp")
     write(temporary)
     os.replace(temporary, path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, indented, whole or not at all."""
+    text = json.dumps(content, indent=2) + "\n"
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_model(
@@ -277,15 +283,13 @@ def write_model(
             )
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().float().cpu().contiguous() for key, value in network.state_dict().items()}
-    _replace_file(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    replace_file(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     written = replace(config, sha256=_sha256(folder / WEIGHTS))
     if results is not None:
-        text = json.dumps(results, indent=2) + "\n"
-        _replace_file(folder / RESULTS, lambda path: path.write_text(text, encoding="utf-8"))
+        write_json(folder / RESULTS, results)
     if card is not None or not (folder / CARD).exists():
-        _replace_file(
+        replace_file(
             folder / CARD, lambda path: path.write_text(card or default_card(written), encoding="utf-8")
         )
-    config_text = json.dumps(asdict(written), indent=2) + "\n"
-    _replace_file(folder / CONFIG, lambda path: path.write_text(config_text, encoding="utf-8"))
+    write_json(folder / CONFIG, asdict(written))
     return written

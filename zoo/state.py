@@ -1,4 +1,4 @@
-"""Saving and restoring what a run needs to go on: tensors and plain values in one safetensors file, never a pickle."""
+"""What a run needs to go on, saved and restored: tensors and plain values in a safetensors file, no pickle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INFO_KEY = "info"
 
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-    """Write tensors and JSON values under a temporary name, sync, then rename: a kill leaves the old file whole."""
+    """Write tensors and JSON values under a temporary name, then rename: a kill leaves the old file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

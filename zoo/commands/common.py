@@ -7,7 +7,14 @@ import re
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from zoo.errors import QzooError
 from zoo.games import all_games, games_of, get_game
@@ -19,7 +26,7 @@ console = Console(stderr=True)
 
 
 def parse_duration(text: str) -> float:
-    """"90s", "9m", "1.5h" or plain seconds, in seconds."""
+    """Seconds of a duration such as "90s", "9m", "1.5h" or plain seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     if match is None:
         raise QzooError(f"--time-budget {text!r}: give a number and a unit, as in 90s, 9m or 1.5h")

@@ -7,9 +7,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from zoo.commands.common import cores, parse_duration, parse_games, progress_bar
 from zoo.errors import QzooError
@@ -39,18 +37,23 @@ class _Record:
         games = parse_games(self.games)
         if self.steps < 1:
             raise QzooError(f"--steps {self.steps}: must be at least 1")
+        if self.workers < 0:
+            raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
         deadline = time.time() + parse_duration(self.time_budget) if self.time_budget else float("inf")
-        command = shlex.join(["zoo", "record", source, "--games", "{game}", "--steps", str(self.steps), "--seed", str(self.seed)])
+        limits = ["--steps", str(self.steps), "--seed", str(self.seed)]
         jobs = [
-            RecordJob(game, source, self.steps, self.seed, self.out, command.replace("'{game}'", game), deadline)
+            RecordJob(game, source, self.steps, self.seed, self.out, shlex.join(words), deadline)
             for game in games
+            for words in [["zoo", "record", source, "--games", game, *limits]]
         ]
         started = time.time()
         with progress_bar(quiet=self.json) as bar:
             tasks = {game: bar.add_task(game, total=self.steps, note="waiting") for game in games}
 
             def show(progress: Progress) -> None:
-                note = f"{progress.episodes} episodes, last 30: {progress.recent_return:.1f}, {progress.steps_per_second:.0f} steps/s"
+                note = f"{progress.episodes} episodes, {progress.steps_per_second:.0f} steps/s"
+                if progress.recent_return is not None:
+                    note += f", mean return of the last 30: {progress.recent_return:.1f}"
                 bar.update(tasks[progress.game], completed=min(progress.steps, progress.total), note=note)
 
             results = record_all(jobs, min(self.workers or cores(), len(jobs)), show)
@@ -75,12 +78,3 @@ class RecordLearner(_Record):
     def run(self) -> Any:
         """Record; one entry a game."""
         return self._run("learner")
-
-
-@dataclass
-class Record:
-    """Play games and keep seeds and actions: a recording, which replays to the frame."""
-
-    source: Annotated[RecordLearner, tyro.conf.subcommand("learner")] | Annotated[
-        RecordRandom, tyro.conf.subcommand("random")
-    ]

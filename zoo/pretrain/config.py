@@ -103,6 +103,6 @@ class RunConfig:
             if getattr(self, name) < 1:
                 raise QzooError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
         if self.objective.n_step < 1:
-            raise QzooError(f"--objective.n-step {self.objective.n_step}: must be at least 1")
+            raise QzooError(f"--n-step {self.objective.n_step}: must be at least 1")
         if not 0.0 < self.objective.gamma <= 1.0:
-            raise QzooError(f"--objective.gamma {self.objective.gamma}: must be in (0, 1]")
+            raise QzooError(f"--gamma {self.objective.gamma}: must be in (0, 1]")

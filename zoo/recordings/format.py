@@ -14,8 +14,8 @@ A file holds the episodes of one game and one source of play. A row is an episod
     policy         string         what played, e.g. "learner/seed=0"
     policy_step    int64          steps that this policy had played when the episode began
 
-The file's metadata (key "qzoo", JSON) holds format version, game, source, ROM md5, ale-py version, protocol, licence,
-the command that made it, and the digest of the columns.
+The file's metadata (key "qzoo", JSON) holds format version, game, source, ROM md5, ale-py version, protocol,
+licence, the command that made it, and the digest of the columns.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from zoo.atari import NUM_ACTIONS, PROTOCOL, rom_md5
 from zoo.errors import QzooError
+from zoo.games import all_games
 
 FORMAT_VERSION = 1
 CHECK_INTERVAL = 200
@@ -128,9 +129,10 @@ def new_metadata(game: str, source: str, command: str) -> Metadata:
 
 
 def check_value(actions: Sequence[int] | NDArray[np.uint8], ram: NDArray[np.uint8]) -> int:
-    """The checksum at a check point: crc32 over the actions since the last one, then over the RAM (128 bytes).
+    """The checksum at a check point: crc32 over the actions since the last one and the RAM (128 bytes).
 
-    The actions are part of it because not every action moves the emulator, and a changed byte must never pass.
+    The actions are part of it because not every action moves the emulator, and a changed byte must never
+    pass.
     """
     return zlib.crc32(ram.tobytes(), zlib.crc32(bytes(actions)))
 
@@ -171,26 +173,28 @@ def _digest(table: pa.Table) -> str:
             total.update(np.asarray(column.value_lengths()).tobytes())
             column = column.flatten()
         values = column.to_numpy(zero_copy_only=False)
-        total.update("\n".join(values).encode() if name == "policy" else np.ascontiguousarray(values).tobytes())
+        total.update(
+            "\n".join(values).encode() if name == "policy" else np.ascontiguousarray(values).tobytes()
+        )
     return total.hexdigest()
 
 
 def write_recording(path: Path, metadata: Metadata, episodes: Sequence[Episode]) -> None:
-    """Write the file whole, under a temporary name first, so that a kill leaves the old file or the new one."""
+    """Write the file whole, under a temporary name first: a kill leaves the old file or the new one."""
     table = _table(episodes)
     content = {**asdict(metadata), "digest": _digest(table)}
     table = table.replace_schema_metadata({METADATA_KEY: json.dumps(content).encode()})
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(
-            table, temporary, compression="zstd", compression_level=15, write_statistics=False, store_schema=False
-        )
+        pq.write_table(table, temporary, compression="zstd", compression_level=15, write_statistics=False)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise QzooError(f"{path}: could not be written ({error.strerror or error}); free some space") from error
+        raise QzooError(
+            f"{path}: could not be written ({error.strerror or error}); free some space"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -206,10 +210,21 @@ def read_metadata(path: Path) -> Metadata:
     except FileNotFoundError as error:
         raise QzooError(f"{path}: no such recording") from error
     except (pa.ArrowException, OSError) as error:
-        raise QzooError(f"{path}: damaged or not a Parquet file ({_first_line(error)}); fetch it again") from error
+        raise QzooError(
+            f"{path}: damaged or not a Parquet file ({_first_line(error)}); fetch it again"
+        ) from error
     if raw is None:
         raise QzooError(f"{path}: a Parquet file, but no recording: its metadata has no key 'qzoo'")
-    content = json.loads(raw)
+    try:
+        content = dict(json.loads(raw))
+    except ValueError as error:
+        raise QzooError(f"{path}: its metadata is not JSON ({_first_line(error)}); fetch it again") from error
+    # First of all: another version may have other fields.
+    if content.get("format_version") != FORMAT_VERSION:
+        raise QzooError(
+            f"{path}: format_version {content.get('format_version')}, this qzoo reads {FORMAT_VERSION}; "
+            "update qzoo"
+        )
     names = {field.name for field in fields(Metadata)}
     if set(content) != names:
         raise QzooError(f"{path}: metadata fields {sorted(set(content) ^ names)} are missing or unknown")
@@ -219,27 +234,33 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def _check_metadata(path: Path, metadata: Metadata) -> None:
-    if metadata.format_version != FORMAT_VERSION:
+    if metadata.game not in all_games():
         raise QzooError(
-            f"{path}: format_version {metadata.format_version}, this qzoo reads {FORMAT_VERSION}; update qzoo"
+            f"{path}: recorded on {metadata.game!r}, a game that this qzoo does not know; update qzoo"
         )
     if metadata.rom_md5 != rom_md5(metadata.game):
         raise QzooError(
             f"{path}: rom_md5 {metadata.rom_md5} is not that of the installed ROM of {metadata.game} "
             f"({rom_md5(metadata.game)}); install the ale-py that made it ({metadata.ale_py})"
         )
-    for field, expected in PROTOCOL.to_dict().items():
-        if metadata.protocol.get(field) != expected:
+    ours, theirs = PROTOCOL.to_dict(), metadata.protocol
+    for field in {**ours, **theirs}:
+        if theirs.get(field) != ours.get(field):
             raise QzooError(
-                f"{path}: protocol field {field!r} is {metadata.protocol.get(field)!r}, this qzoo plays {expected!r}"
+                f"{path}: protocol field {field!r} is {theirs.get(field)!r}, "
+                f"this qzoo plays {ours.get(field)!r}"
             )
 
 
-def read_recording(path: Path) -> Recording:
-    """Read a whole file and check it against itself: digest, lengths, action range.
+def read_recording(path: Path, *, check_digest: bool = True) -> Recording:
+    """Read a whole file and check it against itself: lengths, action range, digest.
+
+    Args:
+        check_digest: False reads a changed file too, for `zoo data verify` to find the place.
 
     Raises:
-        QzooError: as `read_metadata`, or a row that contradicts itself; names file, episode and step.
+        QzooError: as `read_metadata`; a row that contradicts itself, named by episode and step; or values
+            that are not those that were written.
     """
     metadata = read_metadata(path)
     try:
@@ -249,6 +270,10 @@ def read_recording(path: Path) -> Recording:
     if table.schema.remove_metadata() != SCHEMA:
         raise QzooError(f"{path}: columns {table.schema.names} are not those of the format: {SCHEMA.names}")
     episodes = tuple(_episode(path, number, row) for number, row in enumerate(_rows(table)))
+    if not episodes:
+        raise QzooError(f"{path}: holds no episode")
+    if check_digest and _digest(table) != metadata.digest:
+        raise QzooError(f"{path}: its values are not those that were written; `zoo data verify` tells where")
     return Recording(metadata, episodes, path)
 
 
@@ -277,7 +302,9 @@ def _episode(path: Path, number: int, row: dict[str, Any]) -> Episode:
         raise QzooError(f"{where}: {len(actions)} actions, but its length says {length}")
     illegal = np.flatnonzero(actions >= NUM_ACTIONS)
     if illegal.size:
-        raise QzooError(f"{where}, step {illegal[0]}: action {actions[illegal[0]]} is not below {NUM_ACTIONS}")
+        raise QzooError(
+            f"{where}, step {illegal[0]}: action {actions[illegal[0]]} is not below {NUM_ACTIONS}"
+        )
     steps, values = row["reward_steps"], row["reward_values"]
     if len(steps) != len(values) or (steps.size and int(steps.max()) >= length):
         raise QzooError(f"{where}: reward_steps and reward_values do not fit an episode of {length} steps")
@@ -287,7 +314,9 @@ def _episode(path: Path, number: int, row: dict[str, Any]) -> Episode:
         raise QzooError(f"{where}: rewards sum to {int(rewards.sum())}, but its return says {row['return']}")
     expected_checks = -(-length // CHECK_INTERVAL)
     if len(row["checks"]) != expected_checks:
-        raise QzooError(f"{where}: {len(row['checks'])} checks, an episode of {length} steps has {expected_checks}")
+        raise QzooError(
+            f"{where}: {len(row['checks'])} checks, an episode of {length} steps has {expected_checks}"
+        )
     return Episode(
         seed=row["seed"],
         actions=actions,

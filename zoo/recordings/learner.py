@@ -1,8 +1,9 @@
 """The learner: an online C51 agent on RAM, whose whole life is recorded.
 
-Only actions are kept and the play returns as frames, so the agent may see whatever is cheapest: the last two RAM
-states, 256 bytes, in a small network. The objective is that of Bellemare et al. 2017 with n-step returns; acting is
-epsilon-greedy, with epsilon falling from 1, so the recording goes from random to good, exploration included.
+Only actions are kept and the play returns as frames, so the agent may see whatever is cheapest: the last two
+RAM states, 256 bytes, in a small network. The objective is that of Bellemare et al. 2017 with n-step returns;
+acting is epsilon-greedy, with epsilon falling from 1, so the recording goes from random to good, exploration
+included.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ class LearnerConfig:
     num_envs: int = 16
     """Games side by side in a process."""
     batch_size: int = 256
-    samples_per_step: float = 8.0
+    samples_per_step: float = 12.0
     """Transitions drawn from memory for each step played."""
-    n_step: int = 5
+    n_step: int = 7
     gamma: float = 0.99
-    learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
     target_rate: float = 0.005
     """Share of the online network that moves into the target network at each update."""
     width: int = 512
@@ -92,7 +93,7 @@ class Memory:
         self.size[env] += length
 
     def states(self, env: Tensor, step: Tensor) -> Tensor:
-        """The RAM before and the RAM at a step (twice the latter where an episode begins): uint8 (B, 2, 128)."""
+        """The RAM before a step and at it (twice the latter where an episode begins): uint8 (B, 2, 128)."""
         before = (step - 1).clamp(min=0)
         begins = (step == 0) | self.ended[env, before]
         return torch.stack([self.ram[env, torch.where(begins, step, before)], self.ram[env, step]], dim=1)
@@ -104,9 +105,11 @@ class Memory:
 
         A weight is 0 where the step limit cut the episode within the n steps: what would follow is unknown.
         """
-        env = torch.randint(len(self.size), (count,), generator=generator)
-        last = (self.size[env] - n_step).clamp(min=1)
-        step = (torch.rand(count, generator=generator) * last).long()
+        # The steps of every column that have a successor, counted through; columns may differ in length.
+        ends = (self.size - n_step).clamp(min=0).cumsum(0)
+        drawn = torch.randint(int(ends[-1]), (count,), generator=generator)
+        env = torch.searchsorted(ends, drawn, right=True)
+        step = drawn - torch.where(env > 0, ends[env - 1], 0)
         window = step[:, None] + torch.arange(n_step)
         ended, cut = self.ended[env[:, None], window], self.cut[env[:, None], window]
         alive = 1.0 - ended.float().cumsum(1).clamp(max=1.0)
@@ -132,7 +135,7 @@ class Learner:
     """The agent; a `PlayPolicy` of the recording loop."""
 
     def __init__(self, game: str, seed: int, config: LearnerConfig) -> None:
-        torch.set_num_threads(1)  # one process a core: several threads of one small network only wait for each other
+        torch.set_num_threads(1)  # one process a core: threads of so small a network only wait for each other
         self.game, self.seed, self.config = game, seed, config
         self.actions = np.array(minimal_actions(game))
         self.support = Support()
@@ -180,7 +183,8 @@ class Learner:
         explore = torch.rand(len(ram), generator=self.generator) < self.epsilon
         random = torch.randint(len(self.actions), (len(ram),), generator=self.generator)
         self._last = torch.where(explore, random, greedy)
-        return self.actions[self._last.numpy()]
+        actions: NDArray[np.int64] = self.actions[self._last.numpy()]
+        return actions
 
     def observe(
         self, rewards: NDArray[np.int32], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]
@@ -210,11 +214,12 @@ class Learner:
         logits = self._logits(self.network, encode(states))[rows, actions]
         loss = (cross_entropy(logits, target) * weights).mean()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), config.max_gradient_norm)
         self.optimizer.step()
         with torch.no_grad():
-            online, slow = list(self.network.parameters()), list(self.target.parameters())
+            online: list[Tensor] = list(self.network.parameters())
+            slow: list[Tensor] = list(self.target.parameters())
             torch._foreach_lerp_(slow, online, config.target_rate)
         return loss.item()
 
@@ -228,7 +233,9 @@ class Learner:
         }
         return tensors, {"steps": self.steps, "config": asdict(self.config)}
 
-    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: Sequence[Episode]) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: Sequence[Episode]
+    ) -> None:
         """Go on: networks and optimizer from the state, memory by playing the recorded episodes once more."""
         restore_module(self.network, tensors, "network")
         restore_module(self.target, tensors, "target")

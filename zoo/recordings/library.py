@@ -16,7 +16,7 @@ SHIPPED = Path(__file__).with_name("shipped")
 
 
 def recording_paths(paths: Sequence[Path] = ()) -> list[Path]:
-    """Recording files: those named, those in the folders named, or the shipped ones where nothing is named."""
+    """Recording files: those named, those in the folders named, or the shipped ones by default."""
     found: list[Path] = []
     for path in paths or (SHIPPED,):
         if path.is_dir():
@@ -47,7 +47,8 @@ def load_recordings(
     """Recordings of `games`, in that order, every source or those named.
 
     Args:
-        transitions: keep about this many of each game and source, whole episodes drawn uniformly without replacement.
+        transitions: keep about this many of each game and source, whole episodes drawn uniformly without
+            replacement.
 
     Raises:
         QzooError: a game without recordings, or a damaged file.
@@ -61,7 +62,11 @@ def load_recordings(
             known = sorted({split_name(path)[0] for path in available})
             what = f" of {', '.join(sources)}" if sources else ""
             raise QzooError(f"{game}: no recording{what}; recorded are {', '.join(known)}")
-        chosen += [subsample(read_recording(path), transitions, seed) for path in mine]
+        for path in mine:
+            recording = read_recording(path)
+            if recording.metadata.game != game:
+                raise QzooError(f"{path}: named after {game}, but holds {recording.metadata.game}; rename it")
+            chosen.append(subsample(recording, transitions, seed))
     return chosen
 
 

@@ -57,8 +57,8 @@ class Players:
         """Advance every emulator one step: actions (num_envs,) in the full set.
 
         Returns:
-            rewards int32, terminated bool and truncated bool, each (num_envs,). Where an episode ended, `ram` is
-            already the first state of the next one.
+            rewards int32, terminated bool and truncated bool, each (num_envs,). Where an episode ended, `ram`
+            is already the first state of the next one.
         """
         count = len(self._ales)
         rewards = np.zeros(count, dtype=np.int32)

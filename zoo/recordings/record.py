@@ -1,6 +1,7 @@
 """Recording play: one loop for every policy, resumable, within a time budget, one process a game.
 
-A policy sees RAM and rewards, and says what to do. It may learn on the way; the recording keeps only what it did.
+A policy sees RAM and rewards, and says what to do. It may learn on the way; the recording keeps only what it
+did.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from zoo.atari import minimal_actions
 from zoo.errors import QzooError
 from zoo.recordings.format import Episode, file_name, new_metadata, read_recording, write_recording
 from zoo.recordings.play import Players
-from zoo.state import load_state, save_state
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SAVE_EVERY_SECONDS = 60.0
 SEEDS_PER_RUN = 1_000_000
+MAX_SEED = 999
+"""Episode seeds stay below 1,000,000,000: those above are for evaluation."""
 Source = Literal["random", "learner"]
 
 
@@ -44,7 +48,9 @@ class PlayPolicy(Protocol):
         """What to save: tensors and JSON values."""
         ...
 
-    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: list[Episode]) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: list[Episode]
+    ) -> None:
         """Go on from a saved state and the episodes recorded so far."""
         ...
 
@@ -80,7 +86,7 @@ class Progress:
     steps: int
     total: int
     episodes: int
-    recent_return: float
+    recent_return: float | None  # mean of the last 30 episodes; None before the first
     steps_per_second: float
     done: bool
 
@@ -108,7 +114,9 @@ class RandomPolicy:
         """Nothing to keep: a resumed run draws from a stream of its own."""
         return {}, {}
 
-    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: list[Episode]) -> None:
+    def restore(
+        self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: list[Episode]
+    ) -> None:
         """A fresh stream for the part that follows."""
         self._generator = np.random.default_rng([self._seed, len(episodes)])
 
@@ -117,35 +125,41 @@ def make_policy(job: RecordJob) -> tuple[PlayPolicy, int]:
     """The job's policy, and how many environments it plays side by side."""
     if job.source == "random":
         return RandomPolicy(job.game, job.seed), RandomPolicy.num_envs
-    from zoo.recordings.learner import Learner, LearnerConfig  # torch is slow to import; random play does without
+    from zoo.recordings.learner import Learner, LearnerConfig  # torch is slow to import
 
     config = LearnerConfig()
     return Learner(job.game, job.seed, config), config.num_envs
 
 
 def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress: None) -> Progress:
-    """Record until the file holds `job.steps` transitions or the deadline comes, going on where an earlier call stopped.
+    """Record until the file holds `job.steps` transitions or the deadline comes; a later call goes on.
 
-    The file is saved every minute and at the end; a kill loses what came after the last save, never half an episode.
+    The file is saved every minute and at the end; a kill loses what came after the last save, never half an
+    episode.
     """
+    if not 0 <= job.seed <= MAX_SEED:
+        raise QzooError(f"--seed {job.seed}: must be between 0 and {MAX_SEED}")
     policy, num_envs = make_policy(job)
     episodes: list[Episode] = []
     played = 0
     if job.path.exists():
         recording = read_recording(job.path)
         if (recording.metadata.game, recording.metadata.source) != (job.game, job.source):
-            raise QzooError(f"{job.path}: holds {recording.metadata.game}.{recording.metadata.source}; move it away")
+            raise QzooError(
+                f"{job.path}: holds {recording.metadata.game}.{recording.metadata.source}; move it away"
+            )
         episodes = list(recording.episodes)
     recorded = sum(episode.length for episode in episodes)
     if recorded >= job.steps:
-        return _progress(job, episodes, recorded, 0.0, done=True)
+        return _progress(job, episodes, recorded, 0.0)
     if episodes:
-        if job.state_path.exists():
-            tensors, info = load_state(job.state_path)
-            played = int(info["played"])
-            policy.restore(tensors, info, episodes)
-        else:
-            raise QzooError(f"{job.path}: its policy's state {job.state_path} is missing; record into another folder")
+        if not job.state_path.exists():
+            raise QzooError(f"{job.path}: its policy's state {job.state_path} is missing; record elsewhere")
+        from zoo.state import load_state
+
+        tensors, info = load_state(job.state_path)
+        played = int(info["played"])
+        policy.restore(tensors, info, episodes)
     first_seed = 1 + max((e.seed for e in episodes), default=job.seed * SEEDS_PER_RUN - 1)
     players = Players(job.game, num_envs, f"{job.source}/seed={job.seed}", first_seed, steps=played)
     began = saved = reported = time.time()
@@ -168,7 +182,7 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
             saved = time.time()
     _save(job, policy, episodes, players.steps)
     speed = (players.steps - began_steps) / max(time.time() - began, 1e-9)
-    final = _progress(job, episodes, recorded, speed, done=True)
+    final = _progress(job, episodes, recorded, speed)
     report(final)
     return final
 
@@ -176,13 +190,15 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
 def _save(job: RecordJob, policy: PlayPolicy, episodes: list[Episode], played: int) -> None:
     if not episodes:
         return
-    # State first: if a kill comes between the two, the episodes in between are played again, by a policy that learned
-    # from them; the other way round the file would hold episodes that the state has never seen.
+    from zoo.state import save_state
+
+    # State first: if a kill comes between the two, the latest episodes are played again, by a policy that
+    # learned from them; the other way round the file would hold episodes that the state has never seen.
     tensors, info = policy.state()
     save_state(job.state_path, tensors, {**info, "played": played})
     write_recording(job.path, new_metadata(job.game, job.source, job.command), episodes)
 
 
-def _progress(job: RecordJob, episodes: list[Episode], recorded: int, speed: float, done: bool = False) -> Progress:
-    recent = float(np.mean([episode.score for episode in episodes[-30:]])) if episodes else float("nan")
-    return Progress(job.game, recorded, job.steps, len(episodes), recent, speed, done)
+def _progress(job: RecordJob, episodes: list[Episode], recorded: int, speed: float) -> Progress:
+    recent = float(np.mean([episode.score for episode in episodes[-30:]])) if episodes else None
+    return Progress(job.game, recorded, job.steps, len(episodes), recent, speed, recorded >= job.steps)

@@ -1,19 +1,18 @@
-"""From seeds and actions back to frames: replay in the vector environment, and verification on the plain emulator."""
+"""From seeds and actions back to frames in the vector environment, and verification on the plain emulator."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zoo.atari import FRAME_SIZE, PROTOCOL, action_values, make_ale, make_vector_env
 from zoo.errors import QzooError
-from zoo.recordings.format import CHECK_INTERVAL, Episode, Recording, check_value, digest_matches, read_recording
+from zoo.recordings.format import CHECK_INTERVAL, Episode, Recording, check_value
 
 ENVS_PER_THREAD = 4
 Frames = NDArray[np.uint8]
@@ -21,19 +20,26 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A place where a replay differs from its recording; `step` is the last step known to be equal plus one."""
+    """A place where a replay differs from its recording.
+
+    `step` is where it shows; a changed action may lie up to CHECK_INTERVAL steps before it. Where every
+    episode replays and yet the file isn't the one that was written, `episode` and `step` are None.
+    """
 
     path: str
-    episode: int
-    step: int
+    episode: int | None
+    step: int | None
     what: str
 
     def __str__(self) -> str:
-        return f"{self.path}: episode {self.episode}, step {self.step}: {self.what}"
+        where = (
+            self.path if self.episode is None else f"{self.path}: episode {self.episode}, step {self.step}"
+        )
+        return f"{where}: {self.what}"
 
 
 def num_frames(episode: Episode) -> int:
-    """Frames that an episode needs: one a step, and the last state if the step limit cut it (to bootstrap from)."""
+    """Frames of an episode: one a step, and the last state if the step limit cut it (to bootstrap from)."""
     return episode.length + int(episode.truncated)
 
 
@@ -51,8 +57,8 @@ def replay(
     Args:
         game: the game they were recorded on.
         episodes: in any order; threads take them longest first, which changes no frame.
-        outputs: for each episode an uint8 array (num_frames(episode), 84, 84) to fill; frame t is the newest of the
-            stack in which the action of step t was chosen. Memory-mapped arrays do.
+        outputs: for each episode an uint8 array (num_frames(episode), 84, 84) to fill; frame t is the newest
+            of the stack in which the action of step t was chosen. Memory-mapped arrays do.
         name: the file the episodes come from, for errors.
         num_threads: emulator threads, one vector environment each; all cores by default.
         on_steps: called now and then with the number of steps replayed since the last call.
@@ -76,13 +82,30 @@ def _replay_queue(
     game: str,
     episodes: Sequence[Episode],
     outputs: Sequence[Frames],
-    queue: Iterable[int],
+    queue: Iterator[int],
     name: str,
     on_steps: Callable[[int], None],
 ) -> None:
-    """One thread's share: a small vector environment whose every slot takes the next episode of the queue."""
+    """One thread's share; where it fails, the others finish the episodes at hand and take no more."""
+    try:
+        _replay_slots(game, episodes, outputs, queue, name, on_steps)
+    except BaseException:
+        for _ in queue:
+            pass
+        raise
+
+
+def _replay_slots(
+    game: str,
+    episodes: Sequence[Episode],
+    outputs: Sequence[Frames],
+    queue: Iterator[int],
+    name: str,
+    on_steps: Callable[[int], None],
+) -> None:
+    """A small vector environment whose every slot takes the next episode of the queue."""
     env = make_vector_env(game, ENVS_PER_THREAD, num_threads=1)
-    playing: list[int | None] = [next(iter(queue), None) for _ in range(ENVS_PER_THREAD)]
+    playing: list[int | None] = [next(queue, None) for _ in range(ENVS_PER_THREAD)]
     position = [0] * ENVS_PER_THREAD
     seeds = np.array([episodes[number].seed if number is not None else 0 for number in playing])
     observations, _ = env.reset(seed=seeds)
@@ -105,18 +128,20 @@ def _replay_queue(
             if int(rewards[slot]) != int(episode.rewards[step]):
                 what = f"replay gives reward {int(rewards[slot])}, recorded {int(episode.rewards[step])}"
                 raise QzooError(str(Mismatch(name, number, step, what)))
-            if (bool(terminated[slot]), bool(truncated[slot])) != ends:
-                what = f"replay gives (terminated, truncated) {(bool(terminated[slot]), bool(truncated[slot]))}, recorded {ends}"
+            replayed = (bool(terminated[slot]), bool(truncated[slot]))
+            if replayed != ends:
+                what = f"replay gives (terminated, truncated) {replayed}, recorded {ends}"
                 raise QzooError(str(Mismatch(name, number, step, what)))
             position[slot] += 1
             if last:
                 if episode.truncated:
                     outputs[number][episode.length] = observations[slot, -1]
-                playing[slot], position[slot], fresh[slot] = next(iter(queue), None), 0, True
+                playing[slot], position[slot], fresh[slot] = next(queue, None), 0, True
         if fresh.any():
             on_steps(steps)
             steps = 0
-            seeds = np.array([episodes[n].seed if (n := playing[slot]) is not None else 0 for slot in np.flatnonzero(fresh)])
+            following = [playing[slot] for slot in np.flatnonzero(fresh)]
+            seeds = np.array([episodes[number].seed if number is not None else 0 for number in following])
             # Every sub-environment's current observation comes back, those that play on included.
             observations, _ = env.reset(seed=seeds, options={"reset_mask": fresh})
 
@@ -138,25 +163,29 @@ def verify_episode(game: str, episode: Episode) -> tuple[int, str] | None:
         length = step + 1
         if length == episode.length or length % CHECK_INTERVAL == 0:
             since = step // CHECK_INTERVAL * CHECK_INTERVAL
-            if check_value(episode.actions[since:length], ale.getRAM()) != episode.checks[step // CHECK_INTERVAL]:
-                return since, f"actions or RAM of steps {since} to {step} differ from the recorded check"
-    if bool(ale.game_over()) != episode.terminated:
-        return episode.length - 1, f"replay ends with terminated={bool(ale.game_over())}, recorded {episode.terminated}"
-    if episode.truncated != (not episode.terminated) or (episode.truncated and episode.length != PROTOCOL.max_steps):
-        return episode.length - 1, f"truncated={episode.truncated} at {episode.length} steps contradicts the protocol"
+            check = check_value(episode.actions[since:length], ale.getRAM())
+            if check != episode.checks[step // CHECK_INTERVAL]:
+                return step, f"actions or RAM of steps {since} to {step} differ from the recorded check"
+    last, over = episode.length - 1, bool(ale.game_over())
+    if over != episode.terminated:
+        return last, f"replay gives terminated={over}, recorded {episode.terminated}"
+    if episode.truncated == episode.terminated or (episode.truncated and last + 1 != PROTOCOL.max_steps):
+        return last, f"truncated={episode.truncated} after {last + 1} steps contradicts the protocol"
     return None
 
 
-def verify_recording(recording: Recording, numbers: Sequence[int] | None = None) -> list[Mismatch]:
-    """Verify the episodes `numbers` of a recording (all by default), and its digest."""
-    path = str(recording.path)
+def verify_recording(
+    recording: Recording,
+    numbers: Iterable[int] | None = None,
+    on_steps: Callable[[int], None] = lambda steps: None,
+) -> list[Mismatch]:
+    """Verify the episodes `numbers` of a recording, all by default."""
     mismatches = []
     for number in range(len(recording.episodes)) if numbers is None else numbers:
         difference = verify_episode(recording.metadata.game, recording.episodes[number])
         if difference is not None:
-            mismatches.append(Mismatch(path, number, *difference))
-    if recording.path is not None and not mismatches and not digest_matches(recording.path):
-        mismatches.append(Mismatch(path, -1, 0, "the digest of the columns differs from the recorded one"))
+            mismatches.append(Mismatch(str(recording.path), number, *difference))
+        on_steps(recording.episodes[number].length)
     return mismatches
 
 
@@ -166,14 +195,6 @@ def sample_episodes(recording: Recording, sample: int | None, seed: int = 0) -> 
     if sample is None or sample >= total:
         return list(range(total))
     return sorted(np.random.default_rng(seed).choice(total, sample, replace=False).tolist())
-
-
-def verify_file(path: Path, sample: int | None, seed: int = 0) -> tuple[int, int, list[Mismatch]]:
-    """Verify a file: (episodes replayed, steps replayed, mismatches). A module-level function, for process pools."""
-    recording = read_recording(path)
-    numbers = sample_episodes(recording, sample, seed)
-    steps = sum(recording.episodes[number].length for number in numbers)
-    return len(numbers), steps, verify_recording(recording, numbers)
 
 
 def empty_frames(count: int) -> Frames:

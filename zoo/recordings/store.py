@@ -1,7 +1,7 @@
 """The frame store: recorded play as frames, each once, and batches of stacked transitions gathered from them.
 
-Frames live as uint8 in one tensor, in RAM, in a memory-mapped file or on a GPU; the gather is the same code on each,
-and runs on the device that holds them.
+Frames live as uint8 in one tensor, in RAM, in a memory-mapped file or on a GPU; the gather is the same code
+on each, and runs on the device that holds them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from zoo.recordings.format import Recording
 from zoo.recordings.replay import num_frames, replay
 
 Placement = Literal["ram", "memmap"]
+FEATURE_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,11 @@ class Batch:
 
     observations, next_observations: uint8 (B, 4, 84, 84), oldest frame first.
     actions: int64 (B,), index in the full 18-action set.
-    returns: float32 (B,), sum over k < n of gamma**k r_k, rewards clipped if asked; stops at the episode's end, the
-        terminal reward included.
-    discounts: float32 (B,), what the successor's value is multiplied with: gamma**n; 0 where the game ended within n
-        steps; gamma**m where the step limit cut the episode after m <= n steps (the successor is then its last state).
+    returns: float32 (B,), sum over k < n of gamma**k r_k, rewards clipped if asked; stops at the episode's
+        end, the terminal reward included.
+    discounts: float32 (B,), what the successor's value is multiplied with: gamma**n; 0 where the game ended
+        within n steps; gamma**m where the step limit cut the episode after m <= n steps (the successor is
+        then its last state).
     """
 
     observations: Tensor
@@ -47,7 +49,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+        return Batch(
+            *(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__)
+        )
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ class FrameStore:
 
     frames: uint8 (F, 84, 84).
     actions: int64 (T,). rewards: float32 (T,), raw. frame_index: int64 (T,), the newest frame of a state.
-    episode_start: int64 (T,), index of the first frame of its episode. steps_left: int64 (T,), steps to the episode's
-    end, this one included. terminated: bool (T,), whether that end is the game's own.
+    episode_start: int64 (T,), index of the first frame of its episode. steps_left: int64 (T,), steps to the
+    episode's end, this one included. terminated: bool (T,), whether that end is the game's own.
     ranges: for each game the half-open range of its transitions.
     """
 
@@ -88,7 +92,7 @@ class FrameStore:
         return FrameStore(**columns, ranges=self.ranges)
 
     def stack(self, frame_index: Tensor, episode_start: Tensor) -> Tensor:
-        """States: the frame and the three before it, zeros before the episode's start: uint8 (B, 4, 84, 84)."""
+        """States: a frame and the three before it, zeros before the episode's start: uint8 (B, 4, 84, 84)."""
         offsets = torch.arange(1 - STACK, 1, device=self.frames.device)
         wanted = frame_index[:, None] + offsets
         inside = wanted >= episode_start[:, None]
@@ -124,12 +128,49 @@ class FrameStore:
         )
 
     def sample(self, games: Sequence[str], per_game: int, generator: torch.Generator) -> Tensor:
-        """Transitions drawn uniformly, the same number for each game, game after game: int64 (games * per_game,)."""
+        """Transitions drawn uniformly, as many of each game, game after game: int64 (games * per_game,)."""
         drawn = []
         for game in games:
             first, last = self.ranges[game]
             drawn.append(torch.randint(first, last, (per_game,), generator=generator))
         return torch.cat(drawn).to(self.actions.device)
+
+
+@dataclass(frozen=True)
+class FeatureStore(FrameStore):
+    """A store whose states are features, computed once by a frozen network: `frames` is float (F, K) instead.
+
+    Row f is what the network makes of the stack that ends in frame f; batches carry (B, K) rows as
+    observations.
+    """
+
+    def stack(self, frame_index: Tensor, episode_start: Tensor) -> Tensor:
+        """The features of states: (B, K)."""
+        return self.frames.index_select(0, frame_index)
+
+
+def feature_store(
+    store: FrameStore,
+    network: Callable[[Tensor], Tensor],
+    on_frames: Callable[[int], None] = lambda count: None,
+) -> FeatureStore:
+    """Run a frozen network, uint8 (B, 4, 84, 84) -> float (B, K), over every state of a store.
+
+    Features are kept in bfloat16, on the store's device; `on_frames` is told the number done after each
+    block.
+    """
+    start = torch.zeros(len(store.frames), dtype=torch.int64, device=store.frames.device)
+    start[store.episode_start] = store.episode_start
+    # Each frame belongs to the last episode that starts at or before it; transitions name those starts.
+    start = torch.cummax(start, dim=0).values
+    blocks = []
+    every = torch.arange(len(store.frames), device=store.frames.device)
+    with torch.inference_mode():
+        for block in every.split(FEATURE_BLOCK):
+            blocks.append(network(store.stack(block, start[block])).to(torch.bfloat16))
+            on_frames(len(block))
+    columns = {name: getattr(store, name) for name in store.__dataclass_fields__ if name != "frames"}
+    return FeatureStore(frames=torch.cat(blocks).clone(), **columns)
 
 
 def build_store(
@@ -141,10 +182,11 @@ def build_store(
 ) -> FrameStore:
     """Replay recordings into a frame store.
 
-    Recordings of one game (several sources) become one range; games keep the order in which they first appear.
+    Recordings of one game (several sources) become one range; games keep the order in which they first
+    appear.
 
     Args:
-        placement: "ram", or "memmap": frames in a file in `cache`, used again when the recordings are the same.
+        placement: "ram", or "memmap": frames in a file in `cache`, used again when the recordings are equal.
         cache: folder of the memory-mapped files.
 
     Raises:
@@ -163,6 +205,20 @@ def build_store(
         frames = np.empty((total, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
         _fill(frames, ordered, num_threads, on_steps)
     return _index(ordered, torch.from_numpy(frames))
+
+
+def choose_placement(recordings: Sequence[Recording]) -> Placement:
+    """Whether to hold frames in RAM: where they take less than half of the memory that is free now."""
+    total = sum(num_frames(episode) for recording in recordings for episode in recording.episodes)
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        # Pages that only cache files are free for the asking, but sysconf does not count them.
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    except (OSError, ValueError, AttributeError):
+        return "memmap"
+    return "ram" if 2 * total * FRAME_SIZE * FRAME_SIZE < free else "memmap"
 
 
 def fingerprint(recordings: Sequence[Recording]) -> str:
@@ -216,7 +272,9 @@ def _fill(
             first += num_frames(episode)
         metadata = recording.metadata
         name = str(recording.path or f"{metadata.game}.{metadata.source}")
-        replay(metadata.game, recording.episodes, outputs, name=name, num_threads=num_threads, on_steps=on_steps)
+        replay(
+            metadata.game, recording.episodes, outputs, name=name, num_threads=num_threads, on_steps=on_steps
+        )
 
 
 def _index(recordings: Sequence[Recording], frames: Tensor) -> FrameStore:

@@ -1,0 +1,146 @@
+"""Offline fine-tuning on one game: a pretrained encoder, new heads, recorded play, the objective of pretraining.
+
+Read it top to bottom: settings, the network of each mode, training, the model folder that comes out.
+
+- `frozen`: the convolutions stay as they are and what they make of every state is computed once; the fully connected
+  layers start afresh and are trained on that ("encoder frozen, fully connected layers reinitialised", as in the paper).
+- `full`: the encoder goes on learning, end to end, under a new head.
+- `scratch`: the same network from a random start, for comparison.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from zoo.encoder import Encoder, project
+from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
+from zoo.pretrain.loop import TrainingProgress, pick_precision, train
+from zoo.pretrain.scaled_ql import ScaledQL
+from zoo.qnetwork import QNetwork
+from zoo.recordings.store import FeatureStore, FrameStore, feature_store
+
+Mode = Literal["frozen", "full", "scratch"]
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Settings of offline fine-tuning. Multi-Game DT's, which the paper follows: 100k steps, 1e-4, decay 1e-2, batch 256."""
+
+    steps: int = 10_000
+    """Gradient steps. Multi-Game DT: 100k."""
+    batch_size: int = 256
+    """Transitions a step. Multi-Game DT: 256."""
+    random_shift: int = 0
+    """Shift frames by up to this many pixels (not in mode frozen, whose features are computed once)."""
+    seed: int = 0
+    """Seeds the new layers and the batches."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """bfloat16 autocast where the device has it (auto), or as told."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def run_config(self, arch: str, feature_dim: int) -> RunConfig:
+        """The same, in the form of the training loop."""
+        return RunConfig(
+            arch=arch,
+            feature_dim=feature_dim,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            random_shift=self.random_shift,
+            seed=self.seed,
+            precision=self.precision,
+            objective=self.objective,
+            optimizer=self.optimizer,
+        )
+
+
+class FullyConnected(nn.Module):
+    """An encoder's layers behind its convolutions, sharing their weights: float (B, C*H*W) -> float32 (B, D)."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.feature_dim = encoder.feature_dim
+        self.feature_norm = encoder.feature_norm
+        self.projection = encoder.projection
+
+    def forward(self, trunk_map: Tensor) -> Tensor:
+        """As `Encoder.project`."""
+        return project(self.projection, trunk_map, self.feature_norm)
+
+
+def start_network(encoder: Encoder, game: str, mode: Mode, config: FinetuneConfig) -> QNetwork:
+    """The network that training starts from: copies of the encoder's weights, or fresh ones, by mode."""
+    torch.manual_seed(config.seed)
+    fresh = Encoder(encoder.arch, encoder.feature_dim, encoder.feature_norm).to(next(encoder.parameters()).device)
+    network = QNetwork(fresh, [game], num_atoms=config.objective.num_atoms)
+    if mode != "scratch":
+        weights = copy.deepcopy(encoder.state_dict())
+        if mode == "frozen":
+            weights = {k: v for k, v in weights.items() if not k.startswith("projection.")}
+        fresh.load_state_dict(weights, strict=mode == "full")
+    return network.to(next(encoder.parameters()).device)
+
+
+def finetune(
+    encoder: Encoder,
+    game: str,
+    store: FrameStore,
+    mode: Mode,
+    config: FinetuneConfig,
+    out: Path,
+    *,
+    deadline: float = float("inf"),
+    resume: bool = False,
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
+) -> tuple[QNetwork, dict[str, Any]]:
+    """Fine-tune on a store of one game's play; the encoder given is left as it is.
+
+    Args:
+        encoder: pretrained, on the device to train on; in mode scratch only its architecture counts.
+        out: folder of checkpoint and logs.
+        deadline: `time.time()` at which to stop, having saved.
+        resume: go on from the checkpoint in `out`.
+
+    Returns:
+        (the network with a head for `game`, in eval mode; steps taken and seconds of each part).
+    """
+    device = next(encoder.parameters()).device
+    network = start_network(encoder, game, mode, config)
+    run_config = config.run_config(encoder.arch, encoder.feature_dim)
+    run_config.check(1)
+    began = time.time()
+    trained, data = network, store
+    if mode == "frozen":
+        run_config = replace(run_config, random_shift=0)
+        data = frozen_features(network.encoder, store, config)
+        # Typed as an encoder, since it stands in for one: the trunk's map goes in, features come out.
+        behind = cast(Encoder, FullyConnected(network.encoder))
+        trained = QNetwork(behind, [game], num_atoms=config.objective.num_atoms)
+    features_seconds = time.time() - began
+    objective = ScaledQL(trained, config.objective).to(device)
+    steps = train(objective, data, run_config, out, device=device, deadline=deadline, resume=resume, report=report)
+    if mode == "frozen":
+        network.weight, network.bias = trained.weight, trained.bias
+    seconds = {"features": features_seconds, "total": time.time() - began}
+    return network.eval(), {"mode": mode, "steps": steps, "seconds": seconds}
+
+
+def frozen_features(encoder: Encoder, store: FrameStore, config: FinetuneConfig) -> FeatureStore:
+    """What the frozen convolutions make of every state, bfloat16 (F, C*H*W)."""
+    device = store.frames.device
+    dtype = pick_precision(config.precision, device)
+    encoder.eval()
+
+    def trunk(observations: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return encoder.trunk_map(observations)
+
+    return feature_store(store, trunk)

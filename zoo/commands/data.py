@@ -1,0 +1,246 @@
+"""`zoo data`: what is recorded, whether it replays, and how good it is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from zoo.commands.common import cores, progress_bar
+from zoo.errors import QzooError
+from zoo.games import get_game
+from zoo.recordings.format import Recording, digest_matches, read_recording
+from zoo.recordings.library import recording_paths
+from zoo.recordings.pool import run_all
+from zoo.recordings.replay import Mismatch, sample_episodes, verify_recording
+from zoo.recordings.stats import SourceStats, dataset_stats, source_stats
+
+PART_STEPS = 20_000
+"""Steps that one process verifies at a time: a few seconds, so that one long file keeps every core busy."""
+
+Part = tuple[Path, tuple[int, ...]]
+Paths = tyro.conf.Positional[tuple[Path, ...]]
+
+
+@dataclass
+class List:
+    """List recordings: game, source, size, and how they were made."""
+
+    paths: Paths = ()
+    """Recording files or folders; by default those that travel with the package."""
+    json: bool = False
+    """Print the result as JSON on standard output."""
+
+    def run(self) -> list[dict[str, Any]]:
+        """List; one entry a file."""
+        rows: list[dict[str, Any]] = []
+        for path in recording_paths(self.paths):
+            recording = read_recording(path)
+            metadata = recording.metadata
+            rows.append(
+                {
+                    "game": metadata.game,
+                    "source": metadata.source,
+                    "split": get_game(metadata.game).split,
+                    "episodes": len(recording.episodes),
+                    "transitions": recording.transitions,
+                    "bytes": path.stat().st_size,
+                    "policies": sorted({episode.policy for episode in recording.episodes}),
+                    "command": metadata.command,
+                    "ale_py": metadata.ale_py,
+                    "license": metadata.license,
+                    "path": str(path),
+                }
+            )
+        if not self.json:
+            table = _table("game", "source", "split", "episodes", "transitions", "bytes", "file")
+            for row in rows:
+                numbers = [f"{row[name]:,}" for name in ("episodes", "transitions", "bytes")]
+                table.add_row(row["game"], row["source"], row["split"], *numbers, Path(row["path"]).name)
+            _print(table)
+        return rows
+
+
+@dataclass
+class Verify:
+    """Replay recorded episodes and compare every reward, end and RAM check; exit code 1 where one differs."""
+
+    paths: Paths = ()
+    """Recording files or folders; by default those that travel with the package."""
+    sample: int = 2
+    """Episodes of each file, drawn at random. A file whose values were changed is replayed whole."""
+    all: bool = False
+    """Every episode."""
+    seed: int = 0
+    """Draws the sample."""
+    workers: int = 0
+    """Processes; 0 takes every core."""
+    json: bool = False
+    """Print the result as JSON on standard output."""
+    exit_code: int = field(default=0, init=False)
+
+    def run(self) -> dict[str, Any]:
+        """Verify with every core and show how it goes."""
+        if self.sample < 1:
+            raise QzooError(f"--sample {self.sample}: must be at least 1; --all takes every episode")
+        if self.workers < 0:
+            raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
+        paths = recording_paths(self.paths)
+        parts: list[Part] = []
+        changed: list[Path] = []
+        episodes = steps = 0
+        for path in paths:
+            recording = read_recording(path, check_digest=False)
+            if not digest_matches(path):
+                changed.append(path)
+            whole = self.all or path in changed
+            numbers = sample_episodes(recording, None if whole else self.sample, self.seed)
+            episodes += len(numbers)
+            steps += sum(recording.episodes[number].length for number in numbers)
+            parts += _parts(path, recording, numbers)
+        with progress_bar(quiet=self.json) as bar:
+            task = bar.add_task("verify", total=steps, note=f"{len(paths)} files")
+            workers = max(1, min(self.workers or cores(), len(parts)))
+            results = run_all(verify_part, parts, workers, lambda done: bar.advance(task, done))
+        mismatches = [mismatch for result in results for mismatch in result]
+        located = {mismatch.path for mismatch in mismatches}
+        for path in changed:
+            if str(path) not in located:
+                what = "every episode replays, but other values are not those that were written"
+                mismatches.append(Mismatch(str(path), None, None, what))
+        self.exit_code = 1 if mismatches else 0
+        if not self.json:
+            for mismatch in mismatches:
+                print(mismatch)
+            verdict = f"{len(mismatches)} mismatches" if mismatches else "all as recorded"
+            print(f"{episodes:,} episodes of {len(paths)} files, {steps:,} steps: {verdict}", file=sys.stderr)
+        return {
+            "files": len(paths),
+            "episodes": episodes,
+            "steps": steps,
+            "mismatches": [asdict(mismatch) for mismatch in mismatches],
+        }
+
+
+@dataclass
+class Stats:
+    """Show how much is recorded, and how good the play was."""
+
+    paths: Paths = ()
+    """Recording files or folders; by default those that travel with the package."""
+    json: bool = False
+    """Print the result as JSON on standard output."""
+
+    def run(self) -> dict[str, Any]:
+        """Compute the figures: in all, by dataset, by game and source."""
+        parts: dict[str, dict[str, list[tuple[Recording, int]]]] = {}
+        for path in recording_paths(self.paths):
+            recording = read_recording(path)
+            sources = parts.setdefault(recording.metadata.game, {})
+            sources.setdefault(recording.metadata.source, []).append((recording, path.stat().st_size))
+        games = {
+            game: {
+                source: source_stats([part for part, _ in files], sum(size for _, size in files))
+                for source, files in sorted(sources.items())
+            }
+            for game, sources in sorted(parts.items())
+        }
+        every = [stats for sources in games.values() for stats in sources.values()]
+        transitions, size = sum(stats.transitions for stats in every), sum(stats.bytes for stats in every)
+        train = {game: sources for game, sources in games.items() if get_game(game).split == "train"}
+        # The held-out games are apart: no dataset of pretraining holds them.
+        datasets = {"given" if self.paths else "shipped": dataset_stats(train)}
+        if not self.json:
+            _print(_stats_table(games))
+            per_transition = f"{size / transitions:.3f} bytes a transition"
+            print(f"{transitions:,} transitions in {size:,} bytes: {per_transition}")
+            for name, dataset in datasets.items():
+                print(
+                    f"{name}: {dataset['transitions']:,} transitions of {len(train)} training games, "
+                    f"IQM of the learners' human-normalized return {_number(dataset['iqm_human'], 3)}"
+                )
+        return {
+            "transitions": transitions,
+            "bytes": size,
+            "bytes_per_transition": size / transitions,
+            "datasets": datasets,
+            "games": {
+                game: {source: asdict(stats) for source, stats in sources.items()}
+                for game, sources in games.items()
+            },
+        }
+
+
+def verify_part(part: Part, report: Callable[[int], None]) -> list[Mismatch]:
+    """Verify some episodes of a file, in a process of a pool; reports steps."""
+    path, numbers = part
+    return verify_recording(_read(path), numbers, report)
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path) -> Recording:
+    return read_recording(path, check_digest=False)
+
+
+def _parts(path: Path, recording: Recording, numbers: Sequence[int]) -> list[Part]:
+    """The episodes in parts of at least PART_STEPS steps, the last one excepted."""
+    parts, current, steps = [], [], 0
+    for number in numbers:
+        current.append(number)
+        steps += recording.episodes[number].length
+        if steps >= PART_STEPS:
+            parts.append((path, tuple(current)))
+            current, steps = [], 0
+    return parts + ([(path, tuple(current))] if current else [])
+
+
+def _stats_table(games: dict[str, dict[str, SourceStats]]) -> Table:
+    table = _table(
+        "game",
+        "source",
+        "split",
+        "episodes",
+        "transitions",
+        "bytes/tr.",
+        "mean",
+        "human",
+        "last 20%",
+        "human",
+    )
+    for game, sources in games.items():
+        for source, stats in sources.items():
+            table.add_row(
+                game,
+                source,
+                f"{stats.episodes:,}",
+                f"{stats.transitions:,}",
+                _number(stats.mean_return, 1),
+                _number(stats.human_normalized, 3),
+                _number(stats.last20_return, 1),
+                _number(stats.last20_human_normalized, 3),
+            )
+    return table
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        words = column in ("game", "source", "split", "file")
+        table.add_column(column, justify="left" if words else "right", no_wrap=True)
+    return table
+
+
+def _print(table: Table) -> None:
+    # Into a file or a pipe, every column whole.
+    Console(width=None if sys.stdout.isatty() else 120).print(table)

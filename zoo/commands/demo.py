@@ -1,0 +1,90 @@
+"""`zoo demo`: the whole path on a held-out game."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from finetune.offline import FinetuneConfig
+from zoo.commands.common import progress_bar
+
+NAMES = {
+    "random": "random play",
+    "data": "mean of the recorded data",
+    "scratch": "from scratch",
+    "frozen": "pretrained, frozen",
+    "full": "pretrained, end to end",
+}
+
+
+@dataclass
+class Demo:
+    """Load a pretrained encoder, fine-tune it on recorded play of a game it never saw, play, and compare.
+
+    Three agents get the same number of gradient steps on the same play: on frozen features, end to end, and the same
+    network from scratch. Writes results.json, curves.png and play.mp4.
+    """
+
+    game: str = "Pong"
+    """A held-out game with recorded play."""
+    encoder: str = "nature.scaledql_learner12"
+    """A model's name (`zoo list`) or folder."""
+    transitions: int = 100_000
+    """About so many transitions of recorded play, whole episodes at random."""
+    episodes: int = 32
+    """Episodes that each agent plays, on the same seeds."""
+    finetune_config: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(steps=1_500))
+    device: str = "auto"
+    """auto, cpu, cuda."""
+    out: Path = Path("runs/demo")
+    """Where the results go."""
+    json: bool = False
+    """Print the result as JSON on standard output."""
+
+    def run(self) -> dict[str, Any]:
+        """Run the demo; returns what results.json holds."""
+        from zoo.demo import DemoConfig, run_demo
+        from zoo.games import get_game
+        from zoo.pretrain.loop import pick_device
+
+        game = get_game(self.game).name
+        config = DemoConfig(game, self.encoder, self.transitions, self.episodes, self.finetune_config)
+        started = time.time()
+        with progress_bar(quiet=self.json) as bar:
+            tasks: dict[str, Any] = {}
+
+            def show(part: str, done: int, total: int, note: str) -> None:
+                if part not in tasks:
+                    tasks[part] = bar.add_task(part, total=total, note=note)
+                bar.update(tasks[part], completed=done, note=note)
+
+            results = run_demo(config, self.out, pick_device(self.device), show)
+        if not self.json:
+            print_table(results)
+            print(f"{self.out}/results.json, curves.png, play.mp4 ({results['video']}); {time.time() - started:.0f} s")
+        return results
+
+
+def print_table(results: dict[str, Any]) -> None:
+    """The arms, one a row."""
+    title = (
+        f"{results['game']}, never seen by {results['encoder']}: {results['transitions']} transitions, "
+        f"{results['steps']} steps of {results['batch_size']}"
+    )
+    table = Table(title=title)
+    for column in ("", "score", "95% interval", "human-normalized", "seconds"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, arm in results["arms"].items():
+        table.add_row(
+            NAMES[name],
+            f"{arm['score']:.1f}",
+            f"[{arm['low']:.1f}, {arm['high']:.1f}]",
+            f"{arm['human_normalized']:.3f}",
+            f"{arm['seconds']:.0f}",
+        )
+    Console().print(table)

@@ -1,0 +1,131 @@
+"""`zoo list` and `zoo info`: which models there are, and what is known of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+LIST_KEYS = (
+    "name",
+    "arch",
+    "objective",
+    "dataset",
+    "parameters",
+    "feature_dim",
+    "bytes",
+    "sha256",
+    "results",
+)
+
+
+@dataclass
+class List:
+    """List the models on this machine: size, how they were made, and their score."""
+
+    json: bool = False
+    """Print the models as JSON on standard output."""
+
+    def run(self) -> list[dict[str, Any]]:
+        """Show the table; returns one entry a model with the keys LIST_KEYS."""
+        from zoo.hub import list_models
+
+        models = [{key: model[key] for key in LIST_KEYS} for model in list_models()]
+        if not self.json:
+            _show_list(models)
+        return models
+
+
+@dataclass
+class Info:
+    """Show what is known of one model: settings, games, training, scores. Reads no weights."""
+
+    name: tyro.conf.Positional[str]
+    """A name that `zoo list` shows, a model folder, or a repository of the Hub."""
+    revision: str | None = None
+    """Of the Hub repository; by default the one that belongs to this version."""
+    json: bool = False
+    """Print it all as JSON on standard output."""
+
+    def run(self) -> dict[str, Any]:
+        """Show it; returns the entry of `zoo list`, every field of config.json, and the path."""
+        from zoo.hub import model_info
+
+        info = model_info(self.name, revision=self.revision)
+        if not self.json:
+            _show_info(info)
+        return info
+
+
+def size_text(count: int) -> str:
+    """Bytes as a person reads them: "6.5 MB"."""
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def iqm_text(results: dict[str, Any]) -> str:
+    """The evaluation's human-normalized interquartile mean with its interval, or "not evaluated"."""
+    iqm = results.get("evaluation", {}).get("iqm_human")
+    return f"{iqm['value']:.2f} [{iqm['low']:.2f}, {iqm['high']:.2f}]" if iqm else "not evaluated"
+
+
+def _show_list(models: list[dict[str, Any]]) -> None:
+    from zoo.hub import models_dirs
+
+    console = Console()
+    if not models:
+        where = ", ".join(str(path) for path in models_dirs()) or "no folder of models"
+        console.print(f"no model here ({where})", markup=False)
+        return
+    table = Table("name", "parameters", "features", "objective", "dataset", "size", "human-normalized IQM")
+    for model in models:
+        table.add_row(
+            model["name"],
+            f"{model['parameters']:,}",
+            str(model["feature_dim"]),
+            model["objective"],
+            model["dataset"],
+            size_text(model["bytes"]),
+            # Square brackets are markup to rich.
+            iqm_text(model["results"]).replace("[", r"\["),
+        )
+    console.print(table)
+
+
+def _show_info(info: dict[str, Any]) -> None:
+    facts = {
+        "encoder": f"{info['arch']}, {info['parameters']:,} parameters, {info['feature_dim']} features",
+        "heads": f"{len(info['games'])} games, {info['num_actions']} actions x {info['num_atoms']} atoms "
+        f"on [{info['v_min']:g}, {info['v_max']:g}]",
+        "trained with": f"{info['objective']} on {info['dataset']}",
+        "weights": f"{size_text(info['bytes'])}, sha256 {info['sha256']}",
+        "folder": info["path"],
+        "human-normalized IQM": iqm_text(info["results"]),
+        "load": f'zoo.load("{info["name"]}")',
+    }
+    console = Console()
+    console.print(info["name"], style="bold", markup=False)
+    for name, value in facts.items():
+        console.print(f"  {name}: {value}", markup=False, highlight=False, soft_wrap=True)
+    scores = info["results"].get("evaluation", {}).get("games", {})
+    table = Table("game", "score", "95% interval", "human-normalized")
+    for game in info["games"]:
+        row = scores.get(game)
+        cells = (
+            (
+                f"{row['mean']:,.1f}",
+                f"{row['low']:,.1f} to {row['high']:,.1f}",
+                f"{row['human_normalized']:.2f}",
+            )
+            if row
+            else ("not evaluated", "", "")
+        )
+        table.add_row(game, *cells)
+    console.print(table)

@@ -1,0 +1,132 @@
+"""`zoo pretrain`: train an encoder offline on recordings."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from zoo.commands.common import parse_duration, parse_games, progress_bar
+from zoo.errors import QzooError
+from zoo.pretrain.config import RunConfig
+
+if TYPE_CHECKING:
+    from zoo.recordings.format import Recording
+    from zoo.recordings.store import FrameStore
+
+
+@dataclass
+class Pretrain:
+    """Pretrain an encoder by offline Q-learning (Scaled Q-learning) on recorded play.
+
+    Replays the recordings into frames, trains, and writes a model folder that `zoo.load` opens. A run that was
+    stopped, by its time budget or by a kill, goes on with the same command and --resume.
+    """
+
+    name: str
+    """The model's name, arch.tag, as in nature.scaledql_mine; also its folder under --out."""
+    games: tuple[str, ...] = ()
+    """Games, or the groups train, extra; by default every training game that is recorded."""
+    recordings: tuple[Path, ...] = ()
+    """Recording files or folders; by default those that travel with the package."""
+    sources: tuple[str, ...] = ()
+    """Sources of play, such as learner and random; by default all."""
+    transitions: int | None = None
+    """Take about this many transitions of each game and source, whole episodes at random; by default all."""
+    dataset: str = "custom"
+    """What the model's config calls the selection of data."""
+    run_config: RunConfig = field(default_factory=RunConfig)
+    store: Literal["auto", "ram", "memmap"] = "auto"
+    """Where frames live: memory, a memory-mapped file, or memory where they fit in half of what is free."""
+    cache: Path = Path("runs/frames")
+    """Folder of memory-mapped frames."""
+    device: str = "auto"
+    """auto, cpu, cuda."""
+    time_budget: str = ""
+    """Stop cleanly, having saved, after this long (replay included), as in 9m or 1.5h."""
+    checkpoint_every: str = "2m"
+    """Time between checkpoints."""
+    resume: bool = False
+    """Go on from the run's last checkpoint, if there is one."""
+    out: Path = Path("runs")
+    """Where the run's folder goes."""
+    allow_held_out: bool = False
+    """Let held-out games into a pretraining set."""
+    json: bool = False
+    """Print the result as JSON on standard output."""
+
+    def run(self) -> dict[str, Any]:
+        """Train; returns where the run stands."""
+        from zoo.pretrain.run import new_objective, write_run_model
+        from zoo.pretrain.loop import TrainingProgress, pick_device, train
+        from zoo.recordings.library import load_recordings
+
+        started = time.time()
+        deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
+        games = self._games()
+        self.run_config.check(len(games))
+        device = pick_device(self.device)
+        folder = self.out / self.name
+        recordings = load_recordings(games, self.sources, self.recordings, self.transitions, self.run_config.seed)
+        store = self._store(recordings)
+        if device.type == "cuda":
+            store = store.to(device)
+        objective = new_objective(self.run_config, games).to(device)
+        with progress_bar(quiet=self.json) as bar:
+            task = bar.add_task(self.name, total=self.run_config.steps, note="")
+
+            def show(progress: TrainingProgress) -> None:
+                note = f"{progress.samples_per_second:.0f} samples/s, " + ", ".join(
+                    f"{name} {progress.losses[name]:.3f}" for name in ("td", "cql")
+                )
+                bar.update(task, completed=progress.step, note=note)
+
+            step = train(
+                objective,
+                store,
+                self.run_config,
+                folder,
+                device=device,
+                deadline=deadline,
+                resume=self.resume,
+                checkpoint_seconds=parse_duration(self.checkpoint_every),
+                report=show,
+            )
+        model = write_run_model(
+            folder, self.name, self.dataset, objective, self.run_config, recordings, step, device, self._command()
+        )
+        done = step >= self.run_config.steps
+        print(f"step {step} of {self.run_config.steps}, model in {model}", file=sys.stderr)
+        return {"model": str(model), "step": step, "steps": self.run_config.steps, "done": done}
+
+    def _games(self) -> list[str]:
+        from zoo.games import games_of, get_game
+        from zoo.recordings.library import recorded_games
+
+        if self.games:
+            games = parse_games(self.games)
+        else:
+            recorded = recorded_games(self.recordings)
+            games = [game for game in recorded if game in games_of("train")]
+        held_out = [game for game in games if get_game(game).split == "held_out"]
+        if held_out and not self.allow_held_out:
+            raise QzooError(f"--games {' '.join(held_out)}: held out for transfer; --allow-held-out forces it")
+        return games
+
+    def _store(self, recordings: list[Recording]) -> FrameStore:
+        from zoo.recordings.store import build_store, choose_placement
+
+        placement = self.store if self.store != "auto" else choose_placement(recordings)
+        total = sum(recording.transitions for recording in recordings)
+        with progress_bar(quiet=self.json) as bar:
+            task = bar.add_task("replay", total=total, note=placement)
+            return build_store(
+                recordings, placement, self.cache, on_steps=lambda steps: bar.advance(task, steps)
+            )
+
+    def _command(self) -> str:
+        return shlex.join(["zoo", *sys.argv[1:]])
+

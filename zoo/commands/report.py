@@ -1,0 +1,64 @@
+"""`zoo report`: score a model folder and write its card and plots."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from zoo.commands.common import progress_bar
+from zoo.commands.evaluate import check_settings, evaluate_model, evaluate_random
+
+
+@dataclass
+class Report:
+    """Score a model beside random play and its own data, and write its card and plots.
+
+    Fills results.json in the model's folder, then writes README.md and plots from config.json and results.json alone.
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """The model's folder."""
+    recordings: tuple[Path, ...] = ()
+    """Recording files or folders that it was trained on; by default those that travel with the package."""
+    episodes: int = 32
+    """Episodes of each game, of the model and of random play."""
+    epsilon: float = 0.001
+    """Share of actions that the model takes at random."""
+    seed: int = 0
+    """Names the evaluation run."""
+    device: str = "auto"
+    """auto, cpu, cuda."""
+    card_only: bool = False
+    """Play nothing; rewrite card and plots from the results.json that is there."""
+    json: bool = False
+    """Print the results as JSON on standard output."""
+
+    def run(self) -> dict[str, Any]:
+        """Score, write; returns what results.json holds."""
+        from zoo.model_folder import read_results
+        from zoo.report import write_report
+
+        if not self.card_only:
+            self._score()
+        for path in write_report(self.folder):
+            print(path, file=sys.stderr)
+        return read_results(self.folder) or {}
+
+    def _score(self) -> None:
+        """Fill `evaluation`, `random` and `data` of results.json; what the training wrote there stays."""
+        from zoo.model_folder import RESULTS, read_config, read_results, write_json
+        from zoo.report import recorded_data
+
+        check_settings(self.episodes, self.epsilon, self.seed)
+        config, results = read_config(self.folder), read_results(self.folder) or {}
+        results["data"] = recorded_data(config, results, self.recordings)
+        with progress_bar(quiet=self.json) as bar:
+            results["random"] = evaluate_random(config.games, self.episodes, self.seed, bar)
+            results["evaluation"] = evaluate_model(
+                self.folder, (), self.episodes, self.epsilon, self.seed, self.device, bar
+            )
+        write_json(self.folder / RESULTS, results)

@@ -1,0 +1,151 @@
+"""The demo: on a game that the encoder never saw, what are its features worth?
+
+Random play, the recorded data's own mean, and three agents trained for the same number of gradient steps on the same
+recorded play: frozen features, fine-tuned end to end, and the same network from scratch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.offline import FinetuneConfig, Mode, finetune
+from zoo.agent import Agent
+from zoo.encoder import Encoder
+from zoo.evaluate import EVALUATION_SEED, play_episodes, random_policy, summarize
+from zoo.hub import load
+from zoo.pretrain.loop import LOG, TrainingProgress
+from zoo.pretrain.run import device_name, read_curve
+from zoo.qnetwork import QNetwork
+from zoo.recordings.library import load_recordings
+from zoo.recordings.store import FrameStore, build_store
+from zoo.video import play_actions, write_video
+
+MODES: tuple[Mode, ...] = ("scratch", "frozen", "full")
+Show = Callable[[str, int, int, str], None]
+"""What a caller may pass to see how it goes: (part, done, total, note)."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """What the demo runs."""
+
+    game: str
+    encoder: str
+    transitions: int
+    episodes: int
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+
+def run_demo(config: DemoConfig, out: Path, device: torch.device, show: Show) -> dict[str, Any]:
+    """Run every arm and write results.json, curves.png and play.mp4 into `out`; returns the results."""
+    from zoo.plots import plot_demo  # matplotlib is slow to import
+
+    started = time.time()
+    encoder = load(config.encoder, device=device)
+    store, returns = prepare(config, device, show)
+    support = config.finetune.objective.support
+    arms: dict[str, dict[str, Any]] = {}
+    arms["random"] = score_arm("random", random_policy(config.game), config, show)
+    arms["data"] = {**arm(config.game, returns), "seconds": 0.0}
+    networks: dict[str, QNetwork] = {}
+    curves: dict[str, Any] = {}
+    for mode in MODES:
+        networks[mode], seconds = train_arm(mode, encoder, store, config, out, show)
+        arms[mode] = score_arm(mode, Agent(networks[mode], config.game, support), config, show)
+        arms[mode]["seconds"] = seconds
+        curves[mode] = read_curve(out / mode / LOG)
+    best = max(MODES, key=lambda mode: float(arms[mode]["score"]))
+    show("video", 0, 1, best)
+    actions = play_actions(Agent(networks[best], config.game, support), config.game)
+    write_video(out / "play.mp4", config.game, EVALUATION_SEED, actions)
+    show("video", 1, 1, best)
+    results = {
+        "game": config.game,
+        "encoder": config.encoder,
+        "transitions": store.transitions,
+        "steps": config.finetune.steps,
+        "batch_size": config.finetune.batch_size,
+        "episodes": config.episodes,
+        "video": best,
+        "machine": f"{device_name(device)}, {platform.machine()}",
+        "arms": {name: arms[name] for name in ("random", "data", *MODES)},
+        "seconds": time.time() - started,
+    }
+    plot_demo(results, curves, out / "curves.png")
+    write_json(out / "results.json", results)
+    return results
+
+
+def prepare(config: DemoConfig, device: torch.device, show: Show) -> tuple[FrameStore, np.ndarray[Any, Any]]:
+    """The recorded play as frames, and the returns of its episodes."""
+    recordings = load_recordings([config.game], ("learner",), (), config.transitions)
+    total, done = sum(recording.transitions for recording in recordings), 0
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        done += steps
+        show("replay", done, total, "seeds and actions into frames")
+
+    store = build_store(recordings, on_steps=advance).to(device)
+    returns = [episode.score for recording in recordings for episode in recording.episodes]
+    return store, np.array(returns, dtype=np.float64)
+
+
+def train_arm(
+    mode: Mode, encoder: Encoder, store: FrameStore, config: DemoConfig, out: Path, show: Show
+) -> tuple[QNetwork, float]:
+    """Train one arm afresh: (network, seconds, the features of mode frozen included)."""
+    folder = out / mode
+    for old in (folder / LOG, folder / "checkpoint.safetensors"):
+        old.unlink(missing_ok=True)
+
+    def report(progress: TrainingProgress) -> None:
+        note = f"td {progress.losses['td']:.2f}, {progress.samples_per_second:.0f} samples/s"
+        show(f"train {mode}", progress.step, progress.steps, note)
+
+    show(f"train {mode}", 0, config.finetune.steps, "")
+    network, result = finetune(encoder, config.game, store, mode, config.finetune, folder, report=report)
+    return network, float(result["seconds"]["total"])
+
+
+def score_arm(name: str, policy: Any, config: DemoConfig, show: Show) -> dict[str, Any]:
+    """Play the evaluation episodes, the same seeds for every arm."""
+    began, done = time.time(), 0
+
+    def on_episode(score: float) -> None:
+        nonlocal done
+        done += 1
+        show(f"play {name}", done, config.episodes, f"last {score:.0f}")
+
+    scores = play_episodes(policy, config.game, config.episodes, on_episode=on_episode)
+    return {**arm(config.game, scores), "seconds": time.time() - began}
+
+
+def arm(game: str, scores: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """An arm's figures from its raw scores."""
+    summary = summarize(game, scores)
+    return {
+        "score": summary["mean"],
+        "human_normalized": summary["human_normalized"],
+        "low": summary["low"],
+        "high": summary["high"],
+        "episodes": summary["episodes"],
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON under a temporary name, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)

@@ -1,0 +1,56 @@
+"""Plots. Each takes figures that were measured and written elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only; no window, no display needed
+import matplotlib.pyplot as plt
+
+COLOURS = {"random": "0.75", "data": "0.5", "scratch": "#c8781e", "frozen": "#2a7fb8", "full": "#1b9e5a"}
+
+
+def plot_demo(results: dict[str, Any], curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Scores of the arms with their intervals, and the training loss of those that train."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    arms = results["arms"]
+    names = list(arms)
+    scores = [arms[name]["score"] for name in names]
+    errors = [
+        [arms[name]["score"] - arms[name]["low"] for name in names],
+        [arms[name]["high"] - arms[name]["score"] for name in names],
+    ]
+    # Bars rise from random play: a score of zero means nothing in most games.
+    floor = min(arms["random"]["score"], *scores)
+    left.bar(
+        names,
+        [score - floor for score in scores],
+        bottom=floor,
+        yerr=errors,
+        capsize=4,
+        color=[COLOURS[name] for name in names],
+    )
+    left.set_ylabel("score (mean, 95% interval)")
+    left.set_title(f"{results['game']}: {results['episodes']} episodes each")
+    for name, curve in curves.items():
+        steps = [line["step"] for line in curve]
+        right.plot(steps, [line["td"] for line in curve], label=name, color=COLOURS[name])
+    right.set_xlabel("gradient steps")
+    right.set_ylabel("TD error (cross-entropy)")
+    right.set_title(f"{results['transitions']} transitions, batch {results['batch_size']}")
+    right.legend()
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a PNG under a temporary name, then rename, and close the figure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp.png")
+    figure.savefig(temporary, dpi=120)
+    temporary.replace(path)
+    plt.close(figure)

@@ -1,0 +1,93 @@
+"""From settings to an objective, and from a trained objective to a model folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo.encoder import Encoder
+from zoo.model_folder import ModelConfig, write_model
+from zoo.pretrain.config import RunConfig
+from zoo.pretrain.loop import LOG, pick_precision
+from zoo.pretrain.scaled_ql import ScaledQL
+from zoo.qnetwork import QNetwork
+from zoo.recordings.format import Recording
+
+CURVE_POINTS = 200
+
+
+def new_objective(config: RunConfig, games: Sequence[str]) -> ScaledQL:
+    """A fresh network under the objective; its weights depend on the seed alone."""
+    torch.manual_seed(config.seed)
+    encoder = Encoder(config.arch, config.feature_dim)
+    network = QNetwork(encoder, games, num_atoms=config.objective.num_atoms)
+    return ScaledQL(network, config.objective)
+
+
+def write_run_model(
+    folder: Path,
+    name: str,
+    dataset: str,
+    objective: nn.Module,
+    config: RunConfig,
+    recordings: Sequence[Recording],
+    step: int,
+    device: torch.device,
+    command: str,
+) -> Path:
+    """Write `folder/model`: weights, config, and in results.json what made them. Returns the folder."""
+    network = objective.network
+    assert isinstance(network, QNetwork)
+    model = folder / "model"
+    curve = read_curve(folder / LOG)
+    training = {
+        "command": command,
+        "steps": step,
+        "batch_size": config.batch_size // len(network.games) * len(network.games),
+        "device": device_name(device),
+        "precision": str(pick_precision(config.precision, device)).removeprefix("torch."),
+        "torch": torch.__version__,
+        "final": curve[-1] if curve else {},
+        "recordings": [
+            {
+                "game": recording.metadata.game,
+                "source": recording.metadata.source,
+                "episodes": len(recording.episodes),
+                "transitions": recording.transitions,
+            }
+            for recording in recordings
+        ],
+    }
+    model_config = ModelConfig.of(
+        network,
+        name=name,
+        support=config.objective.support,
+        objective="scaled_ql",
+        dataset=dataset,
+        pretraining=config.to_dict(),
+    )
+    write_model(network, model_config, model, results={"training": training, "curve": thin(curve)})
+    return model
+
+
+def device_name(device: torch.device) -> str:
+    """What the figures were made on, as a person would say it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def read_curve(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def thin(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """About `CURVE_POINTS` of the lines, the last one included."""
+    stride = max(1, len(curve) // CURVE_POINTS)
+    return curve[::-1][::stride][::-1]

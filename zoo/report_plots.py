@@ -1,0 +1,100 @@
+"""The figures of a model card: scores beside what they are compared with, and losses over training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from zoo.games import get_game
+from zoo.model_folder import replace_file
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+COLOURS = {"random": "#999999", "data": "#56B4E9", "last20": "#0072B2", "policy": "#D55E00"}
+LABELS = {"random": "random play", "data": "data, mean", "last20": "data, last 20%", "policy": "policy"}
+LINEAR_UP_TO = 3.0
+"""Human-normalized scores above this make the axis logarithmic beyond 1, or one game would flatten the others."""
+
+
+def draw_scores(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """One group of bars a game, human-normalized, with the 95% interval of the policy's mean.
+
+    Args:
+        path: a PNG file, written whole or not at all.
+        rows: one a game: `game`, raw scores `policy`, `low`, `high`, `random`, `data`, `last20`.
+    """
+    figure = Figure(figsize=(8, 1.6 + 0.55 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(rows), dtype=np.float64)
+    values: dict[str, list[float]] = {
+        key: [get_game(row["game"]).human_normalized(row[key]) for row in rows]
+        for key in (*LABELS, "low", "high")
+    }
+    height = 0.8 / len(LABELS)
+    for number, key in enumerate(LABELS):
+        where = places + (number - (len(LABELS) - 1) / 2) * height
+        axes.barh(where, values[key], height, color=COLOURS[key], label=LABELS[key])
+        if key == "policy":
+            middle = np.array(values[key])
+            # A percentile interval may, in rare cases, leave the mean outside; a bar can't be negative.
+            reach = np.clip([middle - values["low"], np.array(values["high"]) - middle], 0.0, None)
+            axes.errorbar(middle, where, xerr=reach, fmt="none", ecolor="black", elinewidth=1, capsize=2)
+    if max(max(column) for column in values.values()) > LINEAR_UP_TO:
+        axes.set_xscale("symlog", linthresh=1.0)
+        ticks = [
+            tick
+            for tick in (-1, 0, 1, 2, 5, 10, 20, 50)
+            if tick <= 1.5 * max(values["high"] + values["last20"])
+        ]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
+    axes.set_yticks(places, [row["game"] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel(
+        "human-normalized score: 0 is the reference of random play, 1 (dotted) the human reference"
+    )
+    axes.set_title(title)
+    _tidy(axes)
+    figure.legend(loc="outside lower center", ncols=len(LABELS), frameon=False)
+    _save(figure, path)
+
+
+def draw_training(path: Path, curve: Sequence[Mapping[str, Any]], title: str) -> None:
+    """A panel a loss over gradient steps.
+
+    Args:
+        path: a PNG file, written whole or not at all.
+        curve: lines of a run's log: `step`, and the means of `td` and `cql` since the line before.
+    """
+    panels = {
+        "td": "TD error (cross-entropy, nats)",
+        "cql": "CQL: logsumexp of Q minus Q of the action taken",
+    }
+    present = [key for key in panels if curve and key in curve[-1]]
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for number, key in enumerate(present):
+        axes = figure.add_subplot(1, len(present), number + 1)
+        points = [line for line in curve if key in line]
+        axes.plot([line["step"] for line in points], [line[key] for line in points], color=COLOURS["last20"])
+        axes.set_xlabel("gradient steps")
+        axes.set_title(panels[key], fontsize=10)
+        _tidy(axes)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3, axis="x" if axes.yaxis_inverted() else "both")
+    axes.set_axisbelow(True)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # Without metadata the same figures give the same file.
+    replace_file(
+        path, lambda temporary: figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    )
