@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from zoo.encoder import Encoder, project
 from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
 from zoo.pretrain.loop import TrainingProgress, pick_precision, train
+from zoo.pretrain.run import start_heads
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork
 from zoo.recordings.store import FeatureStore, FrameStore, feature_store
@@ -73,7 +74,7 @@ class FullyConnected(nn.Module):
 
     def forward(self, trunk_map: Tensor) -> Tensor:
         """As `Encoder.project`."""
-        return project(self.projection, trunk_map, self.feature_norm)
+        return project(self.projection, trunk_map.to(self.projection.weight.dtype), self.feature_norm)
 
 
 def start_network(encoder: Encoder, game: str, mode: Mode, config: FinetuneConfig) -> QNetwork:
@@ -86,6 +87,7 @@ def start_network(encoder: Encoder, game: str, mode: Mode, config: FinetuneConfi
         if mode == "frozen":
             weights = {k: v for k, v in weights.items() if not k.startswith("projection.")}
         fresh.load_state_dict(weights, strict=mode == "full")
+    start_heads(network, config.objective)
     return network.to(next(encoder.parameters()).device)
 
 
@@ -124,11 +126,10 @@ def finetune(
         # Typed as an encoder, since it stands in for one: the trunk's map goes in, features come out.
         behind = cast(Encoder, FullyConnected(network.encoder))
         trained = QNetwork(behind, [game], num_atoms=config.objective.num_atoms)
+        trained.weight, trained.bias = network.weight, network.bias
     features_seconds = time.time() - began
     objective = ScaledQL(trained, config.objective).to(device)
     steps = train(objective, data, run_config, out, device=device, deadline=deadline, resume=resume, report=report)
-    if mode == "frozen":
-        network.weight, network.bias = trained.weight, trained.bias
     seconds = {"features": features_seconds, "total": time.time() - began}
     return network.eval(), {"mode": mode, "steps": steps, "seconds": seconds}
 

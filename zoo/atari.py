@@ -2,7 +2,7 @@
 
 Everything that plays, records, replays or evaluates gets its environments here. Two kinds exist:
 
-- `make_ale`: one plain emulator. Fast, small, gives RAM and rewards; used to record and verify.
+- `make_ale`: one plain emulator, `play_step` to advance it. Fast, small, gives RAM and rewards; used to record and verify.
 - `make_vector_env`: ale-py's C++ vector environment, which also makes the 84x84 frames; used to replay and
   evaluate.
 
@@ -122,8 +122,9 @@ def make_ale(game: str, seed: int, variant: Variant = DEFAULT_VARIANT) -> ale_py
     _check_variant(game, variant)
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", PROTOCOL.sticky_actions)
-    # ALE draws the sticky coin for each frame, inside the skip, so this equals four calls of one frame.
-    ale.setInt("frame_skip", PROTOCOL.frame_skip)
+    # Not PROTOCOL.frame_skip: Berzerk and DoubleDunk press buttons before they start, and would press them longer
+    # than in the vector environment, which skips by itself.
+    ale.setInt("frame_skip", 1)
     reseed(ale, game, seed, variant)
     return ale
 
@@ -137,6 +138,11 @@ def reseed(ale: ale_py.ALEInterface, game: str, seed: int, variant: Variant = DE
     if variant.difficulty is not None:
         ale.setDifficulty(variant.difficulty)
     ale.reset_game()
+
+
+def play_step(ale: ale_py.ALEInterface, action: ale_py.Action) -> int:
+    """Advance an emulator by one step of the protocol (4 frames, a sticky coin each); returns the raw reward."""
+    return sum(ale.act(action) for _ in range(PROTOCOL.frame_skip))
 
 
 def make_vector_env(game: str, num_envs: int, num_threads: int = 0) -> AtariVectorEnv:
@@ -168,5 +174,5 @@ def make_vector_env(game: str, num_envs: int, num_threads: int = 0) -> AtariVect
 
 
 def action_values() -> list[ale_py.Action]:
-    """The full 18 actions in index order, for `ALEInterface.act`."""
+    """The full 18 actions in index order, for `play_step`."""
     return [ale_py.Action(index) for index in range(NUM_ACTIONS)]

@@ -56,6 +56,11 @@ class QNetwork(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.zeros_(self.bias)
 
+    def start_at(self, logits: Tensor) -> None:
+        """Let every action of every game start at one distribution: logits (num_atoms,) become the bias."""
+        with torch.no_grad():
+            self.bias.copy_(logits.to(self.bias).repeat(self.num_actions).expand_as(self.bias))
+
     def game_index(self, game: str) -> int:
         """Position of the head of `game`.
 

@@ -17,7 +17,7 @@ from zoo.model_folder import replace_file
 COLOURS = {"random": "#999999", "data": "#56B4E9", "last20": "#0072B2", "policy": "#D55E00"}
 LABELS = {"random": "random play", "data": "data, mean", "last20": "data, last 20%", "policy": "policy"}
 LINEAR_UP_TO = 3.0
-"""Human-normalized scores above this make the axis logarithmic beyond 1, or one game would flatten the others."""
+"""Human-normalized scores above this make the axis logarithmic beyond 1, or one game flattens the rest."""
 
 
 def draw_scores(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:

@@ -1,10 +1,11 @@
-"""What a run needs to go on, saved and restored: tensors and plain values in a safetensors file, no pickle."""
+"""What a run needs to go on, saved and restored: tensors and plain values in a safetensors file."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ INFO_KEY = "info"
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
     """Write tensors and JSON values under a temporary name, then rename: a kill leaves the old file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary, metadata={INFO_KEY: json.dumps(dict(info))})
         with temporary.open("rb") as file:
@@ -31,7 +32,8 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any
     except (OSError, SafetensorError) as error:
         raise QzooError(f"{path}: could not be written ({error}); the previous file is untouched") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -65,12 +67,19 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
     """Put back what `optimizer_tensors` took; settings (learning rates) stay as the optimizer has them."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         head, _, rest = name.partition(".")
-        if head == prefix:
-            number, _, key = rest.partition(".")
-            state.setdefault(int(number), {})[key] = tensor.clone()
+        if head != prefix:
+            continue
+        number, _, key = rest.partition(".")
+        parameter = parameters[int(number)]
+        if tensor.shape == parameter.shape:
+            # A fused step walks parameter and moments side by side in memory, so their strides must agree
+            # (channels_last), and files hold the plain order.
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+        state.setdefault(int(number), {})[key] = tensor.clone()
     content = optimizer.state_dict()
     optimizer.load_state_dict({"state": state, "param_groups": content["param_groups"]})
 

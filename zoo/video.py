@@ -9,7 +9,7 @@ import imageio.v2 as imageio
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.atari import PROTOCOL, action_values, make_ale, make_vector_env
+from zoo.atari import PROTOCOL, action_values, make_ale, make_vector_env, play_step
 from zoo.errors import QzooError
 from zoo.evaluate import EVALUATION_SEED, Policy
 
@@ -44,7 +44,7 @@ def write_video(path: Path, game: str, seed: int, actions: list[int]) -> None:
         with imageio.get_writer(temporary, fps=FRAMES_PER_SECOND, codec="libx264", macro_block_size=2) as writer:
             for action in actions:
                 writer.append_data(enlarge(ale.getScreenRGB()))
-                ale.act(values[action])
+                play_step(ale, values[action])
         temporary.replace(path)
     except OSError as error:
         raise QzooError(f"{path}: the video could not be written ({error})") from error

@@ -25,11 +25,11 @@ GROUPS = ("train", "held_out", "extra")
 console = Console(stderr=True)
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, option: str = "--time-budget") -> float:
     """Seconds of a duration such as "90s", "9m", "1.5h" or plain seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     if match is None:
-        raise QzooError(f"--time-budget {text!r}: give a number and a unit, as in 90s, 9m or 1.5h")
+        raise QzooError(f"{option} {text!r}: give a number and a unit, as in 90s, 9m or 1.5h")
     return float(match[1]) * SECONDS[match[2]]
 
 

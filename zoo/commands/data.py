@@ -202,18 +202,7 @@ def _parts(path: Path, recording: Recording, numbers: Sequence[int]) -> list[Par
 
 
 def _stats_table(games: dict[str, dict[str, SourceStats]]) -> Table:
-    table = _table(
-        "game",
-        "source",
-        "split",
-        "episodes",
-        "transitions",
-        "bytes/tr.",
-        "mean",
-        "human",
-        "last 20%",
-        "human",
-    )
+    table = _table("game", "source", "episodes", "transitions", "mean", "human", "last 20%", "human")
     for game, sources in games.items():
         for source, stats in sources.items():
             table.add_row(

@@ -23,15 +23,16 @@ RANDOM = "random"
 """The name that stands for uniformly random play."""
 MAX_EPISODES = 1_000
 """Runs of different seeds share no episode up to this number (see `play_episodes`)."""
-NO_SOURCE = "atari-pb-authors"
+OTHER_PLAYERS = "atari-pb-authors"
+"""`human_source` of the games whose human reference is not DeepMind's."""
 
 
 @dataclass
 class Evaluate:
     """Play seeded episodes with a model, or at random, and score them beside the human reference.
 
-    Every model is played as in training (sticky actions, no life-loss ends, 27,000 steps at most). The same command
-    gives the same episodes.
+    The games are played as in training (sticky actions, no life-loss ends, 27,000 steps at most). The same
+    command gives the same scores.
     """
 
     name: tyro.conf.Positional[str]
@@ -131,7 +132,7 @@ def evaluate_model(
 
 
 def evaluate_random(games: Sequence[str], episodes: int, seed: int, bar: Progress) -> dict[str, Any]:
-    """Score uniformly random play over each game's minimal action set, in the same form as `evaluate_model`."""
+    """Score random play, uniform over each game's minimal actions, in the form of `evaluate_model`."""
     result = _evaluate(lambda game: random_policy(game, seed), games, episodes, seed, "random play, ", bar)
     arguments = [
         "zoo",
@@ -174,7 +175,7 @@ def _evaluate(
         "games": {game: summarize(game, raw) for game, raw in scores.items()},
         "iqm_human": human_iqm(scores),
     }
-    sourced = {game: raw for game, raw in scores.items() if get_game(game).human_source != NO_SOURCE}
+    sourced = {game: raw for game, raw in scores.items() if get_game(game).human_source != OTHER_PLAYERS}
     if sourced and len(sourced) < len(scores):
         result["iqm_human_sourced"] = human_iqm(sourced)
     return {**result, "episodes": episodes, "seed": seed, "seconds": round(time.time() - started, 1)}

@@ -93,8 +93,7 @@ def _show_list(models: list[dict[str, Any]]) -> None:
             model["objective"],
             model["dataset"],
             size_text(model["bytes"]),
-            # Square brackets are markup to rich.
-            iqm_text(model["results"]).replace("[", r"\["),
+            iqm_text(model["results"]),
         )
     console.print(table)
 

@@ -92,7 +92,7 @@ class Pretrain:
                 device=device,
                 deadline=deadline,
                 resume=self.resume,
-                checkpoint_seconds=parse_duration(self.checkpoint_every),
+                checkpoint_seconds=parse_duration(self.checkpoint_every, "--checkpoint-every"),
                 report=show,
             )
         model = write_run_model(

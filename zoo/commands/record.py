@@ -27,6 +27,8 @@ class _Record:
     """Processes, one game each; 0 takes every core."""
     time_budget: str = ""
     """Stop cleanly after this long, as in 9m or 1.5h."""
+    save_every: str = "60s"
+    """Time between saves: what a kill may lose."""
     out: Path = Path("runs/recordings")
     """Folder of the recordings; the state to go on from is kept in its subfolder `state`."""
     json: bool = False
@@ -40,9 +42,10 @@ class _Record:
         if self.workers < 0:
             raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
         deadline = time.time() + parse_duration(self.time_budget) if self.time_budget else float("inf")
+        save = parse_duration(self.save_every, "--save-every")
         limits = ["--steps", str(self.steps), "--seed", str(self.seed)]
         jobs = [
-            RecordJob(game, source, self.steps, self.seed, self.out, shlex.join(words), deadline)
+            RecordJob(game, source, self.steps, self.seed, self.out, shlex.join(words), deadline, save)
             for game in games
             for words in [["zoo", "record", source, "--games", game, *limits]]
         ]

@@ -17,7 +17,7 @@ from zoo.commands.evaluate import check_settings, evaluate_model, evaluate_rando
 class Report:
     """Score a model beside random play and its own data, and write its card and plots.
 
-    Fills results.json in the model's folder, then writes README.md and plots from config.json and results.json alone.
+    Fills results.json in the model's folder, then writes README.md and plots from it and config.json.
     """
 
     folder: tyro.conf.Positional[Path]

@@ -31,6 +31,8 @@ class ObjectiveConfig:
     """Weight of the conservative term. Relatives use 0.1; remembered of the paper: perhaps 0.05."""
     reward_clip: float = 1.0
     """Rewards are clipped to [-c, c] in the loss. Paper: 1."""
+    prior_std: float | None = 1.0
+    """Heads start at a return distribution of this standard deviation around 0 (None: uniform). Ours, for small budgets."""
     double_q: bool = False
     """Choose the bootstrapped action with the online network (double Q-learning). Ours: off."""
     target: Literal["average", "hard"] = "average"
@@ -56,8 +58,8 @@ class OptimizerConfig:
     """Learning rate of the heads relative to that of the encoder. Ours."""
     weight_decay: float = 0.01
     """Decoupled, on matrices only. Ours."""
-    epsilon: float = 1.5e-4
-    """Adam's. Dopamine's value for C51's relatives; ours to take it here."""
+    epsilon: float = 1e-8
+    """Adam's. Ours: Dopamine's 1.5e-4 swallows the heads' gradients, which are a game's share of a mean over the batch."""
     warmup_steps: int = 500
     """Steps of linear warm-up. Ours."""
     final_rate: float = 0.1

@@ -159,11 +159,10 @@ def train(
     """
     optimizer = make_optimizer(objective, config.optimizer)  # type: ignore[arg-type]
     path = out / CHECKPOINT
-    step = _restore(path, objective, optimizer, config, store) if resume else _start(path)
+    step, sums = _restore(path, objective, optimizer, config, store) if resume else _start(path)
     dtype = pick_precision(config.precision, device)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     batches = Batches(store, config, device)
-    sums: dict[str, Tensor] = {}
     saved = logged = time.time()
     objective.train()
     try:
@@ -223,17 +222,17 @@ def save_checkpoint(
     save_state(path, tensors, info)
 
 
-def _start(path: Path) -> int:
+def _start(path: Path) -> tuple[int, dict[str, Tensor]]:
     if path.exists():
         raise QzooError(f"{path}: a run is here already; give --resume to go on with it, or another --out")
-    return 0
+    return 0, {}
 
 
 def _restore(
     path: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, store: FrameStore
-) -> int:
+) -> tuple[int, dict[str, Tensor]]:
     if not path.exists():
-        return 0
+        return 0, {}
     tensors, info = load_state(path)
     current = json.loads(
         json.dumps({"config": config.to_dict(), "games": store.games, "transitions": store.transitions})
@@ -244,7 +243,9 @@ def _restore(
         raise QzooError(f"{path}: the run was started with other settings: {', '.join(differing)}; use another --out")
     restore_module(objective, tensors, "objective")
     restore_optimizer(optimizer, tensors, "optimizer")
-    return int(info["step"])
+    device = next(objective.parameters()).device
+    sums = {name[5:]: value.to(device) for name, value in tensors.items() if name.startswith("sums.")}
+    return int(info["step"]), sums
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:

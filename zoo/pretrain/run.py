@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from zoo.c51 import prior_logits
 from zoo.encoder import Encoder
 from zoo.model_folder import ModelConfig, write_model
-from zoo.pretrain.config import RunConfig
+from zoo.pretrain.config import ObjectiveConfig, RunConfig
 from zoo.pretrain.loop import LOG, pick_precision
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork
@@ -26,7 +27,14 @@ def new_objective(config: RunConfig, games: Sequence[str]) -> ScaledQL:
     torch.manual_seed(config.seed)
     encoder = Encoder(config.arch, config.feature_dim)
     network = QNetwork(encoder, games, num_atoms=config.objective.num_atoms)
+    start_heads(network, config.objective)
     return ScaledQL(network, config.objective)
+
+
+def start_heads(network: QNetwork, config: ObjectiveConfig) -> None:
+    """Give fresh heads the return distribution to start from."""
+    if config.prior_std is not None:
+        network.start_at(prior_logits(config.support, config.prior_std))
 
 
 def write_run_model(

@@ -25,6 +25,7 @@ import json
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -184,9 +185,9 @@ def write_recording(path: Path, metadata: Metadata, episodes: Sequence[Episode])
     table = _table(episodes)
     content = {**asdict(metadata), "digest": _digest(table)}
     table = table.replace_schema_metadata({METADATA_KEY: json.dumps(content).encode()})
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, temporary, compression="zstd", compression_level=15, write_statistics=False)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -196,7 +197,8 @@ def write_recording(path: Path, metadata: Metadata, episodes: Sequence[Episode])
             f"{path}: could not be written ({error.strerror or error}); free some space"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def read_metadata(path: Path) -> Metadata:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zoo.atari import action_values, make_ale, minimal_actions
+from zoo.atari import action_values, make_ale, minimal_actions, play_step
 from zoo.c51 import Support, cross_entropy, expectation, project
 from zoo.recordings.format import Episode
 from zoo.recordings.play import RAM_BYTES
@@ -256,5 +256,5 @@ def replay_ram(game: str, episode: Episode) -> NDArray[np.uint8]:
     ale, actions = make_ale(game, episode.seed), action_values()
     for step, action in enumerate(episode.actions.tolist()):
         ale.getRAM(ram[step])
-        ale.act(actions[action])
+        play_step(ale, actions[action])
     return ram

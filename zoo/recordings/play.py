@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.atari import PROTOCOL, action_values, make_ale, reseed
+from zoo.atari import PROTOCOL, action_values, make_ale, play_step, reseed
 from zoo.recordings.format import CHECK_INTERVAL, Episode, check_value
 
 RAM_BYTES = 128
@@ -66,7 +66,7 @@ class Players:
         truncated = np.zeros(count, dtype=np.bool_)
         for env, action in enumerate(actions.tolist()):
             ale, running = self._ales[env], self._running[env]
-            reward = ale.act(self._actions[action])
+            reward = play_step(ale, self._actions[action])
             ale.getRAM(self.ram[env])
             running.actions.append(action)
             running.rewards.append(reward)

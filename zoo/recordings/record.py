@@ -24,7 +24,6 @@ from zoo.recordings.play import Players
 if TYPE_CHECKING:
     from torch import Tensor
 
-SAVE_EVERY_SECONDS = 60.0
 SEEDS_PER_RUN = 1_000_000
 MAX_SEED = 999
 """Episode seeds stay below 1,000,000,000: those above are for evaluation."""
@@ -66,6 +65,7 @@ class RecordJob:
     out: Path
     command: str
     deadline: float = float("inf")  # time.time() at which to stop
+    save_seconds: float = 60.0  # between saves of file and state
 
     @property
     def path(self) -> Path:
@@ -134,7 +134,7 @@ def make_policy(job: RecordJob) -> tuple[PlayPolicy, int]:
 def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress: None) -> Progress:
     """Record until the file holds `job.steps` transitions or the deadline comes; a later call goes on.
 
-    The file is saved every minute and at the end; a kill loses what came after the last save, never half an
+    The file is saved now and then, and at the end; a kill loses what came after the last save, never half an
     episode.
     """
     if not 0 <= job.seed <= MAX_SEED:
@@ -177,7 +177,7 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
             reported = now
             if now > job.deadline or os.getppid() != parent:
                 break
-        if now - saved > SAVE_EVERY_SECONDS:
+        if now - saved > job.save_seconds:
             _save(job, policy, episodes, players.steps)
             saved = time.time()
     _save(job, policy, episodes, players.steps)

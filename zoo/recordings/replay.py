@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.atari import FRAME_SIZE, PROTOCOL, action_values, make_ale, make_vector_env
+from zoo.atari import FRAME_SIZE, PROTOCOL, action_values, make_ale, make_vector_env, play_step
 from zoo.errors import QzooError
 from zoo.recordings.format import CHECK_INTERVAL, Episode, Recording, check_value
 
@@ -157,7 +157,7 @@ def verify_episode(game: str, episode: Episode) -> tuple[int, str] | None:
     for step, action in enumerate(episode.actions.tolist()):
         if ale.game_over():
             return step, f"the game is over after {step} steps, recorded {episode.length}"
-        reward = ale.act(actions[action])
+        reward = play_step(ale, actions[action])
         if reward != episode.rewards[step]:
             return step, f"replay gives reward {reward}, recorded {int(episode.rewards[step])}"
         length = step + 1

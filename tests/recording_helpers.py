@@ -1,0 +1,92 @@
+"""Small recordings of real play, and ways to damage them, for the tests of everything that reads recordings."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from zoo.atari import minimal_actions
+from zoo.errors import QzooError
+from zoo.recordings.format import METADATA_KEY, Episode, new_metadata, write_recording
+from zoo.recordings.play import Players
+
+
+@cache
+def played(
+    game: str, count: int, num_envs: int = 1, first_seed: int = 0, policy: str = "random/seed=0"
+) -> tuple[Episode, ...]:
+    """At least `count` whole episodes of uniformly random play."""
+    players = Players(game, num_envs, policy, first_seed)
+    actions, generator = np.array(minimal_actions(game)), np.random.default_rng(first_seed)
+    while len(players.finished) < count:
+        players.step(actions[generator.integers(len(actions), size=num_envs)])
+    return tuple(players.finished)
+
+
+def recorded(
+    folder: Path, game: str = "Breakout", count: int = 2, source: str = "random", **options: Any
+) -> Path:
+    """A recording of random play in `folder`, called what it may be called."""
+    path = folder / f"{game}.{source}.parquet"
+    write_recording(path, new_metadata(game, source, f"zoo record {source}"), played(game, count, **options))
+    return path
+
+
+def made_up(length: int, score: int, policy_step: int = 0, policy: str = "learner/seed=0") -> Episode:
+    """An episode that was never played: for figures, which don't replay."""
+    rewards = np.zeros(length, dtype=np.int32)
+    rewards[-1] = score
+    checks = np.zeros(-(-length // 200), dtype=np.uint32)
+    return Episode(0, np.zeros(length, dtype=np.uint8), rewards, True, False, checks, policy, policy_step)
+
+
+def edit_metadata(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what the file says of itself, and nothing else."""
+    table = pq.read_table(path)
+    content = json.loads(table.schema.metadata[METADATA_KEY])
+    change(content)
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(content).encode()}), path)
+
+
+def edit_column(path: Path, column: str, change: Callable[[list[Any]], object]) -> None:
+    """Change values in place (rows as Python values), and leave the metadata, its digest included."""
+    table = pq.read_table(path)
+    values = table.column(column).to_pylist()
+    change(values)
+    number = table.schema.get_field_index(column)
+    field = table.schema.field(column)
+    pq.write_table(table.set_column(number, field, pa.array(values, type=field.type)), path)
+
+
+def flip_action(path: Path, episode: int, step: int) -> None:
+    """Turn one recorded action into another legal one."""
+
+    def flip(rows: list[list[int]]) -> None:
+        rows[episode][step] = (rows[episode][step] + 1) % 18
+
+    edit_column(path, "actions", flip)
+
+
+def with_flipped_action(episode: Episode, step: int) -> Episode:
+    """The same episode with one action changed: fire instead of nothing, nothing instead of the rest."""
+    actions = episode.actions.copy()
+    actions[step] = 1 if actions[step] == 0 else 0
+    return replace(episode, actions=actions)
+
+
+def refused(action: Callable[[], object], *parts: object) -> str:
+    """`action` raises a QzooError of one line that holds all `parts`; returns the line."""
+    with pytest.raises(QzooError) as caught:
+        action()
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert str(part) in message, message
+    return message

@@ -1,0 +1,56 @@
+"""The demo from end to end, small: every arm, every file."""
+
+import json
+from pathlib import Path
+
+import imageio.v2 as imageio
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+from zoo.cli import run_command
+from zoo.encoder import Encoder
+from zoo.model_folder import ModelConfig, write_model
+from zoo.pretrain.config import ObjectiveConfig
+from zoo.qnetwork import QNetwork
+from zoo.recordings import library
+
+ARMS = ["random", "data", "scratch", "frozen", "full"]
+
+
+def test_demo(recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = QNetwork(Encoder("nature", 16), ["Breakout"])
+    support = ObjectiveConfig().support
+    config = ModelConfig.of(
+        network, name="nature.tiny", support=support, objective="scaled_ql", dataset="none", pretraining={}
+    )
+    write_model(network, config, tmp_path / "model")
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    (shipped / "SpaceInvaders.learner.parquet").write_bytes(
+        (recordings_dir / "SpaceInvaders.random.parquet").read_bytes()
+    )
+    monkeypatch.setattr(library, "SHIPPED", shipped)
+    out = tmp_path / "demo"
+    _, results = run_command(
+        "demo",
+        [
+            *("--game", "SpaceInvaders", "--encoder", str(tmp_path / "model"), "--steps", "10", "--episodes", "3"),
+            *("--batch-size", "8", "--transitions", "400", "--out", str(out)),
+        ],
+    )
+    assert results == json.loads((out / "results.json").read_text())
+    assert list(results["arms"]) == ARMS
+    for name, arm in results["arms"].items():
+        assert arm["low"] <= arm["score"] <= arm["high"], name
+        assert arm["seconds"] >= 0
+    assert results["arms"]["random"]["episodes"] == 3
+    plot = matplotlib.image.imread(out / "curves.png")
+    assert plot.shape[0] > 300 and plot.std() > 0.05
+    with imageio.get_reader(out / "play.mp4") as video:
+        frames = [np.asarray(frame) for frame in video]
+    assert frames[0].shape == (420, 320, 3)
+    assert len(frames) > 100
+    assert np.abs(frames[0].astype(int) - frames[60].astype(int)).max() > 50  # something moves
+    assert torch.is_grad_enabled()

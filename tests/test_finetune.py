@@ -1,0 +1,113 @@
+"""Offline fine-tuning: what each mode trains, from what, and that it comes back as a model folder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from finetune.offline import FinetuneConfig, Mode, finetune, frozen_features, start_network
+from zoo.cli import run_command
+from zoo.encoder import Encoder
+from zoo.hub import load_agent, load_qnetwork
+from zoo.model_folder import ModelConfig, write_model
+from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig
+from zoo.qnetwork import QNetwork
+from zoo.recordings.format import Recording
+from zoo.recordings.store import FrameStore, build_store
+
+GAME = "SpaceInvaders"
+CONFIG = FinetuneConfig(
+    steps=50,
+    batch_size=16,
+    precision="float32",
+    objective=ObjectiveConfig(gamma=0.5),
+    optimizer=OptimizerConfig(warmup_steps=5, learning_rate=1e-3),
+)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    torch.manual_seed(7)
+    return Encoder("nature", 16)
+
+
+@pytest.fixture(scope="module")
+def game_store(recordings: list[Recording]) -> FrameStore:
+    return build_store([recordings[1]], num_threads=1)
+
+
+def moved(network: QNetwork, start: Encoder, part: str) -> float:
+    after, before = network.encoder.state_dict(), start.state_dict()
+    return max(float((after[k] - before[k]).abs().max()) for k in before if k.startswith(part))
+
+
+@pytest.mark.parametrize("mode", ["frozen", "full", "scratch"])
+def test_what_each_mode_changes(encoder: Encoder, game_store: FrameStore, mode: Mode, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    network, result = finetune(encoder, GAME, game_store, mode, CONFIG, tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    assert result["steps"] == CONFIG.steps and not network.training
+    if mode == "frozen":
+        assert moved(network, encoder, "trunk.") == 0.0
+        assert moved(network, encoder, "projection.") > 0.01
+    elif mode == "full":
+        assert 0.0 < moved(network, encoder, "trunk.") < 0.05
+        assert 0.0 < moved(network, encoder, "projection.") < 0.05
+    else:
+        assert moved(network, encoder, "trunk.") > 0.05
+    fresh = start_network(encoder, GAME, mode, CONFIG)
+    assert not torch.allclose(network.weight, fresh.weight, atol=1e-3)
+
+
+def test_frozen_training_on_features_equals_training_on_frames(
+    encoder: Encoder, game_store: FrameStore, tmp_path: Path
+) -> None:
+    """The shortcut (features once) against the long way: the same loop with the trunk's gradients switched off."""
+    from zoo.pretrain.loop import train
+    from zoo.pretrain.scaled_ql import ScaledQL
+
+    short, _ = finetune(encoder, GAME, game_store, "frozen", CONFIG, tmp_path / "short")
+    long = start_network(encoder, GAME, "frozen", CONFIG)
+    long.encoder.trunk.requires_grad_(False)
+    run_config = CONFIG.run_config("nature", 16)
+    train(ScaledQL(long, CONFIG.objective), game_store, run_config, tmp_path / "long", device=torch.device("cpu"))
+    states = game_store.stack(game_store.frame_index[::97], game_store.episode_start[::97])
+    with torch.no_grad():
+        one, other = (n.logits_for(states, GAME).softmax(-1) for n in (short, long.eval()))
+    # Equal up to the features' bfloat16.
+    assert (one - other).abs().mean() < 0.01
+
+
+def test_features_are_those_of_every_state(encoder: Encoder, game_store: FrameStore) -> None:
+    features = frozen_features(encoder, game_store, CONFIG)
+    index = torch.arange(0, game_store.transitions, 61)
+    batch, frames = features.gather(index, 4, 0.9), game_store.gather(index, 4, 0.9)
+    with torch.no_grad():
+        expected = encoder.trunk_map(frames.observations)
+        successors = encoder.trunk_map(frames.next_observations)
+    assert torch.allclose(batch.observations.float(), expected, rtol=0.01, atol=1e-3)
+    assert torch.allclose(batch.next_observations.float(), successors, rtol=0.01, atol=1e-3)
+    assert torch.equal(batch.returns, frames.returns) and torch.equal(batch.actions, frames.actions)
+
+
+def test_command_writes_a_model_that_plays(encoder: Encoder, recordings_dir: Path, tmp_path: Path) -> None:
+    network = QNetwork(encoder, ["Breakout"])
+    support = ObjectiveConfig().support
+    config = ModelConfig.of(
+        network, name="nature.tiny", support=support, objective="scaled_ql", dataset="none", pretraining={}
+    )
+    write_model(network, config, tmp_path / "pretrained")
+    _, result = run_command(
+        "finetune offline",
+        [
+            *(GAME, "--encoder", str(tmp_path / "pretrained"), "--mode", "full", "--steps", "20"),
+            *("--batch-size", "8", "--recordings", str(recordings_dir), "--transitions", "300"),
+            *("--episodes", "2", "--out", str(tmp_path / "out"), "--json"),
+        ],
+    )
+    assert result["evaluation"]["episodes"] == 2
+    assert 300 <= result["transitions"] < 3_000
+    tuned = load_qnetwork(result["model"])
+    assert tuned.games == (GAME,) and tuned.model_config.name == "nature.full_spaceinvaders"
+    actions = load_agent(result["model"], GAME)(torch.zeros(3, 4, 84, 84, dtype=torch.uint8))
+    assert actions.shape == (3,)

@@ -1,0 +1,220 @@
+"""The training loop: it learns, keeps time, saves, and goes on to the bit after a kill."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import GAMES
+from zoo.errors import QzooError
+from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
+from zoo.pretrain.loop import (
+    Batches,
+    learning_rate_factor,
+    make_optimizer,
+    pick_device,
+    pick_precision,
+    step_generator,
+    train,
+)
+from zoo.pretrain.run import new_objective, thin
+from zoo.recordings.store import FrameStore
+from zoo.state import load_state
+
+CPU = torch.device("cpu")
+SMALL = RunConfig(
+    feature_dim=16, steps=100, batch_size=16, precision="float32", optimizer=OptimizerConfig(warmup_steps=5)
+)
+
+
+def run(store: FrameStore, out: Path, config: RunConfig = SMALL, **settings: object) -> int:
+    objective = new_objective(config, store.games)
+    return train(objective, store, config, out, device=CPU, **settings)  # type: ignore[arg-type]
+
+
+def log_of(out: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "samples_per_second"} for line in lines]
+
+
+def test_the_td_error_falls(store: FrameStore, tmp_path: Path) -> None:
+    config = RunConfig(
+        feature_dim=32,
+        steps=250,
+        batch_size=16,
+        precision="float32",
+        objective=ObjectiveConfig(gamma=0.01, n_step=1, prior_std=None),  # almost the next reward alone: quick to learn
+        optimizer=OptimizerConfig(warmup_steps=10, learning_rate=1e-3),
+    )
+    assert run(store, tmp_path, config) == 250
+    log = log_of(tmp_path)
+    assert [line["step"] for line in log] == [50, 100, 150, 200, 250]
+    assert log[0]["td"] < math.log(51) + 0.1
+    assert log[-1]["td"] < 0.4 * math.log(51)
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_run_in_two_parts_equals_one_to_the_bit(store: FrameStore, tmp_path: Path) -> None:
+    run(store, tmp_path / "whole")
+    # A deadline in the past stops before the first step; one after the first report stops there.
+    stop = iter([float("inf")] * 1)
+
+    class Stop(Exception):
+        pass
+
+    def interrupt(progress: object) -> None:
+        next(stop, None)
+        raise Stop
+
+    objective = new_objective(SMALL, store.games)
+    with pytest.raises(Stop):
+        train(
+            objective,
+            store,
+            SMALL,
+            tmp_path / "parts",
+            device=CPU,
+            checkpoint_seconds=-1.0,
+            report=interrupt,
+        )
+    # Stopped before the checkpoint of step 50 was written: starts over. Then stop after it.
+    assert run(store, tmp_path / "parts", resume=True, deadline=time.time() + 0.5) < 100
+    assert run(store, tmp_path / "parts", resume=True) == 100
+    whole, _ = load_state(tmp_path / "whole" / "checkpoint.safetensors")
+    parts, _ = load_state(tmp_path / "parts" / "checkpoint.safetensors")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
+
+
+def test_killed_by_sigkill_it_goes_on_to_the_bit(recordings_dir: Path, tmp_path: Path) -> None:
+    def command(out: str, *more: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", "zoo", "pretrain", "--name", "nature.test", "--games", *GAMES, "--allow-held-out"),
+            *("--recordings", str(recordings_dir), "--steps", "400", "--batch-size", "16"),
+            *("--feature-dim", "16", "--checkpoint-every", "0.01s", "--out", str(tmp_path / out), "--json", *more),
+        ]
+
+    whole = subprocess.run(command("whole"), capture_output=True, text=True, check=True)
+    assert json.loads(whole.stdout)["done"] is True
+    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = tmp_path / "killed" / "nature.test" / "log.jsonl"
+    checkpoint = log.with_name("checkpoint.safetensors")
+    while not (checkpoint.exists() and log.read_text().count("\n") >= 2):
+        assert process.poll() is None, "finished before it could be killed"
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with log.open("a") as file:
+        file.write('{"step": 4')  # the half line that a kill may leave
+    subprocess.run(command("killed", "--resume"), capture_output=True, text=True, check=True)
+    states = [load_state(tmp_path / run / "nature.test" / "checkpoint.safetensors")[0] for run in ("whole", "killed")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert log_of(tmp_path / "whole" / "nature.test") == log_of(log.parent)
+
+
+def test_time_budget_stops_with_a_checkpoint(store: FrameStore, tmp_path: Path) -> None:
+    config = RunConfig(feature_dim=16, steps=10**6, batch_size=16, precision="float32")
+    began = time.time()
+    steps = run(store, tmp_path, config, deadline=time.time() + 1.0)
+    assert time.time() - began < 10.0
+    _, info = load_state(tmp_path / "checkpoint.safetensors")
+    assert 0 < steps == info["step"] < 10**6
+
+
+def test_a_run_in_the_way_and_other_settings_are_refused(store: FrameStore, tmp_path: Path) -> None:
+    run(store, tmp_path)
+    with pytest.raises(QzooError, match=r"checkpoint\.safetensors: a run is here already.*--resume"):
+        run(store, tmp_path)
+    other = RunConfig(**{**SMALL.__dict__, "objective": ObjectiveConfig(gamma=0.9)})
+    with pytest.raises(QzooError, match=r"other settings: config\.objective\.gamma"):
+        run(store, tmp_path, other, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(store: FrameStore, tmp_path: Path) -> None:
+    objective = new_objective(SMALL, store.games)
+    with torch.no_grad():
+        objective.network.bias[0, 0] = float("nan")
+    with pytest.raises(QzooError, match="the loss is nan at step 50"):
+        train(objective, store, SMALL, tmp_path, device=CPU)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"batch_size": 1}, "--batch-size 1"), ({"steps": 0}, "--steps 0"), ({"objective": ObjectiveConfig(n_step=0)}, "n-step")],
+)
+def test_settings_that_cannot_work_are_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(QzooError, match=message):
+        RunConfig(**{**SMALL.__dict__, **change}).check(2)
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    config = OptimizerConfig(warmup_steps=10, final_rate=0.1)
+    factors = [learning_rate_factor(step, 100, config) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1) and max(factors) == pytest.approx(1.0)
+    assert factors.index(max(factors)) in (9, 10)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[-1] == pytest.approx(0.1, abs=0.01)
+
+
+def test_optimizer_groups_hold_every_parameter_once(store: FrameStore) -> None:
+    objective = new_objective(SMALL, store.games)
+    optimizer = make_optimizer(objective, OptimizerConfig(head_rate=3.0, weight_decay=0.5))
+    grouped = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(grouped) == len(list(objective.network.parameters())) == len({id(p) for p in grouped})
+    for group in optimizer.param_groups:
+        heads = any(p is objective.network.weight or p is objective.network.bias for p in group["params"])
+        assert group["rate"] == (3.0 if heads else 1.0)
+        assert all((p.ndim > 1) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+def test_batches_depend_on_seed_and_step_alone(store: FrameStore) -> None:
+    config = RunConfig(batch_size=8, random_shift=4)
+    batches, again = Batches(store, config, CPU), Batches(store, config, CPU)
+    in_order = [batches.get(step) for step in range(3)]
+    jumped = again.get(2)
+    assert torch.equal(in_order[2].observations, jumped.observations)
+    assert not torch.equal(in_order[0].observations, in_order[1].observations)
+    batches.close()
+    again.close()
+    assert torch.rand(1, generator=step_generator(1, 0)) != torch.rand(1, generator=step_generator(0, 1))
+
+
+def test_batches_are_game_balanced(store: FrameStore) -> None:
+    index = store.sample(store.games, 50, step_generator(0, 0))
+    for position, game in enumerate(store.games):
+        first, last = store.ranges[game]
+        mine = index[50 * position : 50 * position + 50]
+        assert ((mine >= first) & (mine < last)).all()
+
+
+def test_device_and_precision_are_chosen() -> None:
+    assert pick_device("cpu") == CPU
+    assert pick_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(QzooError, match="--device warp: not available"):
+        pick_device("warp")
+    assert pick_precision("float32", CPU) == torch.float32
+    assert pick_precision("bfloat16", CPU) == torch.bfloat16
+    assert pick_precision("auto", CPU) in (torch.float32, torch.bfloat16)
+
+
+def test_thinned_curve_keeps_the_last_line() -> None:
+    curve = [{"step": step} for step in range(1001)]
+    thinned = thin(curve)
+    assert thinned[-1] == curve[-1]
+    assert 150 <= len(thinned) <= 250
+
+
+def test_held_out_games_stay_out_of_pretraining(recordings_dir: Path, tmp_path: Path) -> None:
+    from zoo.commands.pretrain import Pretrain
+
+    with pytest.raises(QzooError, match="SpaceInvaders: held out.*--allow-held-out"):
+        Pretrain(name="x", games=("SpaceInvaders",), recordings=(recordings_dir,), out=tmp_path).run()

@@ -1,0 +1,296 @@
+"""`zoo report`: what results.json says is on the card, and nothing else is."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+
+from tests.model_helpers import GAMES, NAME, make_config, make_network, one_line
+from zoo.cli import main
+from zoo.games import get_game
+from zoo.model_folder import ModelConfig, read_config, read_results, write_json, write_model
+from zoo.recordings.format import Episode, Recording, file_name, new_metadata, read_recording, write_recording
+from zoo.recordings.library import subsample
+from zoo.report import recorded_data, write_report
+from zoo.report_card import duration_text, limitations, render_card, score_rows, score_text
+
+PNG = b"\x89PNG\r\n"
+
+
+def scores(mean: float, episodes: int = 32) -> dict[str, Any]:
+    return {
+        "mean": mean,
+        "low": mean - 1.5,
+        "high": mean + 1.25,
+        "episodes": episodes,
+        "human_normalized": mean / 50,
+        "dqn_normalized": None,
+        "scores": [mean] * episodes,
+    }
+
+
+def played(means: dict[str, float], command: str) -> dict[str, Any]:
+    value = sum(means.values()) / 91
+    return {
+        "games": {game: scores(mean) for game, mean in means.items()},
+        "iqm_human": {"value": value, "low": value - 0.111, "high": value + 0.222},
+        "command": command,
+        "epsilon": 0.001,
+        "seed": 0,
+    }
+
+
+def source(episodes: int, mean: float, last: float, command: str) -> dict[str, Any]:
+    return {
+        "episodes": episodes,
+        "transitions": episodes * 1013,
+        "mean_return": mean,
+        "last20_return": last,
+        "command": command,
+    }
+
+
+def example(factor: float = 1.0) -> dict[str, Any]:
+    """Results of two games; every score is a multiple of `factor`."""
+    record = "zoo record {} --games {} --steps 1000"
+    return {
+        "evaluation": played({"Pong": 3.3 * factor, "Breakout": 17.7 * factor}, "zoo evaluate model"),
+        "random": played({"Pong": -20.4, "Breakout": 1.6 * factor}, "zoo evaluate random"),
+        "data": {
+            "Pong": {"learner": source(300, 5.7 * factor, 9.1 * factor, record.format("learner", "Pong"))},
+            "Breakout": {
+                "learner": source(300, 8.2 * factor, 13.6 * factor, record.format("learner", "Breakout")),
+                "random": source(100, 1.0 * factor, 1.4 * factor, record.format("random", "Breakout")),
+            },
+        },
+        "training": {
+            "command": "zoo pretrain model",
+            "steps": 43_210,
+            "batch_size": 100,
+            "seconds": 11_100.0,
+            "device": "a machine",
+            "precision": "float32",
+            "torch": "9.9",
+            "final": {"td": 2.345, "cql": 1.234},
+        },
+        "curve": [{"step": step, "td": 4.0 - step / 100, "cql": 1.0} for step in range(50, 150, 50)],
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path, network = tmp_path / NAME, make_network()
+    write_model(network, make_config(network), path, results=example())
+    return path
+
+
+@pytest.fixture
+def config(folder: Path) -> ModelConfig:
+    return read_config(folder)
+
+
+def row_of(card: str, game: str) -> list[str]:
+    (line,) = [line for line in card.splitlines() if line.startswith(f"| {game} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_score_table(config: ModelConfig) -> None:
+    card = render_card(config, example())
+    assert row_of(card, "Pong") == ["Pong", "3.3", "1.8 to 4.5", "-20.4", "5.7", "9.1", "0.07", "32"]
+    # Data: the mean is over all episodes, (300 * 8.2 + 100 * 1.0) / 400; the last 20% of the better source.
+    assert row_of(card, "Breakout")[1:6] == ["17.7", "16.2 to 18.9", "1.6", "6.4", "13.6"]
+    assert "Policy: 0.231 (0.120 to 0.453)" in card
+
+
+def test_how_it_was_made(config: ModelConfig) -> None:
+    card = render_card(config, example())
+    assert row_of(card, "learner") == ["learner", "2", "600", f"{600 * 1013:,}"]
+    assert row_of(card, "random") == ["random", "1", "100", f"{100 * 1013:,}"]
+    for part in (
+        "43,210, 4,321,000 training samples",
+        "a machine, 3 h 05 min, float32, torch 9.9",
+        "td 2.345",
+    ):
+        assert part in card
+    commands = re.search(r"```bash\n(.*?)```", card, re.DOTALL)
+    assert commands is not None
+    assert commands[1].splitlines() == [
+        "zoo record learner --games Pong Breakout --steps 1000",
+        "zoo record random --games Breakout --steps 1000",
+        "zoo pretrain model",
+        "zoo evaluate model",
+        "zoo evaluate random",
+    ]
+    assert f'zoo.load("{NAME}")' in card and "0.1" in row_of(card, "weight of the conservative term")[2]
+
+
+def test_no_figure_is_written_by_hand(config: ModelConfig) -> None:
+    """With other results, every score of the first card is gone."""
+    before, after = render_card(config, example()), render_card(config, example(factor=3.17))
+    for figure in ("3.3", "17.7", "5.7", "9.1", "6.4", "13.6", "16.2", "18.9", "0.231"):
+        pattern = rf"(?<![\d.]){re.escape(figure)}(?![\d.]*\d)"
+        assert re.search(pattern, before), figure
+        assert not re.search(pattern, after), figure
+    assert row_of(after, "Pong")[1] == "10.5" and row_of(after, "Breakout")[1] == "56.1"
+
+
+def test_front_matter_is_the_hubs(folder: Path) -> None:
+    write_report(folder)
+    data = ModelCard.load(folder / "README.md").data
+    assert (data.license, data.library_name, data.datasets) == ("apache-2.0", "qzoo", ["mixed2"])
+    assert data.model_name == NAME and "atari" in data.tags
+    results = {result.dataset_name: result.metric_value for result in data.eval_results}
+    assert results == {"Pong": 3.3, "Breakout": 17.7}
+
+
+def test_limitations_follow_from_the_figures(config: ModelConfig) -> None:
+    results = example()
+    text = "\n".join(limitations(score_rows(results), config, results))
+    assert (
+        "In 1 of 2 games the policy does not beat the mean of its own data: Pong (3.3 against 5.7)." in text
+    )
+    assert "In 1 of 2 games the policy stays below the last 20% of its data: Pong (3.3 against 9.1)." in text
+    assert "In every game scored the policy is clearly better than random play." in text
+    assert f"Breakout (17.7 against {get_game('Breakout').human:.1f})" in text
+    results["evaluation"]["games"]["Pong"] = scores(5.7)  # meets its data's mean: not beaten
+    results["evaluation"]["games"]["Breakout"] = scores(3.0)  # its interval meets that of random play
+    text = "\n".join(limitations(score_rows(results), config, results))
+    assert "mean of its own data: Pong (5.7 against 5.7), Breakout (3.0 against 6.4)." in text
+    assert "not clearly better than random play (intervals meet): Breakout (3.0 against 1.6)." in text
+    results["evaluation"]["games"] = {"Pong": scores(20.0)}
+    text = "\n".join(limitations(score_rows(results), config, results))
+    assert "In every game scored the policy beats the mean of its own data." in text
+    assert "reaches the last 20% of its data" in text and "reaches the human reference" in text
+    assert "Not evaluated: Breakout." in text
+
+
+def test_card_and_plots_are_written(folder: Path) -> None:
+    written = write_report(folder)
+    assert sorted(path.name for path in written) == ["README.md", "scores.png", "training.png"]
+    assert (folder / "scores.png").read_bytes().startswith(PNG)
+    assert (folder / "training.png").read_bytes().startswith(PNG)
+    assert (folder / "README.md").read_text() == render_card(read_config(folder), example())
+    assert not list(folder.glob(".*"))
+    before = (folder / "scores.png").read_bytes()
+    write_report(folder)
+    assert (folder / "scores.png").read_bytes() == before
+    results = example(factor=20.0)  # beyond the linear axis
+    del results["curve"]
+    write_json(folder / "results.json", results)
+    assert [path.name for path in write_report(folder)] == ["scores.png", "README.md"]
+    assert (folder / "scores.png").read_bytes() != before and not (folder / "training.png").exists()
+    assert "training.png" not in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("part", ["evaluation", "random", "data"])
+def test_missing_parts_are_named(part: str, folder: Path) -> None:
+    results = example()
+    del results[part]
+    write_json(folder / "results.json", results)
+    card = (folder / "README.md").read_text()
+    one_line(lambda: write_report(folder), part, "--card-only")
+    assert (folder / "README.md").read_text() == card and not (folder / "scores.png").exists()
+    results = example()
+    del results["random"]["games"]["Pong"]
+    one_line(lambda: score_rows(results), "Pong")
+
+
+def test_a_card_without_training_facts(config: ModelConfig) -> None:
+    results = {key: value for key, value in example().items() if key in ("evaluation", "random", "data")}
+    card = render_card(config, results)
+    assert "Gradient steps" not in card and "Device" not in card and "Losses" not in card
+
+
+def record(path: Path, game: str, name: str, returns: list[int]) -> Recording:
+    """A recording with these returns; nobody replays it."""
+    episodes = [
+        Episode(
+            seed=number,
+            actions=np.zeros(10 + number, dtype=np.uint8),
+            rewards=np.array([score] + [0] * (9 + number), dtype=np.int32),
+            terminated=True,
+            truncated=False,
+            checks=np.zeros(1, dtype=np.uint32),
+            policy=name,
+            policy_step=0,
+        )
+        for number, score in enumerate(returns)
+    ]
+    file = path / file_name(game, name)
+    write_recording(file, new_metadata(game, name, f"zoo record {name} --games {game}"), episodes)
+    return read_recording(file)
+
+
+def test_data_is_what_the_training_took(config: ModelConfig, tmp_path: Path) -> None:
+    data = tmp_path / "recordings"
+    whole = record(data, "Pong", "learner", list(range(20)))
+    record(data, "Breakout", "learner", [1, 2, 3, 4, 10])
+    record(data, "Breakout", "random", [0, 1])
+    every = recorded_data(config, {}, [data])
+    assert set(every["Breakout"]) == {"learner", "random"}
+    assert every["Breakout"]["learner"] == {
+        "episodes": 5,
+        "transitions": 10 + 11 + 12 + 13 + 14,
+        "mean_return": 4.0,
+        "last20_return": 10.0,
+        "command": "zoo record learner --games Breakout",
+    }
+    assert every["Pong"]["learner"]["last20_return"] == np.mean([16, 17, 18, 19])
+    part = subsample(whole, 100)
+    assert len(part.episodes) < 20
+    entry = {
+        "game": "Pong",
+        "source": "learner",
+        "episodes": len(part.episodes),
+        "transitions": part.transitions,
+    }
+    found = recorded_data(config, {"training": {"recordings": [entry]}}, [data])
+    assert found["Breakout"] == {} and set(found["Pong"]) == {"learner"}
+    assert found["Pong"]["learner"]["mean_return"] == np.mean([episode.score for episode in part.episodes])
+    other = {"training": {"recordings": [{**entry, "episodes": 3}]}}
+    one_line(lambda: recorded_data(config, other, [data]), "Pong.learner.parquet", "--recordings")
+
+
+def test_report_scores_a_folder_and_keeps_what_training_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, data, network = tmp_path / NAME, tmp_path / "recordings", make_network()
+    training = {"training": example()["training"], "curve": example()["curve"]}
+    write_model(network, make_config(network), folder, results=training)
+    for game in GAMES:
+        record(data, game, "learner", [1, 2, 3])
+    settings = ["--episodes", "2", "--epsilon", "1", "--device", "cpu", "--json"]
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(folder), "--recordings", str(data), *settings])
+    assert end.value.code == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results == read_results(folder)
+    assert results["training"] == training["training"] and results["curve"] == training["curve"]
+    assert results["evaluation"]["games"].keys() == results["random"]["games"].keys() == set(GAMES)
+    assert results["random"]["games"]["Pong"]["episodes"] == 2
+    card = (folder / "README.md").read_text()
+    assert row_of(card, "Pong")[1] == score_text(results["evaluation"]["games"]["Pong"]["mean"])
+    (folder / "README.md").unlink()
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(folder), "--card-only"])
+    assert end.value.code == 0 and (folder / "README.md").read_text() == card
+
+
+def test_no_model_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(tmp_path / "nothing")])
+    assert end.value.code == 2
+    assert "config.json" in capsys.readouterr().err
+
+
+def test_texts() -> None:
+    assert [score_text(score) for score in (0.04, -0.04, 12.34, 743.2, 12345.6)] == [
+        *("0.0", "0.0", "12.3", "743", "12,346"),
+    ]
+    assert [duration_text(seconds) for seconds in (45.2, 600, 7200, 11_100)] == [
+        *("45 s", "10 min", "2 h 00 min", "3 h 05 min"),
+    ]
