@@ -33,7 +33,7 @@ Mode = Literal["frozen", "full", "scratch"]
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Settings of offline fine-tuning. Multi-Game DT's, which the paper follows: 100k steps, 1e-4, decay 1e-2, batch 256."""
+    """Settings. The paper follows Multi-Game DT: 100k steps, learning rate 1e-4, decay 1e-2, batch 256, augmentation."""
 
     steps: int = 10_000
     """Gradient steps. Multi-Game DT: 100k."""
@@ -129,9 +129,9 @@ def finetune(
         trained.weight, trained.bias = network.weight, network.bias
     features_seconds = time.time() - began
     objective = ScaledQL(trained, config.objective).to(device)
-    steps = train(objective, data, run_config, out, device=device, deadline=deadline, resume=resume, report=report)
+    run = train(objective, data, run_config, out, device=device, deadline=deadline, resume=resume, report=report)
     seconds = {"features": features_seconds, "total": time.time() - began}
-    return network.eval(), {"mode": mode, "steps": steps, "seconds": seconds}
+    return network.eval(), {"mode": mode, "steps": run.step, "seconds": seconds}
 
 
 def frozen_features(encoder: Encoder, store: FrameStore, config: FinetuneConfig) -> FeatureStore:

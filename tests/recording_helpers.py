@@ -1,4 +1,4 @@
-"""Small recordings of real play, and ways to damage them, for the tests of everything that reads recordings."""
+"""Small recordings of real play, and ways to damage them, for the tests of all that reads recordings."""
 
 import json
 from collections.abc import Callable
@@ -30,9 +30,7 @@ def played(
     return tuple(players.finished)
 
 
-def recorded(
-    folder: Path, game: str = "Breakout", count: int = 2, source: str = "random", **options: Any
-) -> Path:
+def recorded(folder: Path, game: str = "Breakout", count: int = 2, source: str = "random", **options: Any) -> Path:
     """A recording of random play in `folder`, called what it may be called."""
     path = folder / f"{game}.{source}.parquet"
     write_recording(path, new_metadata(game, source, f"zoo record {source}"), played(game, count, **options))
@@ -59,7 +57,11 @@ def edit_column(path: Path, column: str, change: Callable[[list[Any]], object]) 
     """Change values in place (rows as Python values), and leave the metadata, its digest included."""
     table = pq.read_table(path)
     values = table.column(column).to_pylist()
+    if column == "actions":
+        values = [bytearray(value) for value in values]
     change(values)
+    if column == "actions":
+        values = [bytes(value) for value in values]
     number = table.schema.get_field_index(column)
     field = table.schema.field(column)
     pq.write_table(table.set_column(number, field, pa.array(values, type=field.type)), path)

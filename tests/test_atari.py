@@ -1,10 +1,10 @@
-"""The protocol: what is recorded on a plain emulator is what the vector environment plays back, in every game."""
+"""The protocol: what is recorded on a plain emulator is what the vector environment plays, in every game."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.recording_helpers import refused
 
+from tests.recording_helpers import refused
 from zoo.atari import (
     PROTOCOL,
     Variant,
@@ -24,7 +24,7 @@ STEPS = 60
 
 @pytest.mark.parametrize("game", [*games_of("train"), *games_of("held_out")])
 def test_plain_and_vector_play_are_the_same(game: str) -> None:
-    """Rewards, ends, RAM and frames, DoubleDunk's start included, which depends on the emulator's own frame skip."""
+    """Rewards, ends, RAM and frames; DoubleDunk presses buttons before it starts, so its start counts too."""
     generator = np.random.default_rng(1)
     actions = generator.integers(18, size=STEPS)
     seed = int(generator.integers(2**31))

@@ -46,9 +46,15 @@ def test_unknown_commands_offer_the_nearest(arguments: list[str], message: str) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["record", "random", "--games", "Brekout", "--steps", "10"], "unknown game 'Brekout'; did you mean Breakout"),
+        (
+            ["record", "random", "--games", "Brekout", "--steps", "10"],
+            "unknown game 'Brekout'; did you mean Breakout",
+        ),
         (["record", "random", "--games", "Pong", "--steps", "0"], "--steps 0"),
-        (["record", "random", "--games", "Pong", "--steps", "9", "--time-budget", "soon"], "--time-budget 'soon'"),
+        (
+            ["record", "random", "--games", "Pong", "--steps", "9", "--time-budget", "soon"],
+            "--time-budget 'soon'",
+        ),
         (["pretrain", "--name", "x", "--games", "Pong"], "Pong: held out"),
         (["pretrain", "--name", "x", "--recordings", "/nowhere"], "/nowhere: no such file or folder"),
         (["evaluate", "nature.nothing"], "nature.nothing"),

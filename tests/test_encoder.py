@@ -173,9 +173,7 @@ def test_unknown_arch_offers_the_nearest() -> None:
 
 
 def test_unknown_name() -> None:
-    assert "did you mean SpaceInvaders?" in str(
-        unknown_name("game", "spaceinvader", ["Pong", "SpaceInvaders"])
-    )
+    assert "did you mean SpaceInvaders?" in str(unknown_name("game", "spaceinvader", ["Pong", "SpaceInvaders"]))
     assert str(unknown_name("game", "zzz", ["Pong"])) == "unknown game 'zzz'; choose from Pong"
     assert str(unknown_name("game", "zzz", map(str, range(12)))).endswith("9 and 2 more")
     assert "none is known" in str(unknown_name("game", "zzz", []))

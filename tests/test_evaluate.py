@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tests.model_helpers import NAME, make_config, make_network
 from zoo import atari, evaluate
-from zoo.atari import PROTOCOL, action_values, make_ale, minimal_actions
+from zoo.atari import PROTOCOL, action_values, make_ale, minimal_actions, play_step
 from zoo.cli import main
 from zoo.evaluate import EVALUATION_SEED, human_iqm, play_episodes, random_policy, summarize
 from zoo.games import get_game
@@ -44,12 +44,8 @@ def test_scores_depend_on_seeds_alone(scores: NDArray[np.float64], monkeypatch: 
     assert play_episodes(by_frames, GAME, 5, num_threads=2).tolist() == scores.tolist()
 
 
-def test_scores_are_those_of_a_plain_emulator(
-    scores: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        evaluate, "MAX_ENVS", 1
-    )  # one episode after the other, so their actions come in order
+def test_scores_are_those_of_a_plain_emulator(scores: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "MAX_ENVS", 1)  # one episode after the other, so their actions come in order
     played: list[int] = []
     ends: list[int] = []
 
@@ -60,16 +56,14 @@ def test_scores_are_those_of_a_plain_emulator(
     def on_episode(score: float) -> None:
         ends.append(len(played))
 
-    assert (
-        play_episodes(policy, GAME, 3, num_threads=1, on_episode=on_episode).tolist() == scores[:3].tolist()
-    )
+    assert play_episodes(policy, GAME, 3, num_threads=1, on_episode=on_episode).tolist() == scores[:3].tolist()
     values = action_values()
     for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         ale = make_ale(GAME, EVALUATION_SEED + number)
         total = 0
         for action in played[start:end]:
             assert not ale.game_over()
-            total += ale.act(values[action])
+            total += play_step(ale, values[action])
         assert ale.game_over()
         assert total == scores[number]
 
@@ -141,9 +135,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_evaluate_a_model_and_random_play(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_a_model_and_random_play(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "scores.json"
     # All actions random: a network that knows nothing may never serve the ball.
     settings = ("--games", "Breakout", "--episodes", "3", "--epsilon", "1", "--seed", "7")

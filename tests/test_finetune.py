@@ -70,7 +70,13 @@ def test_frozen_training_on_features_equals_training_on_frames(
     long = start_network(encoder, GAME, "frozen", CONFIG)
     long.encoder.trunk.requires_grad_(False)
     run_config = CONFIG.run_config("nature", 16)
-    train(ScaledQL(long, CONFIG.objective), game_store, run_config, tmp_path / "long", device=torch.device("cpu"))
+    train(
+        ScaledQL(long, CONFIG.objective),
+        game_store,
+        run_config,
+        tmp_path / "long",
+        device=torch.device("cpu"),
+    )
     states = game_store.stack(game_store.frame_index[::97], game_store.episode_start[::97])
     with torch.no_grad():
         one, other = (n.logits_for(states, GAME).softmax(-1) for n in (short, long.eval()))

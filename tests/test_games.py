@@ -1,8 +1,8 @@
 """The game table: splits, scores, names."""
 
 import pytest
-from tests.recording_helpers import refused
 
+from tests.recording_helpers import refused
 from zoo.atari import make_ale, minimal_actions
 from zoo.games import all_games, games_of, get_game
 

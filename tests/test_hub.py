@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from model_helpers import GAMES, NAME, RESULTS, frames, make_config, make_network, one_line, sha256_of
 
+from tests.model_helpers import GAMES, NAME, RESULTS, frames, make_config, make_network, one_line, sha256_of
 from zoo import hub
 from zoo.agent import Agent
 from zoo.atari import action_mask
@@ -46,9 +46,7 @@ def test_round_trip_is_bitwise_equal(arch: str, tmp_path: Path) -> None:
     config = write_model(network, make_config(network), tmp_path)
     assert read_config(tmp_path) == config
     loaded = hub.load_qnetwork(tmp_path)
-    for (name, ours), (other, theirs) in zip(
-        network.state_dict().items(), loaded.state_dict().items(), strict=True
-    ):
+    for (name, ours), (other, theirs) in zip(network.state_dict().items(), loaded.state_dict().items(), strict=True):
         assert name == other and torch.equal(ours, theirs) and ours.stride() == theirs.stride()
     observations = frames(2)
     assert torch.equal(network(observations), loaded(observations))
@@ -102,9 +100,7 @@ def test_unknown_names(folder: Path, tmp_path: Path) -> None:
     one_line(lambda: hub.load(tmp_path / "none"), str(tmp_path / "none"), "no such folder")
     one_line(lambda: hub.load("./none"), "./none: no such folder")
     one_line(lambda: hub.load(NAME, revision="v0"), NAME, "v0", "no network", "leave the revision out")
-    one_line(
-        lambda: PretrainedQNetwork.from_pretrained("qzoo/x", revision="v0"), "qzoo/x", "v0", "no network"
-    )
+    one_line(lambda: PretrainedQNetwork.from_pretrained("qzoo/x", revision="v0"), "qzoo/x", "v0", "no network")
 
 
 def fake_hub(folder: Path, calls: list[tuple[str, str | None, bool]], cached: bool) -> Callable[..., str]:

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from model_helpers import (
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.model_helpers import (
     GAMES,
     NAME,
     RESULTS,
@@ -20,9 +23,6 @@ from model_helpers import (
     one_line,
     sha256_of,
 )
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from zoo import hub
 from zoo.atari import PROTOCOL
 from zoo.hub import PretrainedQNetwork
@@ -67,9 +67,7 @@ def test_writing_leaves_no_temporary_file_and_keeps_card_and_results(network: QN
     assert json.loads((folder / "results.json").read_text()) == RESULTS
 
 
-def test_a_write_cut_short_is_refused(
-    network: QNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_cut_short_is_refused(network: QNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (folder / "model.safetensors").read_bytes()
     with monkeypatch.context() as patch:
 

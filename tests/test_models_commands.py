@@ -42,9 +42,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> t
     return captured.out, captured.err
 
 
-def test_list_as_json_has_the_keys_that_scripts_rely_on(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list_as_json_has_the_keys_that_scripts_rely_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (entry,) = json.loads(run(capsys, "list", "--json")[0])
     weights = folder / "model.safetensors"
     network = make_network()
@@ -68,9 +66,7 @@ def test_list_as_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "not evaluated" in run(capsys, "list")[0]
 
 
-def test_an_empty_list(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_empty_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("QZOO_MODELS", str(tmp_path))
     assert json.loads(run(capsys, "list", "--json")[0]) == []
     assert "no model here" in run(capsys, "list")[0]

@@ -2,7 +2,7 @@
 
 Everything that plays, records, replays or evaluates gets its environments here. Two kinds exist:
 
-- `make_ale`: one plain emulator, `play_step` to advance it. Fast, small, gives RAM and rewards; used to record and verify.
+- `make_ale`: one plain emulator, fast and small, gives RAM and rewards; used to record and verify.
 - `make_vector_env`: ale-py's C++ vector environment, which also makes the 84x84 frames; used to replay and
   evaluate.
 

@@ -20,12 +20,24 @@ from zoo.errors import QzooError
 COMMANDS = {
     "list": ("zoo.commands.models", "List", "the models on this machine"),
     "info": ("zoo.commands.models", "Info", "all that is known of one model"),
-    "demo": ("zoo.commands.demo", "Demo", "the whole path on a held-out game: load, fine-tune, play, compare"),
-    "finetune offline": ("zoo.commands.finetune", "FinetuneOffline", "adapt an encoder to a game by recorded play"),
+    "demo": (
+        "zoo.commands.demo",
+        "Demo",
+        "the whole path on a held-out game: load, fine-tune, play, compare",
+    ),
+    "finetune offline": (
+        "zoo.commands.finetune",
+        "FinetuneOffline",
+        "adapt an encoder to a game by recorded play",
+    ),
     "evaluate": ("zoo.commands.evaluate", "Evaluate", "score a model, or random play, in seeded episodes"),
     "pretrain": ("zoo.commands.pretrain", "Pretrain", "train an encoder by offline Q-learning"),
     "report": ("zoo.commands.report", "Report", "evaluate a model folder and write its card"),
-    "record learner": ("zoo.commands.record", "RecordLearner", "record an agent's whole life, random to good"),
+    "record learner": (
+        "zoo.commands.record",
+        "RecordLearner",
+        "record an agent's whole life, random to good",
+    ),
     "record random": ("zoo.commands.record", "RecordRandom", "record random play"),
     "data list": ("zoo.commands.data", "List", "the recordings and where they are"),
     "data stats": ("zoo.commands.data", "Stats", "episodes, transitions, scores and bytes of recordings"),
@@ -37,7 +49,12 @@ SETTINGS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 def usage(group: str = "") -> str:
     """Help for `zoo`, or for a group of commands such as `zoo record`."""
     names = [name for name in COMMANDS if not group or name.split()[0] == group]
-    lines = [f"usage: zoo {group or 'COMMAND'} ...", "", "Atari encoders pretrained offline by Q-learning.", ""]
+    lines = [
+        f"usage: zoo {group or 'COMMAND'} ...",
+        "",
+        "Atari encoders pretrained offline by Q-learning.",
+        "",
+    ]
     lines += [f"  zoo {name:<18} {COMMANDS[name][2]}" for name in names]
     return "\n".join([*lines, "", "zoo COMMAND --help tells a command's settings; --json prints results as JSON."])
 
@@ -67,10 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return
-    if arguments[1:] in (["-h"], ["--help"]) and arguments[0] not in COMMANDS:
-        if any(name.split()[0] == arguments[0] for name in COMMANDS):
-            print(usage(arguments[0]))
-            return
+    groups = {name.split()[0] for name in COMMANDS if " " in name}
+    if arguments[0] in groups and arguments[1:] in (["-h"], ["--help"]):
+        print(usage(arguments[0]))
+        return
     try:
         name, rest = find_command(arguments)
         command, result = run_command(name, rest)

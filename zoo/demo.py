@@ -6,8 +6,6 @@ recorded play: frozen features, fine-tuned end to end, and the same network from
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from zoo.agent import Agent
 from zoo.encoder import Encoder
 from zoo.evaluate import EVALUATION_SEED, play_episodes, random_policy, summarize
 from zoo.hub import load
+from zoo.model_folder import write_json
 from zoo.pretrain.loop import LOG, TrainingProgress
 from zoo.pretrain.run import device_name, read_curve
 from zoo.qnetwork import QNetwork
@@ -141,11 +140,3 @@ def arm(game: str, scores: np.ndarray[Any, Any]) -> dict[str, Any]:
         "high": summary["high"],
         "episodes": summary["episodes"],
     }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)

@@ -90,9 +90,7 @@ def summarize(game: str, scores: NDArray[np.float64]) -> dict[str, Any]:
 
 def human_iqm(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
     """Interquartile mean of human-normalized scores over all games and episodes, with its stratified 95% interval."""
-    strata = [
-        np.array([get_game(game).human_normalized(score) for score in raw]) for game, raw in scores.items()
-    ]
+    strata = [np.array([get_game(game).human_normalized(score) for score in raw]) for game, raw in scores.items()]
     value = interquartile_mean(np.concatenate(strata))
     low, high = bootstrap_interval(strata, lambda drawn: interquartile_mean(np.concatenate(drawn)))
     return {"value": value, "low": low, "high": high}

@@ -244,9 +244,7 @@ def find_model(name_or_path: str | Path, revision: str | None = None) -> Path:
         return models[name]
     repo_id = name if "/" in name else f"{HUB_OWNER}/{name}"
     try:
-        with suppress(
-            Exception
-        ):  # nothing in the cache, or half of it: what the Hub says is reported instead
+        with suppress(Exception):  # nothing in the cache, or half of it: what the Hub says is reported instead
             folder = _download(repo_id, revision, local_files_only=True)
             if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():  # else an interrupted download
                 return folder
@@ -255,17 +253,11 @@ def find_model(name_or_path: str | Path, revision: str | None = None) -> Path:
         where = f"{repo_id} at revision {revision or HUB_REVISION}"
         reason = f"{where} is not to be had from the Hub: {first_line(error)}"
         if name in models:
-            raise QzooError(
-                f"{name}: {reason}; leave the revision out to use the copy in {models[name]}"
-            ) from error
-        raise QzooError(
-            f"{unknown_name('model', name, models)} (no folder, not in the package; {reason})"
-        ) from error
+            raise QzooError(f"{name}: {reason}; leave the revision out to use the copy in {models[name]}") from error
+        raise QzooError(f"{unknown_name('model', name, models)} (no folder, not in the package; {reason})") from error
 
 
-def load(
-    name_or_path: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu"
-) -> Encoder:
+def load(name_or_path: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> Encoder:
     """The pretrained encoder of a model, in eval mode: uint8 (B, 4, 84, 84) to float32 (B, D).
 
     Args:
@@ -343,9 +335,7 @@ def list_models() -> list[dict[str, Any]]:
         QzooError: one of the folders is not sound.
     """
     # The folder's name is the one that `load` takes.
-    return [
-        {**_summary(folder, read_config(folder)), "name": name} for name, folder in _local_models().items()
-    ]
+    return [{**_summary(folder, read_config(folder)), "name": name} for name, folder in _local_models().items()]
 
 
 def model_info(name_or_path: str | Path, *, revision: str | None = None) -> dict[str, Any]:

@@ -115,13 +115,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise QzooError(f"{path}: no such file; a model folder holds {CONFIG} and {WEIGHTS}") from error
     except (OSError, ValueError) as error:
-        raise QzooError(
-            f"{path}: not readable as JSON ({first_line(error)}); save or fetch the model again"
-        ) from error
+        raise QzooError(f"{path}: not readable as JSON ({first_line(error)}); save or fetch the model again") from error
     if not isinstance(content, dict):
-        raise QzooError(
-            f"{path}: expected a JSON object, got {type(content).__name__}; save or fetch the model again"
-        )
+        raise QzooError(f"{path}: expected a JSON object, got {type(content).__name__}; save or fetch the model again")
     return content
 
 
@@ -198,16 +194,12 @@ def check_weights(path: Path, sha256: str, expected: Mapping[str, Tensor]) -> No
         raise QzooError(f"{path}: header: {_what_is_wrong(path, error)}; fetch or save it again") from error
     actual = _sha256(path)
     if actual != sha256:
-        raise QzooError(
-            f"{path}: sha256 is {actual}, {CONFIG} says {sha256 or 'nothing'}; fetch or save it again"
-        )
+        raise QzooError(f"{path}: sha256 is {actual}, {CONFIG} says {sha256 or 'nothing'}; fetch or save it again")
     for key in sorted(expected.keys() | found.keys()):
         if key not in found:
             raise QzooError(f"{path}: tensor {key} is missing; save the model again or correct {CONFIG}")
         if key not in expected:
-            raise QzooError(
-                f"{path}: tensor {key} is not part of this model; save it again or correct {CONFIG}"
-            )
+            raise QzooError(f"{path}: tensor {key} is not part of this model; save it again or correct {CONFIG}")
         wanted = (tuple(expected[key].shape), "F32")
         if found[key] != wanted:
             raise QzooError(
@@ -278,9 +270,7 @@ def write_model(
     )
     for key, value in asdict(replace(actual, protocol=config.protocol, sha256=config.sha256)).items():
         if value != asdict(config)[key]:
-            raise QzooError(
-                f"{folder / CONFIG}: {key} is {asdict(config)[key]!r}, the network's is {value!r}"
-            )
+            raise QzooError(f"{folder / CONFIG}: {key} is {asdict(config)[key]!r}, the network's is {value!r}")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().float().cpu().contiguous() for key, value in network.state_dict().items()}
     replace_file(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
@@ -288,8 +278,6 @@ def write_model(
     if results is not None:
         write_json(folder / RESULTS, results)
     if card is not None or not (folder / CARD).exists():
-        replace_file(
-            folder / CARD, lambda path: path.write_text(card or default_card(written), encoding="utf-8")
-        )
+        replace_file(folder / CARD, lambda path: path.write_text(card or default_card(written), encoding="utf-8"))
     write_json(folder / CONFIG, asdict(written))
     return written

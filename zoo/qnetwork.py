@@ -30,9 +30,7 @@ class QNetwork(nn.Module):
         QzooError: no game, or a game twice.
     """
 
-    def __init__(
-        self, encoder: Encoder, games: Sequence[str], num_actions: int = 18, num_atoms: int = 51
-    ) -> None:
+    def __init__(self, encoder: Encoder, games: Sequence[str], num_actions: int = 18, num_atoms: int = 51) -> None:
         super().__init__()
         if not games or len(set(games)) != len(games):
             raise QzooError(f"games: expected at least one game and none twice, got {list(games)}")
@@ -91,8 +89,7 @@ class QNetwork(nn.Module):
             weight, bias = weight[index], bias[index]
         if features.ndim != 3 or (features.shape[0], features.shape[2]) != tuple(weight.shape[:2]):
             raise QzooError(
-                f"features: expected (G, B, D) = ({weight.shape[0]}, B, {weight.shape[1]}), "
-                f"got {tuple(features.shape)}"
+                f"features: expected (G, B, D) = ({weight.shape[0]}, B, {weight.shape[1]}), got {tuple(features.shape)}"
             )
         logits = torch.baddbmm(bias[:, None, :], features, weight).float()
         return logits.reshape(*logits.shape[:2], self.num_actions, self.num_atoms)

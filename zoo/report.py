@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from zoo.errors import QzooError
 from zoo.model_folder import CARD, ModelConfig, read_config, read_results, replace_file
 from zoo.recordings.format import Recording
 from zoo.recordings.library import load_recordings
+from zoo.recordings.stats import source_stats
 from zoo.report_card import SCORES_PLOT, TRAINING_PLOT, render_card, score_rows
 from zoo.report_plots import draw_scores, draw_training
 
@@ -54,15 +54,8 @@ def _same_recording(entry: Mapping[str, Any], config: ModelConfig, paths: Sequen
 
 
 def _play_summary(recording: Recording) -> dict[str, Any]:
-    scores = np.array([episode.score for episode in recording.episodes], dtype=np.float64)
-    last = max(1, round(0.2 * len(scores)))
-    return {
-        "episodes": len(scores),
-        "transitions": recording.transitions,
-        "mean_return": float(scores.mean()),
-        "last20_return": float(scores[-last:].mean()),
-        "command": recording.metadata.command,
-    }
+    size = recording.path.stat().st_size if recording.path else 0
+    return {**asdict(source_stats([recording], size)), "command": recording.metadata.command}
 
 
 def write_report(folder: Path) -> list[Path]:

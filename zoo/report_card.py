@@ -47,8 +47,8 @@ def score_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Returns:
         For each game what `zoo evaluate` gives, and `game`, `policy` (its mean), `random`, `random_high` (end
-        of its interval), `human`, `data` (mean over all recorded episodes), `last20` (mean of the last fifth
-        of the episodes of the source that ends best).
+        of its interval), `human`, `data` (mean over all recorded episodes), `last20` (mean of the episodes
+        that began in the last fifth of the steps, of the source that ends best; None where no episode did).
 
     Raises:
         QzooError: results.json lacks one of the parts, or a game in it.
@@ -59,11 +59,10 @@ def score_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows, random = [], results["random"]["games"]
     for game, scores in results["evaluation"]["games"].items():
         if game not in random or not results["data"].get(game):
-            raise QzooError(
-                f"{RESULTS}: {game} is missing in random or data; run `zoo report` without --card-only"
-            )
+            raise QzooError(f"{RESULTS}: {game} is missing in random or data; run `zoo report` without --card-only")
         sources = results["data"][game].values()
         episodes = sum(source["episodes"] for source in sources)
+        ends = [source["last20_return"] for source in sources if source["last20_return"] is not None]
         rows.append(
             {
                 **scores,
@@ -73,7 +72,7 @@ def score_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "random_high": random[game]["high"],
                 "human": get_game(game).human,
                 "data": sum(source["episodes"] * source["mean_return"] for source in sources) / episodes,
-                "last20": max(source["last20_return"] for source in sources),
+                "last20": max(ends) if ends else None,
             }
         )
     return rows
@@ -144,7 +143,7 @@ def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Map
                 f"{score_text(row['low'])} to {score_text(row['high'])}",
                 score_text(row["random"]),
                 score_text(row["data"]),
-                score_text(row["last20"]),
+                "–" if row["last20"] is None else score_text(row["last20"]),
                 f"{row['human_normalized']:.2f}",
                 row["episodes"],
             )
@@ -165,7 +164,8 @@ def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Map
         f"episodes of at most {rules['max_steps'] * rules['frame_skip']:,} frames, with sticky actions "
         f"({rules['sticky_actions']:g}). The checkpoint is the last one, not the best. Intervals are "
         'bootstrapped over episodes. "Data, mean" is over all recorded episodes of the game that it was '
-        'trained on, "data, last 20%" over the last fifth of the episodes of the source that ends best.'
+        'trained on, "data, last 20%" over the episodes that began in the last fifth of the steps, of the '
+        "source that ends best."
     )
 
 
@@ -180,10 +180,7 @@ def _making(config: ModelConfig, results: Mapping[str, Any]) -> str:
         ("source of play", "games", "episodes", "transitions"),
         [(source, *(f"{value:,}" for value in values)) for source, values in totals.items()],
     )
-    facts = [
-        ", ".join([f"Objective: `{config.objective}`", *filter(None, [OBJECTIVES.get(config.objective)])])
-        + "."
-    ]
+    facts = [", ".join([f"Objective: `{config.objective}`", *filter(None, [OBJECTIVES.get(config.objective)])]) + "."]
     steps, batch = training.get("steps"), training.get("batch_size")
     samples = training.get("samples", steps * batch if steps and batch else None)
     if steps:
@@ -193,13 +190,10 @@ def _making(config: ModelConfig, results: Mapping[str, Any]) -> str:
         precision = f", {training['precision']}" if "precision" in training else ""
         torch = f", torch {training['torch']}" if "torch" in training else ""
         facts.append(f"Device: {training['device']}{seconds}{precision}{torch}.")
-    losses = [
-        f"{key} {training['final'][key]:.3f}" for key in ("td", "cql") if key in training.get("final", {})
-    ]
+    losses = [f"{key} {training['final'][key]:.3f}" for key in ("td", "cql") if key in training.get("final", {})]
     if losses:
-        facts.append(
-            f"Losses at the end: {', '.join(losses)} (an untrained network's TD error: {log(config.num_atoms):.2f})."
-        )
+        start = f"{log(config.num_atoms):.2f}"
+        facts.append(f"Losses at the end: {', '.join(losses)} (the TD error of a uniform guess: {start}).")
     unseen = [game for game in games_of("held_out") if game not in data]
     if unseen:
         facts.append(f"Never seen in training, so fit to test transfer: {', '.join(unseen)}.")
@@ -211,10 +205,11 @@ def _settings(config: ModelConfig, results: Mapping[str, Any]) -> str:
     transitions = sum(_transitions(results))
     rows = [("data", f"{len(results['data'])} games, {transitions:,} transitions", PAPER_DATA)]
     rows += [(name, _setting(config.pretraining, key), paper) for name, key, paper in PAPER_SETTINGS]
+    table = _table(("setting", "here", "paper"), rows, "---")
     return (
         "## Settings beside the paper's\n\nThe method is Scaled Q-learning (Kumar et al., ICLR 2023). Its "
         'authors published neither code nor weights, so this is a reimplementation. "Not checked" marks '
-        f"settings for which no published source was at hand.\n\n{_table(('setting', 'here', 'paper'), rows, '---')}"
+        f"settings for which no published source was at hand.\n\n{table}"
     )
 
 
@@ -231,9 +226,7 @@ def _setting(settings: Mapping[str, Any], key: str) -> str:
     return "not recorded" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def limitations(
-    rows: Sequence[Mapping[str, Any]], config: ModelConfig, results: Mapping[str, Any]
-) -> list[str]:
+def limitations(rows: Sequence[Mapping[str, Any]], config: ModelConfig, results: Mapping[str, Any]) -> list[str]:
     """What the figures themselves say against the model, a sentence each."""
     comparisons = (
         ("data", "does not beat the mean of its own data", "beats the mean of its own data"),
@@ -249,22 +242,24 @@ def limitations(
     for key, fails, holds in comparisons:
         # Against random play the intervals decide, and the data's mean is to be beaten, not met.
         value, strict = ("low" if key == "random_high" else "policy"), key in ("random_high", "data")
-        failing = [row for row in rows if row[value] < row[key] or (strict and row[value] == row[key])]
+        told = [row for row in rows if row[key] is not None]
+        failing = [row for row in told if row[value] < row[key] or (strict and row[value] == row[key])]
         shown = "random" if key == "random_high" else key
         named = ", ".join(
             f"{row['game']} ({score_text(row['policy'])} against {score_text(row[shown])})" for row in failing
         )
         if failing:
-            found.append(f"In {len(failing)} of {len(rows)} games the policy {fails}: {named}.")
-        else:
+            found.append(f"In {len(failing)} of {len(told)} games the policy {fails}: {named}.")
+        elif told:
             found.append(f"In every game scored the policy {holds}.")
     untold = [game for game in config.games if game not in {row["game"] for row in rows}]
     if untold:
         found.append(f"Not evaluated: {', '.join(untold)}.")
     least, most = min(_transitions(results)), max(_transitions(results))
+    seen = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     found += [
-        f"It saw {f'{least:,}' if least == most else f'{least:,} to {most:,}'} transitions a game; the paper's models saw 10 "
-        "million (sub-optimal data) or 50 million (near-optimal).",
+        f"It saw {seen} transitions a game; the paper's models saw 10 million (sub-optimal data) "
+        "or 50 million (near-optimal).",
         "One training run: the intervals tell what other episodes would give, not what another run would.",
         "Frames made otherwise (another crop or resize, no frame stack, no sticky actions) are not what it "
         f"was trained on; `{CONFIG}` holds the protocol.",

@@ -16,6 +16,7 @@ from zoo.model_folder import replace_file
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLOURS = {"random": "#999999", "data": "#56B4E9", "last20": "#0072B2", "policy": "#D55E00"}
 LABELS = {"random": "random play", "data": "data, mean", "last20": "data, last 20%", "policy": "policy"}
+TICKS = (-5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50)
 LINEAR_UP_TO = 3.0
 """Human-normalized scores above this make the axis logarithmic beyond 1, or one game flattens the rest."""
 
@@ -25,14 +26,13 @@ def draw_scores(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> No
 
     Args:
         path: a PNG file, written whole or not at all.
-        rows: one a game: `game`, raw scores `policy`, `low`, `high`, `random`, `data`, `last20`.
+        rows: one a game: `game`, raw scores `policy`, `low`, `high`, `random`, `data`, `last20` (or None).
     """
     figure = Figure(figsize=(8, 1.6 + 0.55 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     places = np.arange(len(rows), dtype=np.float64)
     values: dict[str, list[float]] = {
-        key: [get_game(row["game"]).human_normalized(row[key]) for row in rows]
-        for key in (*LABELS, "low", "high")
+        key: [_normalized(row["game"], row[key]) for row in rows] for key in (*LABELS, "low", "high")
     }
     height = 0.8 / len(LABELS)
     for number, key in enumerate(LABELS):
@@ -43,20 +43,17 @@ def draw_scores(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> No
             # A percentile interval may, in rare cases, leave the mean outside; a bar can't be negative.
             reach = np.clip([middle - values["low"], np.array(values["high"]) - middle], 0.0, None)
             axes.errorbar(middle, where, xerr=reach, fmt="none", ecolor="black", elinewidth=1, capsize=2)
-    if max(max(column) for column in values.values()) > LINEAR_UP_TO:
+    every = np.concatenate(list(values.values()))
+    if np.nanmax(every) > LINEAR_UP_TO:
         axes.set_xscale("symlog", linthresh=1.0)
-        ticks = [
-            tick
-            for tick in (-1, 0, 1, 2, 5, 10, 20, 50)
-            if tick <= 1.5 * max(values["high"] + values["last20"])
-        ]
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        # A tick outside the data would stretch the axis.
+        ticks = [tick for tick in TICKS if np.nanmin(every) <= tick <= np.nanmax(every)]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
     axes.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
     axes.set_yticks(places, [row["game"] for row in rows])
-    axes.invert_yaxis()
-    axes.set_xlabel(
-        "human-normalized score: 0 is the reference of random play, 1 (dotted) the human reference"
-    )
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("human-normalized score: 0 is the reference of random play, 1 (dotted) the human reference")
     axes.set_title(title)
     _tidy(axes)
     figure.legend(loc="outside lower center", ncols=len(LABELS), frameon=False)
@@ -87,6 +84,11 @@ def draw_training(path: Path, curve: Sequence[Mapping[str, Any]], title: str) ->
     _save(figure, path)
 
 
+def _normalized(game: str, score: float | None) -> float:
+    """Human-normalized; nan, a bar that is not drawn, where there is no score."""
+    return float("nan") if score is None else get_game(game).human_normalized(score)
+
+
 def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3, axis="x" if axes.yaxis_inverted() else "both")
@@ -95,6 +97,4 @@ def _tidy(axes: Axes) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     # Without metadata the same figures give the same file.
-    replace_file(
-        path, lambda temporary: figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-    )
+    replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import imageio.v2 as imageio
+import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,10 +41,15 @@ def write_video(path: Path, game: str, seed: int, actions: list[int]) -> None:
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     ale, values = make_ale(game, seed), action_values()
     try:
-        with imageio.get_writer(temporary, fps=FRAMES_PER_SECOND, codec="libx264", macro_block_size=2) as writer:
-            for action in actions:
-                writer.append_data(enlarge(ale.getScreenRGB()))
-                play_step(ale, values[action])
+        height, width, _ = enlarge(ale.getScreenRGB()).shape
+        writer = imageio_ffmpeg.write_frames(
+            str(temporary), (width, height), fps=FRAMES_PER_SECOND, codec="libx264", macro_block_size=2
+        )
+        writer.send(None)
+        for action in actions:
+            writer.send(enlarge(ale.getScreenRGB()))
+            play_step(ale, values[action])
+        writer.close()
         temporary.replace(path)
     except OSError as error:
         raise QzooError(f"{path}: the video could not be written ({error})") from error

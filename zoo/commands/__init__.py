@@ -1,1 +1,1 @@
-"""The commands of the `zoo` command line: a dataclass of settings each, with `run`, which returns what `--json` prints."""
+"""The commands of the `zoo` command line: each a dataclass of settings with `run`, whose result `--json` prints."""

@@ -172,8 +172,7 @@ class Stats:
             "bytes_per_transition": size / transitions,
             "datasets": datasets,
             "games": {
-                game: {source: asdict(stats) for source, stats in sources.items()}
-                for game, sources in games.items()
+                game: {source: asdict(stats) for source, stats in sources.items()} for game, sources in games.items()
             },
         }
 

@@ -65,9 +65,7 @@ class Evaluate:
                     raise QzooError("--games: name the games to play at random")
                 result = evaluate_random(parse_games(self.games), self.episodes, self.seed, bar)
             else:
-                result = evaluate_model(
-                    self.name, self.games, self.episodes, self.epsilon, self.seed, self.device, bar
-                )
+                result = evaluate_model(self.name, self.games, self.episodes, self.epsilon, self.seed, self.device, bar)
                 if self.random:
                     result["random"] = evaluate_random(list(result["games"]), self.episodes, self.seed, bar)
         if self.out is not None:
@@ -168,9 +166,7 @@ def _evaluate(
             bar.update(tasks[game], completed=len(ended), note=f"mean {sum(ended) / len(ended):,.1f}")
 
         bar.update(tasks[game], note="")
-        scores[game] = play_episodes(
-            policy_of(game), game, episodes, seed=seed, num_threads=cores(), on_episode=show
-        )
+        scores[game] = play_episodes(policy_of(game), game, episodes, seed=seed, num_threads=cores(), on_episode=show)
     result: dict[str, Any] = {
         "games": {game: summarize(game, raw) for game, raw in scores.items()},
         "iqm_human": human_iqm(scores),

@@ -65,9 +65,7 @@ class FinetuneOffline:
         game = get_game(self.game).name
         device = pick_device(self.device)
         encoder = load(self.encoder, device=device)
-        recordings = load_recordings(
-            [game], self.sources, self.recordings, self.transitions, self.finetune_config.seed
-        )
+        recordings = load_recordings([game], self.sources, self.recordings, self.transitions, self.finetune_config.seed)
         folder = self.out / f"{game}.{self.mode}"
         with progress_bar(quiet=self.json) as bar:
             replayed = bar.add_task("replay", total=sum(r.transitions for r in recordings), note="")
@@ -110,7 +108,10 @@ class FinetuneOffline:
             support=support,
             objective="scaled_ql",
             dataset=f"{game}, {store.transitions} transitions",
-            pretraining={"encoder": self.encoder, **self.finetune_config.run_config(encoder.arch, encoder.feature_dim).to_dict()},
+            pretraining={
+                "encoder": self.encoder,
+                **self.finetune_config.run_config(encoder.arch, encoder.feature_dim).to_dict(),
+            },
         )
         write_model(network, config, folder / "model", results=result)
         if not self.json:

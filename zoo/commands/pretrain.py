@@ -60,8 +60,8 @@ class Pretrain:
 
     def run(self) -> dict[str, Any]:
         """Train; returns where the run stands."""
-        from zoo.pretrain.run import new_objective, write_run_model
         from zoo.pretrain.loop import TrainingProgress, pick_device, train
+        from zoo.pretrain.run import new_objective, write_run_model
         from zoo.recordings.library import load_recordings
 
         started = time.time()
@@ -84,7 +84,7 @@ class Pretrain:
                 )
                 bar.update(task, completed=progress.step, note=note)
 
-            step = train(
+            run = train(
                 objective,
                 store,
                 self.run_config,
@@ -96,11 +96,19 @@ class Pretrain:
                 report=show,
             )
         model = write_run_model(
-            folder, self.name, self.dataset, objective, self.run_config, recordings, step, device, self._command()
+            folder,
+            self.name,
+            self.dataset,
+            objective,
+            self.run_config,
+            recordings,
+            run,
+            device,
+            self._command(),
         )
-        done = step >= self.run_config.steps
-        print(f"step {step} of {self.run_config.steps}, model in {model}", file=sys.stderr)
-        return {"model": str(model), "step": step, "steps": self.run_config.steps, "done": done}
+        done = run.step >= self.run_config.steps
+        print(f"step {run.step} of {self.run_config.steps}, model in {model}", file=sys.stderr)
+        return {"model": str(model), "step": run.step, "steps": self.run_config.steps, "done": done}
 
     def _games(self) -> list[str]:
         from zoo.games import games_of, get_game
@@ -123,10 +131,7 @@ class Pretrain:
         total = sum(recording.transitions for recording in recordings)
         with progress_bar(quiet=self.json) as bar:
             task = bar.add_task("replay", total=total, note=placement)
-            return build_store(
-                recordings, placement, self.cache, on_steps=lambda steps: bar.advance(task, steps)
-            )
+            return build_store(recordings, placement, self.cache, on_steps=lambda steps: bar.advance(task, steps))
 
     def _command(self) -> str:
         return shlex.join(["zoo", *sys.argv[1:]])
-

@@ -11,7 +11,7 @@ from zoo.recordings.store import Batch
 
 
 def shift(frames: Tensor, offsets: Tensor, pad: int) -> Tensor:
-    """Shift each stack by whole pixels, repeating the border: uint8 (B, C, H, W), offsets int64 (B, 2) in [0, 2 * pad]."""
+    """Shift each stack by whole pixels, repeating the border: uint8 (B, C, H, W), offsets (B, 2) in [0, 2 * pad]."""
     count, _, height, width = frames.shape
     rows = (torch.arange(height, device=frames.device) + offsets[:, :1] - pad).clamp(0, height - 1)
     columns = (torch.arange(width, device=frames.device) + offsets[:, 1:] - pad).clamp(0, width - 1)

@@ -18,7 +18,7 @@ class ObjectiveConfig:
     """Scaled Q-learning: C51 cross-entropy TD error + alpha * CQL."""
 
     n_step: int = 5
-    """Rewards summed before bootstrapping. Ours; remembered of the paper: 3. Longer spreads reward faster in short runs."""
+    """Rewards summed before bootstrapping. Ours, as longer suits short runs; remembered of the paper: 3."""
     gamma: float = 0.99
     """Discount. Remembered."""
     v_min: float = -10.0
@@ -32,7 +32,7 @@ class ObjectiveConfig:
     reward_clip: float = 1.0
     """Rewards are clipped to [-c, c] in the loss. Paper: 1."""
     prior_std: float | None = 1.0
-    """Heads start at a return distribution of this standard deviation around 0 (None: uniform). Ours, for small budgets."""
+    """Heads start at a return distribution of this deviation around 0 (None: uniform). Ours, for small budgets."""
     double_q: bool = False
     """Choose the bootstrapped action with the online network (double Q-learning). Ours: off."""
     target: Literal["average", "hard"] = "average"
@@ -59,7 +59,7 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     """Decoupled, on matrices only. Ours."""
     epsilon: float = 1e-8
-    """Adam's. Ours: Dopamine's 1.5e-4 swallows the heads' gradients, which are a game's share of a mean over the batch."""
+    """Adam's. PyTorch's own default."""
     warmup_steps: int = 500
     """Steps of linear warm-up. Ours."""
     final_rate: float = 0.1

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,14 @@ from zoo.errors import QzooError
 from zoo.pretrain.augment import shift_batch
 from zoo.pretrain.config import OptimizerConfig, RunConfig
 from zoo.recordings.store import Batch, FrameStore
-from zoo.state import load_state, module_tensors, optimizer_tensors, restore_module, restore_optimizer, save_state
+from zoo.state import (
+    load_state,
+    module_tensors,
+    optimizer_tensors,
+    restore_module,
+    restore_optimizer,
+    save_state,
+)
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
@@ -47,6 +54,17 @@ class Objective(Protocol):
         ...
 
 
+@dataclass
+class RunState:
+    """Where a run stands: what a checkpoint holds besides weights and optimizer."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """Time spent in the loop, over all the parts of the run."""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Losses summed since the last line of the log."""
+
+
 @dataclass(frozen=True)
 class TrainingProgress:
     """What a progress bar shows."""
@@ -58,7 +76,7 @@ class TrainingProgress:
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto" takes a GPU where there is one."""
+    """ "auto" takes a GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -117,9 +135,7 @@ class Batches:
         config = self._config
         generator = step_generator(config.seed, step)
         index = self._store.sample(self._store.games, self._per_game, generator)
-        batch = self._store.gather(
-            index, config.objective.n_step, config.objective.gamma, config.objective.reward_clip
-        )
+        batch = self._store.gather(index, config.objective.n_step, config.objective.gamma, config.objective.reward_clip)
         if config.random_shift:
             batch = shift_batch(batch, config.random_shift, generator)
         return batch.to(self._device)
@@ -146,61 +162,82 @@ def train(
     resume: bool = False,
     checkpoint_seconds: float = 120.0,
     report: Callable[[TrainingProgress], None] = lambda progress: None,
-) -> int:
-    """Train until `config.steps` or the deadline (`time.time()`), whichever comes first; returns the steps taken.
+) -> RunState:
+    """Train until `config.steps` or the deadline (`time.time()`), whichever comes first.
 
     Args:
         objective: an `Objective`, on `device`.
         out: folder of checkpoint, JSON-lines log and TensorBoard files.
-        resume: go on from the checkpoint in `out`; without it the folder must hold none.
+        resume: go on from the checkpoint in `out`, if there is one; without it the folder must hold none.
+
+    Returns:
+        Steps taken and seconds spent, earlier parts of the run included.
 
     Raises:
-        QzooError: a checkpoint in the way, missing, damaged or of other settings; a loss that is not finite.
+        QzooError: a checkpoint in the way, damaged or of other settings; a loss that is not finite.
     """
     optimizer = make_optimizer(objective, config.optimizer)  # type: ignore[arg-type]
     path = out / CHECKPOINT
-    step, sums = _restore(path, objective, optimizer, config, store) if resume else _start(path)
+    run = _restore(path, objective, optimizer, config, store) if resume else _start(path)
     dtype = pick_precision(config.precision, device)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     batches = Batches(store, config, device)
-    saved = logged = time.time()
+    before, began = run.seconds, time.time()
+    saved = logged = began
     objective.train()
     try:
-        with open_log(out, step) as log:
-            while step < config.steps and time.time() < deadline:
-                factor = learning_rate_factor(step, config.steps, config.optimizer)
-                for group in optimizer.param_groups:
-                    group["lr"] = config.optimizer.learning_rate * group["rate"] * factor
-                batch = batches.get(step)
-                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                    losses = objective.loss(batch)  # type: ignore[operator]
-                optimizer.zero_grad(set_to_none=True)
-                losses["loss"].backward()
-                norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm)
-                optimizer.step()
-                step += 1
-                objective.after_step(step)  # type: ignore[operator]
-                for name, value in {**losses, "gradient_norm": norm}.items():
-                    sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach()
-                if step % LOG_EVERY == 0 or step == config.steps:
-                    count = LOG_EVERY if step % LOG_EVERY == 0 else step % LOG_EVERY
-                    means = {name: float(total) / count for name, total in sums.items()}
-                    sums.clear()
-                    if not math.isfinite(means["loss"]):
-                        raise QzooError(f"{out}: the loss is {means['loss']} at step {step}; lower the learning rate")
-                    now = time.time()
-                    speed = config.batch_size * count / (now - logged)
-                    logged = now
-                    log(step, means, speed)
-                    report(TrainingProgress(step, config.steps, speed, means))
-                    # Only here: a log line covers whole intervals, so that a resumed log continues without a seam.
-                    if now - saved > checkpoint_seconds:
-                        save_checkpoint(path, objective, optimizer, config, store, step, sums)
-                        saved = time.time()
-            save_checkpoint(path, objective, optimizer, config, store, step, sums)
+        with open_log(out, run.step) as log:
+            while run.step < config.steps and time.time() < deadline:
+                set_learning_rates(optimizer, run.step, config)
+                losses = train_step(objective, batches.get(run.step), optimizer, config, dtype)
+                run.step += 1
+                objective.after_step(run.step)  # type: ignore[operator]
+                for name, value in losses.items():
+                    run.sums[name] = run.sums[name] + value if name in run.sums else value
+                if run.step % LOG_EVERY and run.step < config.steps:
+                    continue
+                count = run.step % LOG_EVERY or LOG_EVERY
+                means = {name: float(total) / count for name, total in run.sums.items()}
+                run.sums.clear()
+                if not math.isfinite(means["loss"]):
+                    raise QzooError(f"{out}: the loss is {means['loss']} at step {run.step}; lower --learning-rate")
+                now = time.time()
+                speed, logged = config.batch_size * count / (now - logged), now
+                log(run.step, means, speed)
+                report(TrainingProgress(run.step, config.steps, speed, means))
+                if now - saved > checkpoint_seconds:
+                    run.seconds = before + now - began
+                    save_checkpoint(path, objective, optimizer, config, store, run)
+                    saved = time.time()
+            run.seconds = before + time.time() - began
+            save_checkpoint(path, objective, optimizer, config, store, run)
     finally:
         batches.close()
-    return step
+    return run
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, config: RunConfig) -> None:
+    """The rates of a step, by the schedule and each group's own factor."""
+    factor = learning_rate_factor(step, config.steps, config.optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] = config.optimizer.learning_rate * group["rate"] * factor
+
+
+def train_step(
+    objective: nn.Module,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    config: RunConfig,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """Loss, gradients, clipping, optimizer: returns the losses and the gradient norm, detached."""
+    with torch.autocast(batch.actions.device.type, dtype, enabled=dtype != torch.float32):
+        losses: dict[str, Tensor] = objective.loss(batch)  # type: ignore[operator]
+    optimizer.zero_grad(set_to_none=True)
+    losses["loss"].backward()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm)
+    optimizer.step()
+    return {name: value.detach() for name, value in {**losses, "gradient_norm": norm}.items()}
 
 
 def save_checkpoint(
@@ -209,43 +246,46 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     config: RunConfig,
     store: FrameStore,
-    step: int,
-    sums: dict[str, Tensor],
+    run: RunState,
 ) -> None:
-    """Everything the run needs to go on, atomically; the started log interval's sums too."""
+    """Everything the run needs to go on, atomically."""
     tensors = {
         **module_tensors(objective, "objective"),
         **optimizer_tensors(optimizer, "optimizer"),
-        **{f"sums.{name}": value for name, value in sums.items()},
+        **{f"sums.{name}": value for name, value in run.sums.items()},
     }
-    info = {"step": step, "config": config.to_dict(), "games": store.games, "transitions": store.transitions}
+    info = {"step": run.step, "seconds": run.seconds, **_identity(config, store)}
     save_state(path, tensors, info)
 
 
-def _start(path: Path) -> tuple[int, dict[str, Tensor]]:
+def _identity(config: RunConfig, store: FrameStore) -> dict[str, Any]:
+    """What must be the same for a run to go on; in JSON's types, as a checkpoint gives it back."""
+    content = {"config": config.to_dict(), "games": store.games, "transitions": store.transitions}
+    identity: dict[str, Any] = json.loads(json.dumps(content))
+    return identity
+
+
+def _start(path: Path) -> RunState:
     if path.exists():
         raise QzooError(f"{path}: a run is here already; give --resume to go on with it, or another --out")
-    return 0, {}
+    return RunState()
 
 
 def _restore(
     path: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, store: FrameStore
-) -> tuple[int, dict[str, Tensor]]:
+) -> RunState:
     if not path.exists():
-        return 0, {}
+        return RunState()
     tensors, info = load_state(path)
-    current = json.loads(
-        json.dumps({"config": config.to_dict(), "games": store.games, "transitions": store.transitions})
-    )
-    saved = {name: info[name] for name in current}
-    differing = [name for name, value in _flat(current).items() if _flat(saved).get(name) != value]
+    saved, current = _flat(info), _flat(_identity(config, store))
+    differing = [name for name, value in current.items() if saved.get(name) != value]
     if differing:
         raise QzooError(f"{path}: the run was started with other settings: {', '.join(differing)}; use another --out")
     restore_module(objective, tensors, "objective")
     restore_optimizer(optimizer, tensors, "optimizer")
     device = next(objective.parameters()).device
-    sums = {name[5:]: value.to(device) for name, value in tensors.items() if name.startswith("sums.")}
-    return int(info["step"]), sums
+    sums = {name.removeprefix("sums."): t.to(device) for name, t in tensors.items() if name.startswith("sums.")}
+    return RunState(int(info["step"]), float(info["seconds"]), sums)
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
@@ -262,18 +302,18 @@ def open_log(out: Path, step: int) -> Iterator[Callable[[int, dict[str, float], 
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if _logged_step(line) <= step]
         path.write_text("".join(f"{line}\n" for line in lines))
-    writer = SummaryWriter(str(out / "tensorboard"), purge_step=step)  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(out / "tensorboard"), purge_step=step)
     with path.open("a", buffering=1) as file:
 
         def log(at: int, means: dict[str, float], speed: float) -> None:
             file.write(json.dumps({"step": at, **means, "samples_per_second": speed}) + "\n")
             for name, value in {**means, "samples_per_second": speed}.items():
-                writer.add_scalar(name, value, at)  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, at)
 
         try:
             yield log
         finally:
-            writer.close()  # type: ignore[no-untyped-call]
+            writer.close()
 
 
 def _logged_step(line: str) -> int:

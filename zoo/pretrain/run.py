@@ -14,7 +14,7 @@ from zoo.c51 import prior_logits
 from zoo.encoder import Encoder
 from zoo.model_folder import ModelConfig, write_model
 from zoo.pretrain.config import ObjectiveConfig, RunConfig
-from zoo.pretrain.loop import LOG, pick_precision
+from zoo.pretrain.loop import LOG, RunState, pick_precision
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork
 from zoo.recordings.format import Recording
@@ -44,7 +44,7 @@ def write_run_model(
     objective: nn.Module,
     config: RunConfig,
     recordings: Sequence[Recording],
-    step: int,
+    run: RunState,
     device: torch.device,
     command: str,
 ) -> Path:
@@ -55,7 +55,9 @@ def write_run_model(
     curve = read_curve(folder / LOG)
     training = {
         "command": command,
-        "steps": step,
+        "steps": run.step,
+        "samples": run.step * (config.batch_size // len(network.games) * len(network.games)),
+        "seconds": round(run.seconds),
         "batch_size": config.batch_size // len(network.games) * len(network.games),
         "device": device_name(device),
         "precision": str(pick_precision(config.precision, device)).removeprefix("torch."),

@@ -73,9 +73,7 @@ class ScaledQL(nn.Module):
         best = self._only_legal(expectation(choosing, self.atoms)).argmax(-1)
         index = best[..., None, None].expand(-1, -1, 1, following.shape[-1])
         probabilities = following.gather(2, index).squeeze(2).softmax(-1)
-        projected = project(
-            probabilities.flatten(0, 1), batch.returns, batch.discounts, self.config.support
-        )
+        projected = project(probabilities.flatten(0, 1), batch.returns, batch.discounts, self.config.support)
         return projected.view_as(probabilities)
 
     def _only_legal(self, q_values: Tensor) -> Tensor:
@@ -84,7 +82,8 @@ class ScaledQL(nn.Module):
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Move the target network, `step` gradient steps having been taken."""
-        online, target = list(self.network.parameters()), list(self.target.parameters())
+        online: list[Tensor] = list(self.network.parameters())
+        target: list[Tensor] = list(self.target.parameters())
         if self.config.target == "average":
             torch._foreach_lerp_(target, online, self.config.target_rate)
         elif step % self.config.target_every == 0:

@@ -3,8 +3,8 @@
 A file holds the episodes of one game and one source of play. A row is an episode:
 
     seed           int64          names the episode's sticky coins (taken when the ROM is loaded)
-    actions        list<uint8>    index in the full 18-action set, one a step (4 frames)
-    reward_steps   list<uint16>   the steps with a reward other than zero
+    actions        binary         index in the full 18-action set, one byte a step (4 frames)
+    reward_gaps    list<uint16>   the steps with a reward other than zero: the first one, then distances
     reward_values  list<int32>    those rewards, raw
     terminated     bool           the game ended
     truncated      bool           the step limit ended it
@@ -48,8 +48,8 @@ METADATA_KEY = b"qzoo"
 SCHEMA = pa.schema(
     [
         ("seed", pa.int64()),
-        ("actions", pa.list_(pa.uint8())),
-        ("reward_steps", pa.list_(pa.uint16())),
+        ("actions", pa.binary()),
+        ("reward_gaps", pa.list_(pa.uint16())),
         ("reward_values", pa.list_(pa.int32())),
         ("terminated", pa.bool_()),
         ("truncated", pa.bool_()),
@@ -150,8 +150,8 @@ def _table(episodes: Sequence[Episode]) -> pa.Table:
         rows.append(
             {
                 "seed": episode.seed,
-                "actions": episode.actions,
-                "reward_steps": steps.astype(np.uint16),
+                "actions": episode.actions.tobytes(),
+                "reward_gaps": np.diff(steps, prepend=0).astype(np.uint16),
                 "reward_values": episode.rewards[steps],
                 "terminated": episode.terminated,
                 "truncated": episode.truncated,
@@ -173,10 +173,11 @@ def _digest(table: pa.Table) -> str:
         if pa.types.is_list(column.type):
             total.update(np.asarray(column.value_lengths()).tobytes())
             column = column.flatten()
-        values = column.to_numpy(zero_copy_only=False)
-        total.update(
-            "\n".join(values).encode() if name == "policy" else np.ascontiguousarray(values).tobytes()
-        )
+        if column.type in (pa.binary(), pa.string()):
+            for value in column.cast(pa.binary()).to_pylist():
+                total.update(len(value).to_bytes(8, "little") + value)
+        else:
+            total.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)).tobytes())
     return total.hexdigest()
 
 
@@ -188,14 +189,19 @@ def write_recording(path: Path, metadata: Metadata, episodes: Sequence[Episode])
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, temporary, compression="zstd", compression_level=15, write_statistics=False)
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            compression_level=19,
+            use_dictionary=[name for name in SCHEMA.names if name != "actions"],
+            write_statistics=False,
+        )
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise QzooError(
-            f"{path}: could not be written ({error.strerror or error}); free some space"
-        ) from error
+        raise QzooError(f"{path}: could not be written ({error.strerror or error}); free some space") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -211,10 +217,8 @@ def read_metadata(path: Path) -> Metadata:
         raw = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
     except FileNotFoundError as error:
         raise QzooError(f"{path}: no such recording") from error
-    except (pa.ArrowException, OSError) as error:
-        raise QzooError(
-            f"{path}: damaged or not a Parquet file ({_first_line(error)}); fetch it again"
-        ) from error
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a column's name that is no text
+        raise QzooError(f"{path}: damaged or not a Parquet file ({_first_line(error)}); fetch it again") from error
     if raw is None:
         raise QzooError(f"{path}: a Parquet file, but no recording: its metadata has no key 'qzoo'")
     try:
@@ -224,8 +228,7 @@ def read_metadata(path: Path) -> Metadata:
     # First of all: another version may have other fields.
     if content.get("format_version") != FORMAT_VERSION:
         raise QzooError(
-            f"{path}: format_version {content.get('format_version')}, this qzoo reads {FORMAT_VERSION}; "
-            "update qzoo"
+            f"{path}: format_version {content.get('format_version')}, this qzoo reads {FORMAT_VERSION}; update qzoo"
         )
     names = {field.name for field in fields(Metadata)}
     if set(content) != names:
@@ -237,9 +240,7 @@ def read_metadata(path: Path) -> Metadata:
 
 def _check_metadata(path: Path, metadata: Metadata) -> None:
     if metadata.game not in all_games():
-        raise QzooError(
-            f"{path}: recorded on {metadata.game!r}, a game that this qzoo does not know; update qzoo"
-        )
+        raise QzooError(f"{path}: recorded on {metadata.game!r}, a game that this qzoo does not know; update qzoo")
     if metadata.rom_md5 != rom_md5(metadata.game):
         raise QzooError(
             f"{path}: rom_md5 {metadata.rom_md5} is not that of the installed ROM of {metadata.game} "
@@ -249,8 +250,7 @@ def _check_metadata(path: Path, metadata: Metadata) -> None:
     for field in {**ours, **theirs}:
         if theirs.get(field) != ours.get(field):
             raise QzooError(
-                f"{path}: protocol field {field!r} is {theirs.get(field)!r}, "
-                f"this qzoo plays {ours.get(field)!r}"
+                f"{path}: protocol field {field!r} is {theirs.get(field)!r}, this qzoo plays {ours.get(field)!r}"
             )
 
 
@@ -267,7 +267,7 @@ def read_recording(path: Path, *, check_digest: bool = True) -> Recording:
     metadata = read_metadata(path)
     try:
         table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise QzooError(f"{path}: damaged ({_first_line(error)}); fetch it again") from error
     if table.schema.remove_metadata() != SCHEMA:
         raise QzooError(f"{path}: columns {table.schema.names} are not those of the format: {SCHEMA.names}")
@@ -292,6 +292,8 @@ def _rows(table: pa.Table) -> list[dict[str, Any]]:
         if pa.types.is_list(column.type):
             ends = np.cumsum(np.asarray(column.value_lengths()))
             columns[name] = np.split(column.flatten().to_numpy(), ends[:-1]) if len(ends) else []
+        elif name == "actions":
+            columns[name] = [np.frombuffer(value, dtype=np.uint8) for value in column.to_pylist()]
         else:
             columns[name] = column.to_pylist()
     return [{name: columns[name][i] for name in SCHEMA.names} for i in range(table.num_rows)]
@@ -304,21 +306,17 @@ def _episode(path: Path, number: int, row: dict[str, Any]) -> Episode:
         raise QzooError(f"{where}: {len(actions)} actions, but its length says {length}")
     illegal = np.flatnonzero(actions >= NUM_ACTIONS)
     if illegal.size:
-        raise QzooError(
-            f"{where}, step {illegal[0]}: action {actions[illegal[0]]} is not below {NUM_ACTIONS}"
-        )
-    steps, values = row["reward_steps"], row["reward_values"]
-    if len(steps) != len(values) or (steps.size and int(steps.max()) >= length):
-        raise QzooError(f"{where}: reward_steps and reward_values do not fit an episode of {length} steps")
+        raise QzooError(f"{where}, step {illegal[0]}: action {actions[illegal[0]]} is not below {NUM_ACTIONS}")
+    steps, values = np.cumsum(row["reward_gaps"], dtype=np.int64), row["reward_values"]
+    if len(steps) != len(values) or (steps.size and int(steps[-1]) >= length):
+        raise QzooError(f"{where}: reward_gaps and reward_values do not fit an episode of {length} steps")
     rewards = np.zeros(length, dtype=np.int32)
     rewards[steps] = values
     if int(rewards.sum()) != row["return"]:
         raise QzooError(f"{where}: rewards sum to {int(rewards.sum())}, but its return says {row['return']}")
     expected_checks = -(-length // CHECK_INTERVAL)
     if len(row["checks"]) != expected_checks:
-        raise QzooError(
-            f"{where}: {len(row['checks'])} checks, an episode of {length} steps has {expected_checks}"
-        )
+        raise QzooError(f"{where}: {len(row['checks'])} checks, an episode of {length} steps has {expected_checks}")
     return Episode(
         seed=row["seed"],
         actions=actions,

@@ -186,9 +186,7 @@ class Learner:
         actions: NDArray[np.int64] = self.actions[self._last.numpy()]
         return actions
 
-    def observe(
-        self, rewards: NDArray[np.int32], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]
-    ) -> None:
+    def observe(self, rewards: NDArray[np.int32], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> None:
         """Remember the step and learn from as many samples as it allows."""
         ended = torch.from_numpy(terminated | truncated)
         self.memory.add(self._ram, self._last, clip_reward(rewards), ended, torch.from_numpy(truncated))
@@ -233,9 +231,7 @@ class Learner:
         }
         return tensors, {"steps": self.steps, "config": asdict(self.config)}
 
-    def restore(
-        self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: Sequence[Episode]
-    ) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: Sequence[Episode]) -> None:
         """Go on: networks and optimizer from the state, memory by playing the recorded episodes once more."""
         restore_module(self.network, tensors, "network")
         restore_module(self.target, tensors, "target")

@@ -51,9 +51,7 @@ class Players:
         self._next_seed += 1
         self.ram[env] = ale.getRAM()
 
-    def step(
-        self, actions: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_]]:
+    def step(self, actions: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_]]:
         """Advance every emulator one step: actions (num_envs,) in the full set.
 
         Returns:

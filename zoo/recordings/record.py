@@ -37,9 +37,7 @@ class PlayPolicy(Protocol):
         """RAM uint8 (N, 128) -> actions int64 (N,) in the full set."""
         ...
 
-    def observe(
-        self, rewards: NDArray[np.int32], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]
-    ) -> None:
+    def observe(self, rewards: NDArray[np.int32], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> None:
         """The outcome of the last actions; learning happens here."""
         ...
 
@@ -47,9 +45,7 @@ class PlayPolicy(Protocol):
         """What to save: tensors and JSON values."""
         ...
 
-    def restore(
-        self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: list[Episode]
-    ) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: list[Episode]) -> None:
         """Go on from a saved state and the episodes recorded so far."""
         ...
 
@@ -105,18 +101,14 @@ class RandomPolicy:
         """Any action, whatever the RAM."""
         return self._actions[self._generator.integers(len(self._actions), size=len(ram))]
 
-    def observe(
-        self, rewards: NDArray[np.int32], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]
-    ) -> None:
+    def observe(self, rewards: NDArray[np.int32], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> None:
         """Nothing to learn."""
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Nothing to keep: a resumed run draws from a stream of its own."""
         return {}, {}
 
-    def restore(
-        self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: list[Episode]
-    ) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: list[Episode]) -> None:
         """A fresh stream for the part that follows."""
         self._generator = np.random.default_rng([self._seed, len(episodes)])
 
@@ -145,9 +137,7 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
     if job.path.exists():
         recording = read_recording(job.path)
         if (recording.metadata.game, recording.metadata.source) != (job.game, job.source):
-            raise QzooError(
-                f"{job.path}: holds {recording.metadata.game}.{recording.metadata.source}; move it away"
-            )
+            raise QzooError(f"{job.path}: holds {recording.metadata.game}.{recording.metadata.source}; move it away")
         episodes = list(recording.episodes)
     recorded = sum(episode.length for episode in episodes)
     if recorded >= job.steps:

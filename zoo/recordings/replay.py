@@ -32,9 +32,7 @@ class Mismatch:
     what: str
 
     def __str__(self) -> str:
-        where = (
-            self.path if self.episode is None else f"{self.path}: episode {self.episode}, step {self.step}"
-        )
+        where = self.path if self.episode is None else f"{self.path}: episode {self.episode}, step {self.step}"
         return f"{where}: {self.what}"
 
 
@@ -71,8 +69,7 @@ def replay(
     threads = max(1, min(num_threads or os.cpu_count() or 1, len(order)))
     with ThreadPoolExecutor(threads) as pool:
         tasks = [
-            pool.submit(_replay_queue, game, episodes, outputs, queue, name or game, on_steps)
-            for _ in range(threads)
+            pool.submit(_replay_queue, game, episodes, outputs, queue, name or game, on_steps) for _ in range(threads)
         ]
         for task in tasks:
             task.result()

@@ -76,9 +76,7 @@ def source_stats(recordings: Sequence[Recording], size: int) -> SourceStats:
     )
 
 
-def dataset_stats(
-    games: Mapping[str, Mapping[str, SourceStats]], source: str = "learner"
-) -> dict[str, float | None]:
+def dataset_stats(games: Mapping[str, Mapping[str, SourceStats]], source: str = "learner") -> dict[str, float | None]:
     """Transitions of a dataset, and the interquartile mean over its games of the human-normalized return.
 
     Args:

@@ -49,9 +49,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return Batch(
-            *(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__)
-        )
+        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,7 @@ class FrameStore:
 
     def to(self, device: torch.device) -> FrameStore:
         """The whole store on another device: frames resident in GPU memory, say."""
-        columns = {
-            name: getattr(self, name).to(device) for name in self.__dataclass_fields__ if name != "ranges"
-        }
+        columns = {name: getattr(self, name).to(device) for name in self.__dataclass_fields__ if name != "ranges"}
         return FrameStore(**columns, ranges=self.ranges)
 
     def stack(self, frame_index: Tensor, episode_start: Tensor) -> Tensor:
@@ -272,9 +268,7 @@ def _fill(
             first += num_frames(episode)
         metadata = recording.metadata
         name = str(recording.path or f"{metadata.game}.{metadata.source}")
-        replay(
-            metadata.game, recording.episodes, outputs, name=name, num_threads=num_threads, on_steps=on_steps
-        )
+        replay(metadata.game, recording.episodes, outputs, name=name, num_threads=num_threads, on_steps=on_steps)
 
 
 def _index(recordings: Sequence[Recording], frames: Tensor) -> FrameStore:

@@ -1,0 +1,48 @@
+"""Every block of the README runs as it stands, in order, in a folder of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+TOO_LONG_FOR_A_TEST = (
+    "make demo",
+    "make test",
+)  # these two are tested by tests of their own, and by running this
+SMALLER = {  # the same commands on less, so that the suite stays quick
+    "--transitions 100000 --steps 2000": "--transitions 2000 --steps 20 --episodes 1",
+    "--episodes 32 --random": "--episodes 1 --random",
+    "--transitions 20000 --steps 500": "--transitions 500 --steps 20",
+    "--steps 20000": "--steps 500",
+}
+
+
+def test_the_two_commands_come_first() -> None:
+    assert [code.strip() for _, code in BLOCKS[:2]] == list(TOO_LONG_FOR_A_TEST)
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{command.split()[1]}:", makefile, re.MULTILINE) for command in TOO_LONG_FOR_A_TEST)
+
+
+def test_every_shortcut_is_used() -> None:
+    text = "".join(code for _, code in BLOCKS)
+    assert all(long in text for long in SMALLER)
+
+
+@pytest.mark.parametrize(("language", "code"), BLOCKS[2:], ids=[code.splitlines()[-1][:40] for _, code in BLOCKS[2:]])
+def test_block(language: str, code: str, tmp_path: Path) -> None:
+    for long, short in SMALLER.items():
+        code = code.replace(long, short)
+    if language == "python":
+        command = [sys.executable, "-c", code]
+    else:
+        command = ["bash", "-euo", "pipefail", "-c", code]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,339 @@
+"""Recording: random play and the learner, going on after a kill, keeping time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import zoo.recordings.record
+from tests.recording_helpers import played, refused
+from zoo.atari import minimal_actions
+from zoo.recordings.format import read_recording
+from zoo.recordings.learner import Learner, LearnerConfig, Memory, clip_reward
+from zoo.recordings.pool import record_all, run_all
+from zoo.recordings.record import Progress, RecordJob, record
+from zoo.recordings.replay import verify_recording
+from zoo.state import load_state
+
+SMALL = LearnerConfig(num_envs=2, batch_size=16, samples_per_step=2.0, width=16, warmup_steps=100)
+
+
+def job(folder: Path, steps: int = 300, **changes: Any) -> RecordJob:
+    return replace(RecordJob("Breakout", "random", steps, 0, folder, "a test"), **changes)
+
+
+@pytest.fixture
+def small_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real learner, with a network and a warm-up that fit a test."""
+
+    def make(job: RecordJob) -> tuple[Learner, int]:
+        return Learner(job.game, job.seed, SMALL), SMALL.num_envs
+
+    monkeypatch.setattr(zoo.recordings.record, "make_policy", make)
+
+
+def test_random_play_is_recorded_whole_and_goes_on(tmp_path: Path) -> None:
+    first = record(job(tmp_path, 300))
+    recording = read_recording(job(tmp_path).path)
+    assert first.done and first.steps == recording.transitions >= 300
+    assert first.episodes == len(recording.episodes)
+    assert verify_recording(recording) == []
+    assert recording.metadata.command == "a test"
+    assert {action for episode in recording.episodes for action in episode.actions.tolist()} == set(
+        minimal_actions("Breakout")
+    )
+    again = record(job(tmp_path, 300))
+    assert (again.steps, again.episodes) == (first.steps, first.episodes)  # enough is there already
+    record(job(tmp_path, first.steps + 1))
+    longer = read_recording(job(tmp_path).path)
+    kept = longer.episodes[: first.episodes]
+    assert [episode.seed for episode in kept] == [episode.seed for episode in recording.episodes]
+    assert longer.transitions > first.steps
+    seeds = [episode.seed for episode in longer.episodes]
+    assert len(set(seeds)) == len(seeds)
+    starts = [episode.policy_step for episode in longer.episodes[first.episodes :]]
+    assert min(starts) >= first.steps
+    new = longer.episodes[first.episodes]
+    old = longer.episodes[0]
+    assert not np.array_equal(new.actions[:50], old.actions[:50])  # not the same random actions once more
+    assert verify_recording(longer) == []
+
+
+def test_the_seed_names_the_play(tmp_path: Path) -> None:
+    for folder, seed in (("one", 0), ("same", 0), ("other", 1)):
+        record(job(tmp_path / folder, 200, seed=seed))
+    one, same, other = (read_recording(job(tmp_path / folder).path).episodes[0] for folder in ("one", "same", "other"))
+    assert one.seed == same.seed and np.array_equal(one.actions, same.actions)
+    assert other.seed >= 1_000_000 and not np.array_equal(one.actions[:50], other.actions[:50])
+    refused(lambda: record(job(tmp_path, seed=-1)), "--seed -1")
+    refused(lambda: record(job(tmp_path, seed=1_000)), "--seed 1000")
+
+
+def test_time_budget_ends_a_job_cleanly(tmp_path: Path) -> None:
+    started = time.time()
+    progress = record(job(tmp_path, 10**9, deadline=started + 3))
+    assert time.time() - started < 20
+    assert not progress.done
+    recording = read_recording(job(tmp_path).path)
+    assert 0 < recording.transitions == progress.steps
+    assert verify_recording(recording, [0]) == []
+
+
+def test_progress_is_reported(tmp_path: Path) -> None:
+    reports: list[Progress] = []
+    final = record(job(tmp_path, 200), reports.append)
+    assert reports[-1] == final
+    scores = [episode.score for episode in read_recording(job(tmp_path).path).episodes]
+    assert final.recent_return == pytest.approx(np.mean(scores[-30:]))
+
+
+def test_a_recording_without_its_state_is_refused(tmp_path: Path) -> None:
+    record(job(tmp_path, 200))
+    job(tmp_path).state_path.unlink()
+    refused(lambda: record(job(tmp_path, 10_000)), "Breakout.random", "missing")
+
+
+def test_another_recording_in_the_way_is_refused(tmp_path: Path) -> None:
+    record(job(tmp_path, 200))
+    job(tmp_path).path.rename(job(tmp_path, source="learner").path)
+    refused(lambda: record(job(tmp_path, 10_000, source="learner")), "Breakout.random")
+
+
+def test_learner_records_and_goes_on_with_network_and_optimizer(
+    tmp_path: Path, small_learner: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = job(tmp_path, 500, source="learner")
+    record(learner)
+    recording = read_recording(learner.path)
+    assert verify_recording(recording, [0]) == []
+    tensors, info = load_state(learner.state_path)
+    assert info["steps"] == info["played"] >= recording.transitions
+    taken = int(tensors["optimizer.0.step"])
+    assert taken > 0
+    restored: list[dict[str, torch.Tensor]] = []
+    restore = Learner.restore
+
+    def watch(self: Learner, *arguments: Any) -> None:
+        restore(self, *arguments)
+        restored.append({name: tensor.clone() for name, tensor in self.state()[0].items()})
+        assert int(self.memory.size.sum()) == recording.transitions
+
+    monkeypatch.setattr(Learner, "restore", watch)
+    record(replace(learner, steps=recording.transitions + 200))
+    assert set(restored[0]) == set(tensors)
+    assert all(torch.equal(restored[0][name], tensors[name]) for name in tensors)
+    later, later_info = load_state(learner.state_path)
+    assert int(later["optimizer.0.step"]) > taken
+    assert not torch.equal(later["network.0.weight"], tensors["network.0.weight"])
+    longer = read_recording(learner.path)
+    assert longer.episodes[len(recording.episodes)].policy_step >= info["played"]
+    assert later_info["steps"] >= info["steps"] + 200
+
+
+def test_restored_learner_acts_and_learns_as_the_saved_one() -> None:
+    """Same networks, optimizer, generator and memory: the next update is the same one."""
+    episodes = played("Breakout", 4, num_envs=2)
+    one, two = Learner("Breakout", 0, SMALL), Learner("Breakout", 1, SMALL)
+    one.restore(*one.state(), list(episodes))
+    one.steps = 500
+    for _ in range(3):
+        one.update()
+    two.restore(*one.state(), list(episodes))
+    assert two.steps == 500 and two.epsilon == one.epsilon
+    ram = np.random.default_rng(0).integers(256, size=(2, 128), dtype=np.uint8)
+    assert np.array_equal(one.act(ram), two.act(ram))
+    assert one.update() == two.update()
+    for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_learner_explores_less_and_less() -> None:
+    learner = Learner("Breakout", 0, SMALL)
+    assert learner.epsilon == 1.0
+    learner.steps = SMALL.epsilon_steps // 2
+    assert learner.epsilon == pytest.approx((1 + SMALL.epsilon_end) / 2, abs=1e-3)
+    learner.steps = 10 * SMALL.epsilon_steps
+    assert learner.epsilon == pytest.approx(SMALL.epsilon_end)
+
+
+def test_learner_learns_which_action_pays() -> None:
+    """A bandit: one action is rewarded, whatever the RAM, and every step ends the episode."""
+    learner = Learner("Breakout", 0, replace(SMALL, samples_per_step=16.0, epsilon_steps=400, learning_rate=3e-3))
+    ram, ended, cut = (
+        np.zeros((2, 128), dtype=np.uint8),
+        np.ones(2, dtype=np.bool_),
+        np.zeros(2, dtype=np.bool_),
+    )
+    for _ in range(250):
+        learner.observe((learner.act(ram) == 3).astype(np.int32), ended, cut)
+    assert np.mean([learner.act(ram) == 3 for _ in range(50)]) > 0.9
+
+
+# Episodes: steps, and whether the step limit cut them. Short ones, so that windows reach over several ends.
+HISTORY = ((4, False), (1, False), (2, True), (2, False), (9, False))
+
+
+def expected_sample(rewards: list[float], row: int, n: int, gamma: float) -> tuple[float, float, float]:
+    """(return, discount, weight) of a step of `HISTORY`, one step at a time."""
+    ends = dict(zip(np.cumsum([length for length, _ in HISTORY]) - 1, (cut for _, cut in HISTORY), strict=True))
+    total, discount = 0.0, 1.0
+    for now in range(row, row + n):
+        total += discount * rewards[now]
+        discount *= gamma
+        if now in ends:
+            return total, 0.0, float(not ends[now])
+    return total, discount, 1.0
+
+
+@pytest.mark.parametrize("n_step", [1, 3, 5])
+@pytest.mark.parametrize("whole", [True, False], ids=["whole episodes", "step by step"])
+def test_memory_samples_are_the_obvious_ones(n_step: int, whole: bool) -> None:
+    generator = np.random.default_rng(0)
+    count = sum(length for length, _ in HISTORY)
+    begins = {0, *np.cumsum([length for length, _ in HISTORY]).tolist()}
+    ram = torch.from_numpy(generator.integers(256, size=(count, 128), dtype=np.uint8))
+    rewards = torch.from_numpy(generator.integers(-1, 2, size=count).astype(np.float32))
+    numbers = torch.arange(count)  # in the place of actions: which step it is
+    memory = Memory(1, capacity=4)  # it must grow
+    first = 0
+    for length, cut in HISTORY:
+        rows = slice(first, first + length)
+        if whole:
+            memory.add_episode(ram[rows], numbers[rows], rewards[rows], cut)
+        else:
+            for row in range(first, first + length):
+                last = torch.tensor([row == first + length - 1])
+                memory.add(ram[[row]], numbers[[row]], rewards[[row]], last, last & cut)
+        first += length
+    states, drawn, returns, discounts, successors, weights = memory.sample(
+        400, n_step, 0.9, torch.Generator().manual_seed(0)
+    )
+    assert set(drawn.tolist()) == set(range(count - n_step))  # every step that has a successor, no other
+    for at, row in enumerate(drawn.tolist()):
+        total, discount, weight = expected_sample(rewards.tolist(), row, n_step, 0.9)
+        assert float(weights[at]) == weight
+        assert float(discounts[at]) == pytest.approx(discount)
+        assert not weight or float(returns[at]) == pytest.approx(total, abs=1e-6)
+        assert torch.equal(states[at], ram[[row if row in begins else row - 1, row]])
+        if discount:
+            assert torch.equal(successors[at, 1], ram[row + n_step])
+
+
+def test_memory_draws_evenly_from_columns_of_different_lengths() -> None:
+    """As after a restart, when few whole episodes were recorded: some columns are short, some empty."""
+    memory = Memory(3)
+    for first, length in ((0, 30), (100, 8)):
+        numbers = torch.arange(first, first + length)
+        memory.add_episode(torch.ones(length, 128, dtype=torch.uint8), numbers, torch.zeros(length), False)
+    states, drawn, *_ = memory.sample(6_000, 2, 0.9, torch.Generator().manual_seed(0))
+    assert set(drawn.tolist()) == {*range(28), *range(100, 106)}
+    assert states.all()
+    counts = torch.bincount(drawn)[[*range(28), *range(100, 106)]].float()
+    assert float((counts - 6_000 / 34).abs().max()) < 5 * (6_000 / 34) ** 0.5
+
+
+def test_rewards_are_clipped_for_the_loss() -> None:
+    assert clip_reward(np.array([-7, 0, 1, 400], dtype=np.int32)).tolist() == [-1.0, 0.0, 1.0, 1.0]
+
+
+def test_jobs_run_side_by_side_and_report(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, 200, game=game) for game in ("Breakout", "Frostbite")]
+    reports: list[Progress] = []
+    results = record_all(jobs, 2, reports.append)
+    assert [result.game for result in results] == ["Breakout", "Frostbite"]
+    assert {report.game for report in reports} == {"Breakout", "Frostbite"}
+    for one, result in zip(jobs, results, strict=True):
+        assert read_recording(one.path).transitions == result.steps >= 200
+
+
+def test_a_failing_job_is_one_line(tmp_path: Path) -> None:
+    refused(lambda: record_all([job(tmp_path, 100, seed=-5)], 1), "--seed -5")
+
+
+def die(job: int, report: Callable[[int], None]) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_line() -> None:
+    refused(lambda: run_all(die, [1], 1, lambda report: None), "worker process was killed")
+
+
+def command(folder: Path, steps: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "zoo", "record", "learner", "--games", "Breakout", "--steps", str(steps)),
+        *("--out", str(folder), "--workers", "1", "--save-every", "0.5s", "--json"),
+    ]
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    """`zoo record learner` in a session of its own, for more steps than any test has time for."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command(folder, 10**8), start_new_session=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, f"waited {seconds:.0f} s for {what}"
+        time.sleep(0.05)
+
+
+def alive(session: int) -> list[int]:
+    """The running processes of a session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the workers in /proc")
+def test_a_killed_recording_is_whole_and_goes_on(tmp_path: Path) -> None:
+    """SIGKILL to all processes at once, then to the parent alone, whose worker saves and leaves."""
+    here = job(tmp_path, source="learner")
+
+    def recorded_steps() -> int:
+        return read_recording(here.path).transitions if here.path.exists() else 0
+
+    process = start(tmp_path)
+    try:
+        wait_for(lambda: recorded_steps() > 0, "the first save")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    first = read_recording(here.path)
+    assert verify_recording(first) == []
+    played_before = load_state(here.state_path)[1]["played"]
+
+    process = start(tmp_path)
+    try:
+        wait_for(lambda: recorded_steps() > first.transitions, "a save of the second run")
+        process.kill()
+        process.wait()
+        wait_for(lambda: not alive(process.pid), "the worker to leave", 30)
+    finally:
+        for left in alive(process.pid):
+            os.kill(left, signal.SIGKILL)
+    second = read_recording(here.path)
+    count = len(first.episodes)
+    assert [e.seed for e in second.episodes[:count]] == [e.seed for e in first.episodes]
+    assert all(e.policy_step >= played_before for e in second.episodes[count:])
+    assert len({e.seed for e in second.episodes}) == len(second.episodes)
+    assert verify_recording(second, range(count, len(second.episodes))) == []
+    assert load_state(here.state_path)[1]["played"] > played_before
+    assert not list(tmp_path.rglob(".*.tmp"))

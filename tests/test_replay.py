@@ -1,0 +1,184 @@
+"""Replay: the same frames from seeds and actions, however they are played; whatever differs is refused."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import zoo.atari
+import zoo.recordings.play
+import zoo.recordings.replay
+from tests.recording_helpers import flip_action, played, recorded, refused, with_flipped_action
+from zoo.atari import PROTOCOL, make_vector_env
+from zoo.recordings.format import CHECK_INTERVAL, Episode, read_recording
+from zoo.recordings.learner import replay_ram
+from zoo.recordings.play import Players
+from zoo.recordings.replay import (
+    Frames,
+    empty_frames,
+    num_frames,
+    replay,
+    sample_episodes,
+    verify_episode,
+    verify_recording,
+)
+
+GAMES = ("Breakout", "SpaceInvaders", "Frostbite", "Seaquest")
+
+
+def frames_of(game: str, episodes: Sequence[Episode], num_threads: int) -> list[Frames]:
+    outputs = [empty_frames(num_frames(episode)) for episode in episodes]
+    replay(game, episodes, outputs, num_threads=num_threads)
+    return outputs
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_whole_episodes_go_round(game: str, tmp_path: Path) -> None:
+    """Played on plain emulators, written, read, verified and played back: rewards, ends, RAM, frames."""
+    recording = read_recording(recorded(tmp_path, game, count=3, num_envs=2))
+    assert {episode.terminated for episode in recording.episodes} == {True}
+    assert verify_recording(recording) == []
+    outputs = frames_of(game, recording.episodes, num_threads=1)
+    assert all(frames.std() > 1 for frames in outputs)
+
+
+def test_frames_do_not_depend_on_threads_order_or_company() -> None:
+    episodes = played("Breakout", 6, num_envs=3)
+    one = frames_of("Breakout", episodes, num_threads=1)
+    several = frames_of("Breakout", episodes[::-1], num_threads=3)[::-1]
+    alone = frames_of("Breakout", episodes[2:3], num_threads=1)
+    assert all(np.array_equal(a, b) for a, b in zip(one, several, strict=True))
+    assert np.array_equal(one[2], alone[0])
+    assert not np.array_equal(one[0][:50], one[1][:50])  # each its own sticky coins
+
+
+def test_a_frame_is_the_state_in_which_its_action_was_chosen() -> None:
+    episode = played("Breakout", 1)[0]
+    frames = frames_of("Breakout", [episode], num_threads=1)[0]
+    env = make_vector_env("Breakout", 1, num_threads=1)
+    stack, _ = env.reset(seed=np.array([episode.seed]))
+    for step in range(40):
+        assert np.array_equal(stack[0, -1], frames[step])
+        stack, *_ = env.step(episode.actions[step : step + 1].astype(np.int64))
+
+
+def test_progress_counts_every_step() -> None:
+    episodes = played("Breakout", 6, num_envs=3)
+    outputs = [empty_frames(num_frames(episode)) for episode in episodes]
+    counted: list[int] = []
+    replay("Breakout", episodes, outputs, num_threads=2, on_steps=counted.append)
+    assert sum(counted) == sum(episode.length for episode in episodes)
+
+
+def test_replay_refuses_another_reward() -> None:
+    good, episode = played("Breakout", 2)[:2]
+    step = episode.length // 2
+    rewards = episode.rewards.copy()
+    rewards[step] += 1
+    episodes = [good, replace(episode, rewards=rewards)]
+    outputs = [empty_frames(num_frames(episode)) for episode in episodes]
+    refused(
+        lambda: replay("Breakout", episodes, outputs, name="some.parquet"),
+        f"some.parquet: episode 1, step {step}: replay gives reward {rewards[step] - 1}",
+    )
+
+
+def test_replay_refuses_another_end() -> None:
+    episode = played("Breakout", 1)[0]
+    cut = replace(episode, actions=episode.actions[:-5], rewards=episode.rewards[:-5])
+    where = f"Breakout: episode 0, step {cut.length - 1}"
+    refused(lambda: replay("Breakout", [cut], [empty_frames(num_frames(cut))]), where, "terminated")
+    longer = replace(
+        episode,
+        actions=np.append(episode.actions, episode.actions[-1]),
+        rewards=np.append(episode.rewards, 0),
+    )
+    where = f"Breakout: episode 0, step {episode.length - 1}"
+    refused(lambda: replay("Breakout", [longer], [empty_frames(num_frames(longer))]), where, "terminated")
+
+
+def test_every_flipped_action_is_noticed_where_it_is(tmp_path: Path) -> None:
+    """Also one that moves nothing: the checks cover the actions themselves."""
+    episode = max(played("Breakout", 4), key=lambda episode: episode.length)
+    assert episode.length > CHECK_INTERVAL
+    for step in (0, 1, CHECK_INTERVAL - 1, CHECK_INTERVAL, episode.length - 1):
+        difference = verify_episode("Breakout", with_flipped_action(episode, step))
+        assert difference is not None
+        assert step <= difference[0] < step + CHECK_INTERVAL
+
+
+def test_verify_names_file_episode_and_step(tmp_path: Path) -> None:
+    path = recorded(tmp_path, count=3)
+    flip_action(path, episode=2, step=30)
+    mismatches = verify_recording(read_recording(path, check_digest=False))
+    assert len(mismatches) == 1
+    assert str(mismatches[0]).startswith(f"{path}: episode 2, step ")
+    assert mismatches[0].step is not None and 30 <= mismatches[0].step < 30 + CHECK_INTERVAL
+
+
+def test_verify_refuses_other_rewards_ends_and_seeds() -> None:
+    episode = played("Breakout", 1)[0]
+    rewards = episode.rewards.copy()
+    rewards[7] = 3
+    assert verify_episode("Breakout", replace(episode, rewards=rewards)) == (
+        7,
+        "replay gives reward 0, recorded 3",
+    )
+    other = verify_episode("Breakout", replace(episode, terminated=False, truncated=True))
+    assert other is not None and other[0] == episode.length - 1 and "terminated=True" in other[1]
+    assert verify_episode("Breakout", replace(episode, seed=episode.seed + 1)) is not None
+    actions = np.append(episode.actions, np.uint8(0))
+    longer = replace(episode, actions=actions, rewards=np.append(episode.rewards, np.int32(0)))
+    over = verify_episode("Breakout", replace(longer, checks=episode.checks))
+    assert over is not None and over[0] >= episode.length - 1
+
+
+def test_a_truncated_episode_keeps_its_last_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a limit of 50 steps, plain and vector environment cut at the same step."""
+    short = replace(PROTOCOL, max_steps=50)
+    for module in (zoo.atari, zoo.recordings.play, zoo.recordings.replay):
+        monkeypatch.setattr(module, "PROTOCOL", short)
+    players = Players("Breakout", 1, "random", 3)
+    while not players.finished:
+        players.step(np.array([len(players.finished)]))
+    episode = players.finished[0]
+    assert (episode.length, episode.terminated, episode.truncated) == (50, False, True)
+    assert verify_episode("Breakout", episode) is None
+    frames = frames_of("Breakout", [episode], num_threads=1)[0]
+    assert len(frames) == 51
+    env = make_vector_env("Breakout", 1, num_threads=1)
+    env.reset(seed=np.array([3]))
+    for action in episode.actions.astype(np.int64):
+        stack, *_ = env.step(np.array([action]))
+    assert np.array_equal(stack[0], frames[-4:])
+    monkeypatch.setattr(zoo.recordings.replay, "PROTOCOL", replace(PROTOCOL, max_steps=60))
+    contradiction = verify_episode("Breakout", episode)
+    assert contradiction is not None and "contradicts the protocol" in contradiction[1]
+
+
+def test_replayed_ram_is_what_the_policy_saw() -> None:
+    players = Players("Breakout", 1, "random", 11)
+    seen, generator = [], np.random.default_rng(0)
+    while not players.finished:
+        seen.append(players.ram[0].copy())
+        players.step(generator.choice([0, 1, 3, 4], size=1))
+    assert np.array_equal(replay_ram("Breakout", players.finished[0]), np.stack(seen))
+
+
+def test_players_take_a_new_seed_for_each_episode() -> None:
+    episodes = played("Breakout", 6, num_envs=3)
+    seeds = [episode.seed for episode in episodes]
+    assert len(set(seeds)) == len(seeds)
+    assert episodes[0].policy_step == 0
+    later = [episode for episode in episodes if episode.seed >= 3]
+    assert later and all(episode.policy_step > 0 for episode in later)
+
+
+def test_samples_are_episodes_of_the_recording(tmp_path: Path) -> None:
+    recording = read_recording(recorded(tmp_path, count=4))
+    assert sample_episodes(recording, None) == [0, 1, 2, 3]
+    assert sample_episodes(recording, 9) == [0, 1, 2, 3]
+    drawn = {tuple(sample_episodes(recording, 2, seed)) for seed in range(20)}
+    assert len(drawn) > 2 and all(len(set(pair)) == 2 for pair in drawn)
