@@ -123,15 +123,21 @@ def finetune(
     if mode == "frozen":
         run_config = replace(run_config, random_shift=0)
         data = frozen_features(network.encoder, store, config)
-        # Typed as an encoder, since it stands in for one: the trunk's map goes in, features come out.
-        behind = cast(Encoder, FullyConnected(network.encoder))
-        trained = QNetwork(behind, [game], num_atoms=config.objective.num_atoms)
-        trained.weight, trained.bias = network.weight, network.bias
+        trained = behind_trunk(network, game, config)
     features_seconds = time.time() - began
     objective = ScaledQL(trained, config.objective).to(device)
     run = train(objective, data, run_config, out, device=device, deadline=deadline, resume=resume, report=report)
     seconds = {"features": features_seconds, "total": time.time() - began}
     return network.eval(), {"mode": mode, "steps": run.step, "seconds": seconds}
+
+
+def behind_trunk(network: QNetwork, game: str, config: FinetuneConfig) -> QNetwork:
+    """The part of a network behind its convolutions, on the same weights: it takes their flattened map for frames."""
+    # Typed as an encoder, since it stands in for one.
+    behind = cast(Encoder, FullyConnected(network.encoder))
+    part = QNetwork(behind, [game], num_atoms=config.objective.num_atoms)
+    part.weight, part.bias = network.weight, network.bias
+    return part
 
 
 def frozen_features(encoder: Encoder, store: FrameStore, config: FinetuneConfig) -> FeatureStore:

@@ -63,6 +63,7 @@ def test_the_td_error_falls(store: FrameStore, tmp_path: Path) -> None:
 
 def test_a_run_in_two_parts_equals_one_to_the_bit(store: FrameStore, tmp_path: Path) -> None:
     run(store, tmp_path / "whole")
+
     class StopError(Exception):
         pass
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "evaluate": ("zoo.commands.evaluate", "Evaluate", "score a model, or random play, in seeded episodes"),
     "pretrain": ("zoo.commands.pretrain", "Pretrain", "train an encoder by offline Q-learning"),
     "report": ("zoo.commands.report", "Report", "evaluate a model folder and write its card"),
+    "bench": ("zoo.commands.bench", "Bench", "speed of training and replay against this machine's limit"),
     "record learner": (
         "zoo.commands.record",
         "RecordLearner",

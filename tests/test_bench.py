@@ -1,0 +1,30 @@
+"""The benchmark runs and its figures fit together; how fast things are is no test's business."""
+
+from pathlib import Path
+
+import pytest
+
+from zoo.cli import run_command
+from zoo.recordings import library
+
+
+def test_bench(recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    (shipped / "Breakout.learner.parquet").write_bytes((recordings_dir / "Breakout.random.parquet").read_bytes())
+    monkeypatch.setattr(library, "SHIPPED", shipped)
+    out = tmp_path / "bench.json"
+    _, result = run_command(
+        "bench",
+        [
+            *("--archs", "nature", "--batch-size", "8", "--steps", "1", "--replay-steps", "300"),
+            *("--out", str(out)),
+        ],
+    )
+    assert out.exists()
+    (step,) = result["steps"]
+    assert step["ratio"] == pytest.approx(step["step_ms"] / step["limit_ms"])
+    replay = result["replay"]
+    assert replay["ratio"] == pytest.approx(replay["steps_per_s"] / replay["limit_steps_per_s"])
+    assert result["store"]["bytes_per_frame"] == 84 * 84
+    assert result["frozen"]["speedup"] > 0 and result["machine"]["torch"]
