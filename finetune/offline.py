@@ -33,7 +33,7 @@ Mode = Literal["frozen", "full", "scratch"]
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Settings. The paper follows Multi-Game DT: 100k steps, learning rate 1e-4, decay 1e-2, batch 256, augmentation."""
+    """Settings. The paper follows Multi-Game DT: 100k steps, rate 1e-4, decay 1e-2, batch 256, augmentation."""
 
     steps: int = 10_000
     """Gradient steps. Multi-Game DT: 100k."""

@@ -15,7 +15,7 @@ import hashlib
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ale_py
 import numpy as np
@@ -25,6 +25,9 @@ from numpy.typing import NDArray
 
 from zoo.errors import QzooError
 from zoo.games import get_game
+
+if TYPE_CHECKING:
+    from zoo.variant_env import VariantVectorEnv
 
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 
@@ -171,6 +174,17 @@ def make_vector_env(game: str, num_envs: int, num_threads: int = 0) -> AtariVect
         reward_clipping=False,
         use_fire_reset=PROTOCOL.fire_reset,
     )
+
+
+def make_variant_env(game: str, num_envs: int, variant: Variant = DEFAULT_VARIANT) -> VariantVectorEnv:
+    """A vector environment of a game's modes and difficulties; slower than `make_vector_env`, otherwise alike.
+
+    Raises:
+        QzooError: no such mode or difficulty.
+    """
+    from zoo.variant_env import VariantVectorEnv  # it builds on this module
+
+    return VariantVectorEnv(game, num_envs, variant)
 
 
 def action_values() -> list[ale_py.Action]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ class Objective(Protocol):
         """Called when `step` gradient steps have been taken."""
         ...
 
-    def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    def parameter_groups(self) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
         """(encoder's, heads') trainable parameters."""
         ...
 
