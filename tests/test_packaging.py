@@ -126,6 +126,14 @@ print(json.dumps({
     assert loaded["training"] is False
 
 
+def test_installed_wheel_runs_the_demo(installed: Path, tmp_path: Path) -> None:
+    few = ("--steps", "5", "--episodes", "1", "--transitions", "500", "--json")
+    shown = json.loads(run(installed / "bin" / "zoo", "demo", *few, cwd=tmp_path, HOME=str(tmp_path)))
+    assert list(shown["arms"]) == ["random", "data", "scratch", "frozen", "full"]
+    made = tmp_path / "runs" / "demo"
+    assert all((made / name).stat().st_size > 0 for name in ("results.json", "curves.png", "play.mp4"))
+
+
 def test_no_large_files() -> None:
     sizes = {path.relative_to(REPO).as_posix(): path.stat().st_size for path in project_files()}
     assert sizes

@@ -17,6 +17,7 @@ from zoo.errors import QzooError
 from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
 from zoo.pretrain.loop import (
     Batches,
+    RunState,
     learning_rate_factor,
     make_optimizer,
     pick_device,
@@ -24,7 +25,7 @@ from zoo.pretrain.loop import (
     step_generator,
     train,
 )
-from zoo.pretrain.run import new_objective, thin
+from zoo.pretrain.run import new_objective, thin, write_run_model
 from zoo.recordings.store import FrameStore
 from zoo.state import load_state
 
@@ -231,6 +232,21 @@ def test_thinned_curve_keeps_the_last_line() -> None:
     thinned = thin(curve)
     assert thinned[-1] == curve[-1]
     assert 150 <= len(thinned) <= 250
+
+
+def test_a_run_may_start_from_a_model(store: FrameStore, tmp_path: Path) -> None:
+    """The encoder and the heads of the games in common are copied; another game's head starts afresh."""
+    objective = new_objective(SMALL, store.games)
+    with torch.no_grad():
+        objective.network.weight.normal_()
+    folder = write_run_model(tmp_path, "nature.first", "test", objective, SMALL, [], RunState(), CPU, "a test")
+    config = RunConfig(**{**SMALL.__dict__, "init": str(folder)})
+    network = new_objective(config, ["Pong", "Breakout"]).network
+    assert torch.equal(network.encoder.projection.weight, objective.network.encoder.projection.weight)
+    assert torch.equal(network.weight[1], objective.network.weight[store.games.index("Breakout")])
+    assert network.weight[0].abs().max() < 0.1
+    with pytest.raises(QzooError, match=r"--init .*: a model of \('nature', 16.*this run is of \('nature', 32"):
+        new_objective(RunConfig(**{**config.__dict__, "feature_dim": 32}), ["Pong"])
 
 
 def test_held_out_games_stay_out_of_pretraining(recordings_dir: Path, tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ class RunConfig:
     """nature, impala, resnet18, resnet34, resnet50, resnet101."""
     feature_dim: int | None = None
     """Width of the features; by default 512 for nature and impala, 2048 for the ResNets."""
+    init: str | None = None
+    """Start from the weights of this model (name or folder): its encoder, and its heads for the games in common."""
     steps: int = 100_000
     """Gradient steps. The paper's ResNet-101 took 10 million (remembered)."""
     batch_size: int = 512

@@ -12,6 +12,7 @@ from torch import nn
 
 from zoo.c51 import prior_logits
 from zoo.encoder import Encoder
+from zoo.errors import QzooError
 from zoo.model_folder import ModelConfig, write_model
 from zoo.pretrain.config import ObjectiveConfig, RunConfig
 from zoo.pretrain.loop import LOG, RunState, pick_precision
@@ -23,12 +24,36 @@ CURVE_POINTS = 200
 
 
 def new_objective(config: RunConfig, games: Sequence[str]) -> ScaledQL:
-    """A fresh network under the objective; its weights depend on the seed alone."""
+    """A network under the objective, fresh or from `config.init`; fresh weights depend on the seed alone.
+
+    Raises:
+        QzooError: `config.init` is no model, or one of another architecture or support.
+    """
     torch.manual_seed(config.seed)
     encoder = Encoder(config.arch, config.feature_dim)
     network = QNetwork(encoder, games, num_atoms=config.objective.num_atoms)
     start_heads(network, config.objective)
+    if config.init is not None:
+        start_from(network, config)
     return ScaledQL(network, config.objective)
+
+
+def start_from(network: QNetwork, config: RunConfig) -> None:
+    """Copy the weights of the model `config.init`: encoder, and heads of the games that both have."""
+    from zoo.hub import load_qnetwork
+
+    assert config.init is not None
+    source = load_qnetwork(config.init)
+    ours = (network.encoder.arch, network.encoder.feature_dim, config.objective.support)
+    theirs = (source.encoder.arch, source.encoder.feature_dim, source.model_config.support)
+    if ours != theirs:
+        raise QzooError(f"--init {config.init}: a model of {theirs}, this run is of {ours}; give the same settings")
+    network.encoder.load_state_dict(source.encoder.state_dict())
+    with torch.no_grad():
+        for game in set(network.games) & set(source.games):
+            here, there = network.game_index(game), source.game_index(game)
+            network.weight[here] = source.weight[there]
+            network.bias[here] = source.bias[there]
 
 
 def start_heads(network: QNetwork, config: ObjectiveConfig) -> None:
