@@ -11,6 +11,7 @@ Read it top to bottom: settings, the network of each mode, training, the model f
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,9 +21,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from zoo.device import pick_precision
 from zoo.encoder import Encoder, project
 from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
-from zoo.pretrain.loop import TrainingProgress, pick_precision, train
+from zoo.pretrain.loop import TrainingProgress, train
 from zoo.pretrain.run import start_heads
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork
@@ -126,9 +128,27 @@ def finetune(
         trained = behind_trunk(network, game, config)
     features_seconds = time.time() - began
     objective = ScaledQL(trained, config.objective).to(device)
-    run = train(objective, data, run_config, out, device=device, deadline=deadline, resume=resume, report=report)
+    run = train(
+        objective,
+        data,
+        run_config,
+        out,
+        device=device,
+        deadline=deadline,
+        identity={"mode": mode, "encoder": weights_digest(encoder)},
+        resume=resume,
+        report=report,
+    )
     seconds = {"features": features_seconds, "total": time.time() - began}
     return network.eval(), {"mode": mode, "steps": run.step, "seconds": seconds}
+
+
+def weights_digest(encoder: Encoder) -> str:
+    """Names an encoder's weights: a run that started from others must not be gone on with."""
+    total = hashlib.sha256()
+    for name, value in encoder.state_dict().items():
+        total.update(name.encode() + value.detach().cpu().float().contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
 
 
 def behind_trunk(network: QNetwork, game: str, config: FinetuneConfig) -> QNetwork:
@@ -142,7 +162,7 @@ def behind_trunk(network: QNetwork, game: str, config: FinetuneConfig) -> QNetwo
 
 def frozen_features(encoder: Encoder, store: FrameStore, config: FinetuneConfig) -> FeatureStore:
     """What the frozen convolutions make of every state, bfloat16 (F, C*H*W)."""
-    device = store.frames.device
+    device = next(encoder.parameters()).device
     dtype = pick_precision(config.precision, device)
     encoder.eval()
 
@@ -150,4 +170,4 @@ def frozen_features(encoder: Encoder, store: FrameStore, config: FinetuneConfig)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return encoder.trunk_map(observations)
 
-    return feature_store(store, trunk)
+    return feature_store(store, trunk, device)

@@ -8,6 +8,7 @@ import torch
 from finetune.offline import FinetuneConfig, Mode, finetune, frozen_features, start_network
 from zoo.cli import run_command
 from zoo.encoder import Encoder
+from zoo.errors import QzooError
 from zoo.hub import load_agent, load_qnetwork
 from zoo.model_folder import ModelConfig, write_model
 from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig
@@ -96,6 +97,16 @@ def test_features_are_those_of_every_state(encoder: Encoder, game_store: FrameSt
     assert torch.equal(batch.returns, frames.returns) and torch.equal(batch.actions, frames.actions)
 
 
+def test_a_run_goes_on_with_its_own_encoder_and_mode_only(
+    encoder: Encoder, game_store: FrameStore, tmp_path: Path
+) -> None:
+    finetune(encoder, GAME, game_store, "full", CONFIG, tmp_path)
+    with pytest.raises(QzooError, match="other settings: encoder"):
+        finetune(Encoder("nature", 16), GAME, game_store, "full", CONFIG, tmp_path, resume=True)
+    with pytest.raises(QzooError, match="other settings: mode"):
+        finetune(encoder, GAME, game_store, "frozen", CONFIG, tmp_path, resume=True)
+
+
 def test_command_writes_a_model_that_plays(encoder: Encoder, recordings_dir: Path, tmp_path: Path) -> None:
     network = QNetwork(encoder, ["Breakout"])
     support = ObjectiveConfig().support
@@ -107,7 +118,7 @@ def test_command_writes_a_model_that_plays(encoder: Encoder, recordings_dir: Pat
         "finetune offline",
         [
             *(GAME, "--encoder", str(tmp_path / "pretrained"), "--mode", "full", "--steps", "20"),
-            *("--batch-size", "8", "--recordings", str(recordings_dir), "--transitions", "300"),
+            *("--batch-size", "8", "--recordings", str(recordings_dir), "--transitions", "300", "--sources", "random"),
             *("--episodes", "2", "--out", str(tmp_path / "out"), "--json"),
         ],
     )

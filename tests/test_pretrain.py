@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from tests.conftest import GAMES
+from zoo.cli import run_command
+from zoo.device import pick_device, pick_precision
 from zoo.errors import QzooError
 from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
 from zoo.pretrain.loop import (
@@ -20,8 +22,6 @@ from zoo.pretrain.loop import (
     RunState,
     learning_rate_factor,
     make_optimizer,
-    pick_device,
-    pick_precision,
     step_generator,
     train,
 )
@@ -247,6 +247,17 @@ def test_a_run_may_start_from_a_model(store: FrameStore, tmp_path: Path) -> None
     assert network.weight[0].abs().max() < 0.1
     with pytest.raises(QzooError, match=r"--init .*: a model of \('nature', 16.*this run is of \('nature', 32"):
         new_objective(RunConfig(**{**config.__dict__, "feature_dim": 32}), ["Pong"])
+
+
+def test_the_time_budget_covers_the_replay(recordings_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(QzooError, match=r"--time-budget 0s: over before the .* steps were replayed"):
+        run_command(
+            "pretrain",
+            [
+                *("--name", "x", "--games", "Breakout", "--recordings", str(recordings_dir)),
+                *("--time-budget", "0s", "--out", str(tmp_path), "--json"),
+            ],
+        )
 
 
 def test_held_out_games_stay_out_of_pretraining(recordings_dir: Path, tmp_path: Path) -> None:

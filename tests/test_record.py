@@ -17,6 +17,7 @@ import torch
 import zoo.recordings.record
 from tests.recording_helpers import played, refused
 from zoo.atari import minimal_actions
+from zoo.errors import QzooError
 from zoo.recordings.format import read_recording
 from zoo.recordings.learner import Learner, LearnerConfig, Memory, clip_reward
 from zoo.recordings.pool import record_all, run_all
@@ -106,6 +107,16 @@ def test_another_recording_in_the_way_is_refused(tmp_path: Path) -> None:
     record(job(tmp_path, 200))
     job(tmp_path).path.rename(job(tmp_path, source="learner").path)
     refused(lambda: record(job(tmp_path, 10_000, source="learner")), "Breakout.random")
+
+
+def test_another_run_or_other_settings_do_not_go_on(tmp_path: Path, small_learner: None) -> None:
+    first = job(tmp_path, source="learner")
+    record(first)
+    with pytest.raises(QzooError, match="holds play of learner/seed=0, this is learner/seed=1"):
+        record(replace(first, seed=1, steps=10_000))
+    saved, other = Learner("Breakout", 0, SMALL), Learner("Breakout", 0, replace(SMALL, n_step=2, gamma=0.5))
+    with pytest.raises(QzooError, match=r"Breakout: its learner had other settings \(n_step, gamma\)"):
+        other.restore(*saved.state(), [])
 
 
 def test_learner_records_and_goes_on_with_network_and_optimizer(

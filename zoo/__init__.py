@@ -1,7 +1,7 @@
 """qzoo: Atari encoders pretrained offline by Q-learning, and all it takes to retrain them.
 
 import zoo
-encoder = zoo.load("nature.scaledql_novice12")      # uint8 (B, 4, 84, 84) -> float32 (B, D)
+encoder = zoo.load("nature.scaledql_learner12")      # uint8 (B, 4, 84, 84) -> float32 (B, D)
 """
 
 from __future__ import annotations

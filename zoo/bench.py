@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from zoo.atari import FRAME_SIZE, make_vector_env, minimal_actions
+from zoo.device import device_name, pick_precision
 from zoo.encoder import Encoder
 from zoo.pretrain.config import RunConfig
-from zoo.pretrain.loop import make_optimizer, pick_precision, step_generator, train_step
-from zoo.pretrain.run import device_name, new_objective
+from zoo.pretrain.loop import make_optimizer, step_generator, train_step
+from zoo.pretrain.run import new_objective
 from zoo.recordings.format import Recording
 from zoo.recordings.replay import ENVS_PER_THREAD, num_frames, replay
 from zoo.recordings.store import FrameStore

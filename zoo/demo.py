@@ -18,15 +18,17 @@ import torch
 
 from finetune.offline import FinetuneConfig, Mode, finetune
 from zoo.agent import Agent
+from zoo.device import device_name
 from zoo.encoder import Encoder
+from zoo.errors import QzooError
 from zoo.evaluate import EVALUATION_SEED, play_episodes, random_policy, summarize
-from zoo.hub import load
+from zoo.hub import load, model_info
 from zoo.model_folder import write_json
 from zoo.pretrain.loop import LOG, TrainingProgress
-from zoo.pretrain.run import device_name, read_curve
+from zoo.pretrain.run import read_curve
 from zoo.qnetwork import QNetwork
 from zoo.recordings.library import load_recordings
-from zoo.recordings.store import FrameStore, build_store
+from zoo.recordings.store import FrameStore, build_store, place_store
 from zoo.video import play_actions, write_video
 
 MODES: tuple[Mode, ...] = ("scratch", "frozen", "full")
@@ -50,6 +52,8 @@ def run_demo(config: DemoConfig, out: Path, device: torch.device, show: Show) ->
     from zoo.plots import plot_demo  # matplotlib is slow to import
 
     started = time.time()
+    if config.game in model_info(config.encoder)["games"]:
+        raise QzooError(f"--game {config.game}: {config.encoder} was trained on it; the demo is about unseen games")
     encoder = load(config.encoder, device=device)
     store, returns = prepare(config, device, show)
     support = config.finetune.objective.support
@@ -95,7 +99,7 @@ def prepare(config: DemoConfig, device: torch.device, show: Show) -> tuple[Frame
         done += steps
         show("replay", done, total, "seeds and actions into frames")
 
-    store = build_store(recordings, on_steps=advance).to(device)
+    store = place_store(build_store(recordings, on_steps=advance), device)
     returns = [episode.score for recording in recordings for episode in recording.episodes]
     return store, np.array(returns, dtype=np.float64)
 

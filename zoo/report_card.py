@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from math import log
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -192,8 +191,9 @@ def _making(config: ModelConfig, results: Mapping[str, Any]) -> str:
         facts.append(f"Device: {training['device']}{seconds}{precision}{torch}.")
     losses = [f"{key} {training['final'][key]:.3f}" for key in ("td", "cql") if key in training.get("final", {})]
     if losses:
-        start = f"{log(config.num_atoms):.2f}"
-        facts.append(f"Losses at the end: {', '.join(losses)} (the TD error of a uniform guess: {start}).")
+        first = results["curve"][0] if results.get("curve") else {}
+        start = f"; the TD error at step {first['step']:,} was {first['td']:.3f}" if "td" in first else ""
+        facts.append(f"Losses at the end: {', '.join(losses)}{start}.")
     unseen = [game for game in games_of("held_out") if game not in data]
     if unseen:
         facts.append(f"Never seen in training, so fit to test transfer: {', '.join(unseen)}.")
@@ -258,7 +258,7 @@ def limitations(rows: Sequence[Mapping[str, Any]], config: ModelConfig, results:
     least, most = min(_transitions(results)), max(_transitions(results))
     seen = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     found += [
-        f"It saw {seen} transitions a game; the paper's models saw 10 million (sub-optimal data) "
+        f"It saw {seen} transitions a game; the paper's models saw 10 million (inferred; sub-optimal data) "
         "or 50 million (near-optimal).",
         "One training run: the intervals tell what other episodes would give, not what another run would.",
         "Frames made otherwise (another crop or resize, no frame stack, no sticky actions) are not what it "

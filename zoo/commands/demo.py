@@ -49,8 +49,8 @@ class Demo:
     def run(self) -> dict[str, Any]:
         """Run the demo; returns what results.json holds."""
         from zoo.demo import DemoConfig, run_demo
+        from zoo.device import pick_device
         from zoo.games import get_game
-        from zoo.pretrain.loop import pick_device
 
         game = get_game(self.game).name
         config = DemoConfig(game, self.encoder, self.transitions, self.episodes, self.finetune_config)

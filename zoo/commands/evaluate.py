@@ -106,9 +106,8 @@ def evaluate_model(
         QzooError: no such model, no such device, or a game without a head.
     """
     from zoo.agent import Agent
+    from zoo.device import device_name, pick_device
     from zoo.hub import find_model, load_qnetwork
-    from zoo.pretrain.loop import pick_device
-    from zoo.pretrain.run import device_name
 
     chosen_device = pick_device(device)
     network = load_qnetwork(find_model(name), device=chosen_device)

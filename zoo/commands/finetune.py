@@ -19,7 +19,7 @@ from zoo.commands.common import parse_duration, progress_bar
 class FinetuneOffline:
     """Fine-tune on recorded play of one game, with new heads, then score the agent.
 
-    Writes a model folder, runs/finetune/GAME.MODE/model, that `zoo evaluate` and `zoo.load_agent` open.
+    Writes a model folder, runs/finetune/GAME.MODE.ENCODER/model, that `zoo evaluate` and `zoo.load_agent` open.
     """
 
     game: tyro.conf.Positional[str]
@@ -32,8 +32,8 @@ class FinetuneOffline:
     """Take about this many transitions of each source, whole episodes at random."""
     recordings: tuple[Path, ...] = ()
     """Recording files or folders; by default those that travel with the package."""
-    sources: tuple[str, ...] = ()
-    """Sources of play, such as learner and random; by default all."""
+    sources: tuple[str, ...] = ("learner",)
+    """Sources of play, such as learner and random."""
     finetune_config: FinetuneConfig = field(default_factory=FinetuneConfig)
     episodes: int = 32
     """Episodes to score the agent by, 0 to leave that out."""
@@ -44,7 +44,7 @@ class FinetuneOffline:
     resume: bool = False
     """Go on from the run's last checkpoint, if there is one."""
     out: Path = Path("runs/finetune")
-    """Where the run's folder, GAME.MODE, goes."""
+    """Where the run's folder, GAME.MODE.ENCODER, goes."""
     json: bool = False
     """Print the result as JSON on standard output."""
 
@@ -52,13 +52,14 @@ class FinetuneOffline:
         """Fine-tune, save, evaluate."""
         from finetune.offline import finetune
         from zoo.agent import Agent
+        from zoo.device import pick_device
         from zoo.evaluate import play_episodes, summarize
         from zoo.games import get_game
         from zoo.hub import load
         from zoo.model_folder import ModelConfig, write_model
-        from zoo.pretrain.loop import TrainingProgress, pick_device
+        from zoo.pretrain.loop import TrainingProgress
         from zoo.recordings.library import load_recordings
-        from zoo.recordings.store import build_store
+        from zoo.recordings.store import build_store, place_store
 
         started = time.time()
         deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
@@ -66,10 +67,10 @@ class FinetuneOffline:
         device = pick_device(self.device)
         encoder = load(self.encoder, device=device)
         recordings = load_recordings([game], self.sources, self.recordings, self.transitions, self.finetune_config.seed)
-        folder = self.out / f"{game}.{self.mode}"
+        folder = self.out / f"{game}.{self.mode}.{Path(self.encoder).name}"
         with progress_bar(quiet=self.json) as bar:
             replayed = bar.add_task("replay", total=sum(r.transitions for r in recordings), note="")
-            store = build_store(recordings, on_steps=lambda steps: bar.advance(replayed, steps)).to(device)
+            store = place_store(build_store(recordings, on_steps=lambda steps: bar.advance(replayed, steps)), device)
             trained = bar.add_task(f"{self.mode}", total=self.finetune_config.steps, note="")
 
             def show(progress: TrainingProgress) -> None:

@@ -60,9 +60,11 @@ class Pretrain:
 
     def run(self) -> dict[str, Any]:
         """Train; returns where the run stands."""
-        from zoo.pretrain.loop import TrainingProgress, pick_device, train
+        from zoo.device import pick_device
+        from zoo.pretrain.loop import TrainingProgress, train
         from zoo.pretrain.run import new_objective, write_run_model
         from zoo.recordings.library import load_recordings
+        from zoo.recordings.store import fingerprint, place_store
 
         started = time.time()
         deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
@@ -71,9 +73,8 @@ class Pretrain:
         device = pick_device(self.device)
         folder = self.out / self.name
         recordings = load_recordings(games, self.sources, self.recordings, self.transitions, self.run_config.seed)
-        store = self._store(recordings)
-        if device.type == "cuda":
-            store = store.to(device)
+        store = self._store(recordings, deadline)
+        store = place_store(store, device)
         objective = new_objective(self.run_config, games).to(device)
         with progress_bar(quiet=self.json) as bar:
             task = bar.add_task(self.name, total=self.run_config.steps, note="")
@@ -91,6 +92,7 @@ class Pretrain:
                 folder,
                 device=device,
                 deadline=deadline,
+                identity={"data": fingerprint(recordings)},
                 resume=self.resume,
                 checkpoint_seconds=parse_duration(self.checkpoint_every, "--checkpoint-every"),
                 report=show,
@@ -124,14 +126,20 @@ class Pretrain:
             raise QzooError(f"--games {' '.join(held_out)}: held out for transfer; --allow-held-out forces it")
         return games
 
-    def _store(self, recordings: list[Recording]) -> FrameStore:
+    def _store(self, recordings: list[Recording], deadline: float) -> FrameStore:
         from zoo.recordings.store import build_store, choose_placement
 
         placement = self.store if self.store != "auto" else choose_placement(recordings)
         total = sum(recording.transitions for recording in recordings)
         with progress_bar(quiet=self.json) as bar:
             task = bar.add_task("replay", total=total, note=placement)
-            return build_store(recordings, placement, self.cache, on_steps=lambda steps: bar.advance(task, steps))
+
+            def advance(steps: int) -> None:
+                bar.advance(task, steps)
+                if time.time() > deadline:
+                    raise QzooError(f"--time-budget {self.time_budget}: over before the {total:,} steps were replayed")
+
+            return build_store(recordings, placement, self.cache, on_steps=advance)
 
     def _command(self) -> str:
         return shlex.join(["zoo", *sys.argv[1:]])

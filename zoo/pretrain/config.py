@@ -81,7 +81,7 @@ class RunConfig:
     steps: int = 100_000
     """Gradient steps. The paper's ResNet-101 took 10 million (remembered)."""
     batch_size: int = 512
-    """Transitions a step, over all games in equal parts. Paper: 512. Rounded down to a multiple of the games."""
+    """Transitions a step, the same number for each game. Paper, as a follow-up quotes it: 512."""
     random_shift: int = 0
     """Augmentation: shift frames by up to this many pixels, the same for a state and its successor."""
     seed: int = 0
@@ -106,7 +106,12 @@ class RunConfig:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise QzooError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
-        if self.objective.n_step < 1:
-            raise QzooError(f"--n-step {self.objective.n_step}: must be at least 1")
+        if self.random_shift < 0:
+            raise QzooError(f"--random-shift {self.random_shift}: must not be negative")
+        for name in ("n_step", "target_every"):
+            if getattr(self.objective, name) < 1:
+                raise QzooError(f"--{name.replace('_', '-')} {getattr(self.objective, name)}: must be at least 1")
+        if self.objective.num_atoms < 2 or self.objective.v_min >= self.objective.v_max:
+            raise QzooError("--v-min, --v-max, --num-atoms: need v-min below v-max and at least 2 atoms")
         if not 0.0 < self.objective.gamma <= 1.0:
             raise QzooError(f"--gamma {self.objective.gamma}: must be in (0, 1]")

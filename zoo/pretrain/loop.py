@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from zoo.device import pick_precision
 from zoo.errors import QzooError
 from zoo.pretrain.augment import shift_batch
 from zoo.pretrain.config import OptimizerConfig, RunConfig
@@ -75,27 +77,6 @@ class TrainingProgress:
     losses: dict[str, float]
 
 
-def pick_device(name: str) -> torch.device:
-    """ "auto" takes a GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise QzooError(f"--device {name}: not available here; use auto or cpu") from error
-    return device
-
-
-def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """The autocast dtype: bfloat16 where the device computes in it, unless told otherwise."""
-    if name == "auto":
-        if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
-
-
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
     """Linear warm-up, then a half cosine down to `final_rate`; `step` counts from 0."""
     if step < config.warmup_steps:
@@ -119,7 +100,7 @@ def make_optimizer(objective: Objective, config: OptimizerConfig) -> torch.optim
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """The generator of a step's draws; a function of seed and step alone."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+    return torch.Generator().manual_seed((seed << 40) + step)
 
 
 class Batches:
@@ -128,6 +109,7 @@ class Batches:
     def __init__(self, store: FrameStore, config: RunConfig, device: torch.device) -> None:
         self._store, self._config, self._device = store, config, device
         self._per_game = config.batch_size // len(store.games)
+        self.size = self._per_game * len(store.games)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._next: tuple[int, Future[Batch]] | None = None
 
@@ -159,6 +141,7 @@ def train(
     *,
     device: torch.device,
     deadline: float = float("inf"),
+    identity: Mapping[str, str] = MappingProxyType({}),
     resume: bool = False,
     checkpoint_seconds: float = 120.0,
     report: Callable[[TrainingProgress], None] = lambda progress: None,
@@ -168,6 +151,8 @@ def train(
     Args:
         objective: an `Objective`, on `device`.
         out: folder of checkpoint, JSON-lines log and TensorBoard files.
+        identity: what else makes the run what it is (its data, the weights it starts from); a checkpoint of another
+            identity is refused.
         resume: go on from the checkpoint in `out`, if there is one; without it the folder must hold none.
 
     Returns:
@@ -178,7 +163,8 @@ def train(
     """
     optimizer = make_optimizer(objective, config.optimizer)  # type: ignore[arg-type]
     path = out / CHECKPOINT
-    run = _restore(path, objective, optimizer, config, store) if resume else _start(path)
+    identity = _identity(config, store, identity)
+    run = _restore(path, objective, optimizer, identity) if resume else _start(path)
     dtype = pick_precision(config.precision, device)
     batches = Batches(store, config, device)
     before, began = run.seconds, time.time()
@@ -201,15 +187,17 @@ def train(
                 if not math.isfinite(means["loss"]):
                     raise QzooError(f"{out}: the loss is {means['loss']} at step {run.step}; lower --learning-rate")
                 now = time.time()
-                speed, logged = config.batch_size * count / (now - logged), now
+                speed, logged = batches.size * count / (now - logged), now
                 log(run.step, means, speed)
                 report(TrainingProgress(run.step, config.steps, speed, means))
                 if now - saved > checkpoint_seconds:
                     run.seconds = before + now - began
-                    save_checkpoint(path, objective, optimizer, config, store, run)
+                    save_checkpoint(path, objective, optimizer, identity, run)
                     saved = time.time()
+            if not all(math.isfinite(float(total)) for total in run.sums.values()):
+                raise QzooError(f"{out}: the loss is not finite at step {run.step}; lower --learning-rate")
             run.seconds = before + time.time() - began
-            save_checkpoint(path, objective, optimizer, config, store, run)
+            save_checkpoint(path, objective, optimizer, identity, run)
     finally:
         batches.close()
     return run
@@ -244,8 +232,7 @@ def save_checkpoint(
     path: Path,
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
-    config: RunConfig,
-    store: FrameStore,
+    identity: Mapping[str, Any],
     run: RunState,
 ) -> None:
     """Everything the run needs to go on, atomically."""
@@ -254,13 +241,13 @@ def save_checkpoint(
         **optimizer_tensors(optimizer, "optimizer"),
         **{f"sums.{name}": value for name, value in run.sums.items()},
     }
-    info = {"step": run.step, "seconds": run.seconds, **_identity(config, store)}
+    info = {"step": run.step, "seconds": run.seconds, **identity}
     save_state(path, tensors, info)
 
 
-def _identity(config: RunConfig, store: FrameStore) -> dict[str, Any]:
+def _identity(config: RunConfig, store: FrameStore, more: Mapping[str, str]) -> dict[str, Any]:
     """What must be the same for a run to go on; in JSON's types, as a checkpoint gives it back."""
-    content = {"config": config.to_dict(), "games": store.games, "transitions": store.transitions}
+    content = {"config": config.to_dict(), "games": store.games, "transitions": store.transitions, **more}
     identity: dict[str, Any] = json.loads(json.dumps(content))
     return identity
 
@@ -272,12 +259,12 @@ def _start(path: Path) -> RunState:
 
 
 def _restore(
-    path: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, store: FrameStore
+    path: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, identity: Mapping[str, Any]
 ) -> RunState:
     if not path.exists():
         return RunState()
     tensors, info = load_state(path)
-    saved, current = _flat(info), _flat(_identity(config, store))
+    saved, current = _flat(info), _flat(dict(identity))
     differing = [name for name, value in current.items() if saved.get(name) != value]
     if differing:
         raise QzooError(f"{path}: the run was started with other settings: {', '.join(differing)}; use another --out")
@@ -302,7 +289,7 @@ def open_log(out: Path, step: int) -> Iterator[Callable[[int, dict[str, float], 
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if _logged_step(line) <= step]
         path.write_text("".join(f"{line}\n" for line in lines))
-    writer = SummaryWriter(str(out / "tensorboard"), purge_step=step)
+    writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
     with path.open("a", buffering=1) as file:
 
         def log(at: int, means: dict[str, float], speed: float) -> None:

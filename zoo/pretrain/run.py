@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from zoo.c51 import prior_logits
+from zoo.device import device_name, pick_precision
 from zoo.encoder import Encoder
 from zoo.errors import QzooError
 from zoo.model_folder import ModelConfig, write_model
 from zoo.pretrain.config import ObjectiveConfig, RunConfig
-from zoo.pretrain.loop import LOG, RunState, pick_precision
+from zoo.pretrain.loop import LOG, RunState
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork
 from zoo.recordings.format import Recording
@@ -108,13 +109,6 @@ def write_run_model(
     )
     write_model(network, model_config, model, results={"training": training, "curve": thin(curve)})
     return model
-
-
-def device_name(device: torch.device) -> str:
-    """What the figures were made on, as a person would say it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from zoo.atari import action_values, make_ale, minimal_actions, play_step
 from zoo.c51 import Support, cross_entropy, expectation, project
+from zoo.device import cpu_computes_bfloat16
+from zoo.errors import QzooError
 from zoo.recordings.format import Episode
 from zoo.recordings.play import RAM_BYTES
 from zoo.state import module_tensors, optimizer_tensors, restore_module, restore_optimizer
@@ -140,6 +142,7 @@ class Learner:
         self.actions = np.array(minimal_actions(game))
         self.support = Support()
         self.atoms = self.support.atoms()
+        self._bfloat16 = cpu_computes_bfloat16()
         self.generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         self.network = self._network()
@@ -163,7 +166,7 @@ class Learner:
         return nn.Sequential(*layers, nn.Linear(width, outputs))
 
     def _logits(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
             logits: Tensor = network(inputs)
         return logits.float().view(len(inputs), len(self.actions), self.support.num_atoms)
 
@@ -233,6 +236,12 @@ class Learner:
 
     def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: Sequence[Episode]) -> None:
         """Go on: networks and optimizer from the state, memory by playing the recorded episodes once more."""
+        saved, current = info["config"], asdict(self.config)
+        differing = [name for name, value in current.items() if saved.get(name) != value]
+        if differing:
+            raise QzooError(
+                f"{self.game}: recorded by a learner of other settings ({', '.join(differing)}); record elsewhere"
+            )
         restore_module(self.network, tensors, "network")
         restore_module(self.target, tensors, "target")
         restore_optimizer(self.optimizer, tensors, "optimizer")

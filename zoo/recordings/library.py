@@ -53,6 +53,8 @@ def load_recordings(
     Raises:
         QzooError: a game without recordings, or a damaged file.
     """
+    if transitions is not None and transitions < 1:
+        raise QzooError(f"--transitions {transitions}: must be at least 1")
     available = recording_paths(paths)
     chosen = []
     for game in games:

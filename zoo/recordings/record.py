@@ -139,6 +139,11 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
         if (recording.metadata.game, recording.metadata.source) != (job.game, job.source):
             raise QzooError(f"{job.path}: holds {recording.metadata.game}.{recording.metadata.source}; move it away")
         episodes = list(recording.episodes)
+        policy_name = f"{job.source}/seed={job.seed}"
+        if other := {episode.policy for episode in episodes} - {policy_name}:
+            raise QzooError(
+                f"{job.path}: holds play of {min(other)}, this is {policy_name}; record into another folder"
+            )
     recorded = sum(episode.length for episode in episodes)
     if recorded >= job.steps:
         return _progress(job, episodes, recorded, 0.0)

@@ -148,6 +148,7 @@ class FeatureStore(FrameStore):
 def feature_store(
     store: FrameStore,
     network: Callable[[Tensor], Tensor],
+    device: torch.device,
     on_frames: Callable[[int], None] = lambda count: None,
 ) -> FeatureStore:
     """Run a frozen network, uint8 (B, 4, 84, 84) -> float (B, K), over every state of a store.
@@ -159,14 +160,18 @@ def feature_store(
     start[store.episode_start] = store.episode_start
     # Each frame belongs to the last episode that starts at or before it; transitions name those starts.
     start = torch.cummax(start, dim=0).values
-    blocks = []
+    features: Tensor | None = None
     every = torch.arange(len(store.frames), device=store.frames.device)
-    with torch.inference_mode():
+    with torch.no_grad():
         for block in every.split(FEATURE_BLOCK):
-            blocks.append(network(store.stack(block, start[block])).to(torch.bfloat16))
+            part = network(store.stack(block, start[block]).to(device)).to(store.frames.device, torch.bfloat16)
+            if features is None:
+                features = torch.empty(len(every), part.shape[1], dtype=part.dtype, device=part.device)
+            features[block] = part
             on_frames(len(block))
+    assert features is not None
     columns = {name: getattr(store, name) for name in store.__dataclass_fields__ if name != "frames"}
-    return FeatureStore(frames=torch.cat(blocks).clone(), **columns)
+    return FeatureStore(frames=features, **columns)
 
 
 def build_store(
@@ -215,6 +220,15 @@ def choose_placement(recordings: Sequence[Recording]) -> Placement:
     except (OSError, ValueError, AttributeError):
         return "memmap"
     return "ram" if 2 * total * FRAME_SIZE * FRAME_SIZE < free else "memmap"
+
+
+def place_store(store: FrameStore, device: torch.device) -> FrameStore:
+    """The store on `device` where its frames take at most 80% of the memory that is free there, else where it is."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if store.frames.numel() * store.frames.element_size() > 0.8 * free:
+            return store
+    return store.to(device)
 
 
 def fingerprint(recordings: Sequence[Recording]) -> str:
