@@ -30,11 +30,11 @@ class Demo:
     network from scratch. Writes results.json, curves.png and play.mp4.
     """
 
-    game: str = "Pong"
+    game: str = "SpaceInvaders"
     """A held-out game with recorded play."""
     encoder: str = "nature.scaledql_learner12"
     """A model's name (`zoo list`) or folder."""
-    transitions: int = 100_000
+    transitions: int = 50_000
     """About so many transitions of recorded play, whole episodes at random."""
     episodes: int = 32
     """Episodes that each agent plays, on the same seeds."""
