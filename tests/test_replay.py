@@ -81,7 +81,7 @@ def test_replay_refuses_another_reward() -> None:
     outputs = [empty_frames(num_frames(episode)) for episode in episodes]
     refused(
         lambda: replay("Breakout", episodes, outputs, name="some.parquet"),
-        f"some.parquet: episode 1, step {step}: replay gives reward {rewards[step] - 1}",
+        f"some.parquet: episode 1, step {step}: replay gives (reward, terminated, truncated) ({rewards[step] - 1},",
     )
 
 

@@ -11,8 +11,9 @@ from huggingface_hub import ModelCard
 
 from tests.model_helpers import GAMES, NAME, make_config, make_network, one_line
 from zoo.cli import main
+from zoo.files import write_json
 from zoo.games import get_game
-from zoo.model_folder import ModelConfig, read_config, read_results, write_json, write_model
+from zoo.model_folder import ModelConfig, read_config, read_results, write_model
 from zoo.recordings.format import Episode, Recording, file_name, new_metadata, read_recording, write_recording
 from zoo.recordings.library import subsample
 from zoo.report import recorded_data, write_report

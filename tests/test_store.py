@@ -12,6 +12,7 @@ from torch import Tensor
 
 import zoo.recordings.store as store_module
 from tests.recording_helpers import played, recorded, refused
+from zoo import device
 from zoo.recordings.format import Recording, read_recording
 from zoo.recordings.replay import empty_frames, num_frames, replay
 from zoo.recordings.store import FrameStore, build_store, fingerprint
@@ -189,6 +190,17 @@ def test_placement_follows_free_memory(two_games: list[Recording]) -> None:
     assert store_module.choose_placement(two_games) == "ram"
     many = replace(two_games[0], episodes=two_games[0].episodes * 1_000_000)
     assert store_module.choose_placement([many]) == "memmap"
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux")
+def test_a_containers_limit_counts_as_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "CGROUP_MEMORY", ((tmp_path, "memory.max", "memory.current"),))
+    unlimited = device.free_memory()
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("600\n")
+    assert device.free_memory() > 0.5 * unlimited > 1_000
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert device.free_memory() == 400
 
 
 def test_moving_a_store_moves_everything() -> None:

@@ -22,8 +22,8 @@ from zoo.device import device_name
 from zoo.encoder import Encoder
 from zoo.errors import QzooError
 from zoo.evaluate import EVALUATION_SEED, play_episodes, random_policy, summarize
+from zoo.files import write_json
 from zoo.hub import load, model_info
-from zoo.model_folder import write_json
 from zoo.pretrain.loop import LOG, TrainingProgress
 from zoo.pretrain.run import read_curve
 from zoo.qnetwork import QNetwork

@@ -1,10 +1,19 @@
-"""Choosing a device and a precision, and naming them."""
+"""What the machine offers: device, precision, memory."""
 
 from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
 from zoo.errors import QzooError
+
+CGROUP_MEMORY = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+"""Folder, limit and use in bytes, of versions 2 and 1."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -45,3 +54,18 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+def free_memory() -> int:
+    """Bytes of RAM that a process may still take; 0 where the system does not say.
+
+    On Linux: what the kernel counts as available, or what a container's limit (cgroup) leaves, whichever is less.
+    """
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        for folder, limit, used in CGROUP_MEMORY:
+            with suppress(OSError, ValueError):  # no such cgroup, or its limit is the word "max"
+                free = min(free, int((folder / limit).read_text()) - int((folder / used).read_text()))
+        return max(0, free)
+    return 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from zoo.atari import NUM_ACTIONS, PROTOCOL
 from zoo.c51 import Support
 from zoo.errors import QzooError
+from zoo.files import replacing, write_json, write_text
 from zoo.qnetwork import QNetwork
 
 FORMAT_VERSION = 1
@@ -224,19 +224,6 @@ def default_card(config: ModelConfig) -> str:
     )
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside `path`, then rename: after a kill there is the old file or the new one, never a half."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, indented, whole or not at all."""
-    text = json.dumps(content, indent=2) + "\n"
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
 def write_model(
     network: QNetwork,
     config: ModelConfig,
@@ -273,11 +260,12 @@ def write_model(
             raise QzooError(f"{folder / CONFIG}: {key} is {asdict(config)[key]!r}, the network's is {value!r}")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().float().cpu().contiguous() for key, value in network.state_dict().items()}
-    replace_file(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
     written = replace(config, sha256=_sha256(folder / WEIGHTS))
     if results is not None:
         write_json(folder / RESULTS, results)
     if card is not None or not (folder / CARD).exists():
-        replace_file(folder / CARD, lambda path: path.write_text(card or default_card(written), encoding="utf-8"))
+        write_text(folder / CARD, card or default_card(written))
     write_json(folder / CONFIG, asdict(written))
     return written

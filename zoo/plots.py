@@ -10,6 +10,8 @@ import matplotlib
 matplotlib.use("Agg")  # files only; no window, no display needed
 import matplotlib.pyplot as plt
 
+from zoo.files import replacing
+
 COLOURS = {"random": "0.75", "data": "0.5", "scratch": "#c8781e", "frozen": "#2a7fb8", "full": "#1b9e5a"}
 
 
@@ -49,8 +51,6 @@ def plot_demo(results: dict[str, Any], curves: dict[str, list[dict[str, Any]]], 
 
 def save_figure(figure: Any, path: Path) -> None:
     """Write a PNG under a temporary name, then rename, and close the figure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp.png")
-    figure.savefig(temporary, dpi=120)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
     plt.close(figure)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import QzooError
-from zoo.model_folder import CARD, ModelConfig, read_config, read_results, replace_file
+from zoo.files import write_text
+from zoo.model_folder import CARD, ModelConfig, read_config, read_results
 from zoo.recordings.format import Recording
 from zoo.recordings.library import load_recordings
 from zoo.recordings.stats import source_stats
@@ -75,5 +76,5 @@ def write_report(folder: Path) -> list[Path]:
         (folder / TRAINING_PLOT).unlink(missing_ok=True)  # of earlier results
     card = render_card(config, results)
     written.append(folder / CARD)
-    replace_file(written[-1], lambda path: path.write_text(card, encoding="utf-8"))
+    write_text(written[-1], card)
     return written

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from zoo.files import replacing
 from zoo.games import get_game
-from zoo.model_folder import replace_file
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLOURS = {"random": "#999999", "data": "#56B4E9", "last20": "#0072B2", "policy": "#D55E00"}
@@ -97,4 +97,5 @@ def _tidy(axes: Axes) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     # Without metadata the same figures give the same file.
-    replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None}))
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +13,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo.errors import QzooError
+from zoo.files import replacing
 
 INFO_KEY = "info"
 
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
     """Write tensors and JSON values under a temporary name, then rename: a kill leaves the old file whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, temporary, metadata={INFO_KEY: json.dumps(dict(info))})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file(contiguous, temporary, metadata={INFO_KEY: json.dumps(dict(info))})
     except (OSError, SafetensorError) as error:
         raise QzooError(f"{path}: could not be written ({error}); the previous file is untouched") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

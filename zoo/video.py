@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from zoo.atari import PROTOCOL, action_values, make_ale, make_vector_env, play_step
 from zoo.errors import QzooError
 from zoo.evaluate import EVALUATION_SEED, Policy
+from zoo.files import replacing
 
 FRAMES_PER_SECOND = 60 // PROTOCOL.frame_skip
 SCALE = 2
@@ -37,24 +37,20 @@ def write_video(path: Path, game: str, seed: int, actions: list[int]) -> None:
     Raises:
         QzooError: the file can't be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     ale, values = make_ale(game, seed), action_values()
+    height, width, _ = enlarge(ale.getScreenRGB()).shape
     try:
-        height, width, _ = enlarge(ale.getScreenRGB()).shape
-        writer = imageio_ffmpeg.write_frames(
-            str(temporary), (width, height), fps=FRAMES_PER_SECOND, codec="libx264", macro_block_size=2
-        )
-        writer.send(None)
-        for action in actions:
-            writer.send(enlarge(ale.getScreenRGB()))
-            play_step(ale, values[action])
-        writer.close()
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            writer = imageio_ffmpeg.write_frames(
+                str(temporary), (width, height), fps=FRAMES_PER_SECOND, codec="libx264", macro_block_size=2
+            )
+            writer.send(None)
+            for action in actions:
+                writer.send(enlarge(ale.getScreenRGB()))
+                play_step(ale, values[action])
+            writer.close()
     except OSError as error:
         raise QzooError(f"{path}: the video could not be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def enlarge(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -40,7 +40,7 @@ class Bench:
         """Measure; returns what the file holds."""
         from zoo.bench import bench_frozen, bench_replay, bench_step, bench_store, machine
         from zoo.device import pick_device
-        from zoo.model_folder import write_json
+        from zoo.files import write_json
         from zoo.recordings.library import load_recordings
         from zoo.recordings.store import build_store
 

@@ -69,7 +69,7 @@ class Evaluate:
                 if self.random:
                     result["random"] = evaluate_random(list(result["games"]), self.episodes, self.seed, bar)
         if self.out is not None:
-            from zoo.model_folder import write_json
+            from zoo.files import write_json
 
             write_json(self.out, result)
         if not self.json:

@@ -50,7 +50,8 @@ class Report:
 
     def _score(self) -> None:
         """Fill `evaluation`, `random` and `data` of results.json; what the training wrote there stays."""
-        from zoo.model_folder import RESULTS, read_config, read_results, write_json
+        from zoo.files import write_json
+        from zoo.model_folder import RESULTS, read_config, read_results
         from zoo.report import recorded_data
 
         check_settings(self.episodes, self.epsilon, self.seed)

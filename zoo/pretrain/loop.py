@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from zoo.device import pick_precision
 from zoo.errors import QzooError
 from zoo.pretrain.augment import shift_batch
 from zoo.pretrain.config import OptimizerConfig, RunConfig
+from zoo.pretrain.objective import Objective
 from zoo.recordings.store import Batch, FrameStore
 from zoo.state import (
     load_state,
@@ -38,22 +39,6 @@ from zoo.state import (
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
 LOG_EVERY = 50
-
-
-class Objective(Protocol):
-    """What the loop asks of an objective; it is an `nn.Module`, whose whole state is checkpointed."""
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars, `loss` among them, the one to minimise."""
-        ...
-
-    def after_step(self, step: int) -> None:
-        """Called when `step` gradient steps have been taken."""
-        ...
-
-    def parameter_groups(self) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
-        """(encoder's, heads') trainable parameters."""
-        ...
 
 
 @dataclass
@@ -134,7 +119,7 @@ class Batches:
 
 
 def train(
-    objective: nn.Module,
+    objective: Objective,
     store: FrameStore,
     config: RunConfig,
     out: Path,
@@ -149,7 +134,7 @@ def train(
     """Train until `config.steps` or the deadline (`time.time()`), whichever comes first.
 
     Args:
-        objective: an `Objective`, on `device`.
+        objective: what to minimise, on `device`.
         out: folder of checkpoint, JSON-lines log and TensorBoard files.
         identity: what else makes the run what it is (its data, the weights it starts from); a checkpoint of another
             identity is refused.
@@ -161,7 +146,7 @@ def train(
     Raises:
         QzooError: a checkpoint in the way, damaged or of other settings; a loss that is not finite.
     """
-    optimizer = make_optimizer(objective, config.optimizer)  # type: ignore[arg-type]
+    optimizer = make_optimizer(objective, config.optimizer)
     path = out / CHECKPOINT
     identity = _identity(config, store, identity)
     run = _restore(path, objective, optimizer, identity) if resume else _start(path)
@@ -176,7 +161,7 @@ def train(
                 set_learning_rates(optimizer, run.step, config)
                 losses = train_step(objective, batches.get(run.step), optimizer, config, dtype)
                 run.step += 1
-                objective.after_step(run.step)  # type: ignore[operator]
+                objective.after_step(run.step)
                 for name, value in losses.items():
                     run.sums[name] = run.sums[name] + value if name in run.sums else value
                 if run.step % LOG_EVERY and run.step < config.steps:
@@ -211,7 +196,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, config: RunC
 
 
 def train_step(
-    objective: nn.Module,
+    objective: Objective,
     batch: Batch,
     optimizer: torch.optim.Optimizer,
     config: RunConfig,
@@ -219,7 +204,7 @@ def train_step(
 ) -> dict[str, Tensor]:
     """Loss, gradients, clipping, optimizer: returns the losses and the gradient norm, detached."""
     with torch.autocast(batch.actions.device.type, dtype, enabled=dtype != torch.float32):
-        losses: dict[str, Tensor] = objective.loss(batch)  # type: ignore[operator]
+        losses = objective.loss(batch)
     optimizer.zero_grad(set_to_none=True)
     losses["loss"].backward()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -230,7 +215,7 @@ def train_step(
 
 def save_checkpoint(
     path: Path,
-    objective: nn.Module,
+    objective: Objective,
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
     run: RunState,
@@ -259,7 +244,7 @@ def _start(path: Path) -> RunState:
 
 
 def _restore(
-    path: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, identity: Mapping[str, Any]
+    path: Path, objective: Objective, optimizer: torch.optim.Optimizer, identity: Mapping[str, Any]
 ) -> RunState:
     if not path.exists():
         return RunState()

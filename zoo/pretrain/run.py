@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from zoo.c51 import prior_logits
 from zoo.device import device_name, pick_precision
@@ -67,7 +66,7 @@ def write_run_model(
     folder: Path,
     name: str,
     dataset: str,
-    objective: nn.Module,
+    objective: ScaledQL,
     config: RunConfig,
     recordings: Sequence[Recording],
     run: RunState,
@@ -76,7 +75,6 @@ def write_run_model(
 ) -> Path:
     """Write `folder/model`: weights, config, and in results.json what made them. Returns the folder."""
     network = objective.network
-    assert isinstance(network, QNetwork)
     model = folder / "model"
     curve = read_curve(folder / LOG)
     training = {

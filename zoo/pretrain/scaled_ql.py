@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from zoo.atari import action_mask
 from zoo.c51 import cross_entropy, expectation, project
 from zoo.pretrain.config import ObjectiveConfig
+from zoo.pretrain.objective import Objective
 from zoo.qnetwork import QNetwork
 from zoo.recordings.store import Batch
 
 
-class ScaledQL(nn.Module):
+class ScaledQL(Objective):
     """The online network, its target, and the loss between them."""
 
     atoms: Tensor

@@ -22,10 +22,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,7 @@ from numpy.typing import NDArray
 
 from zoo.atari import NUM_ACTIONS, PROTOCOL, rom_md5
 from zoo.errors import QzooError
+from zoo.files import replacing
 from zoo.games import all_games
 
 FORMAT_VERSION = 1
@@ -186,25 +185,18 @@ def write_recording(path: Path, metadata: Metadata, episodes: Sequence[Episode])
     table = _table(episodes)
     content = {**asdict(metadata), "digest": _digest(table)}
     table = table.replace_schema_metadata({METADATA_KEY: json.dumps(content).encode()})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(
-            table,
-            temporary,
-            compression="zstd",
-            compression_level=19,
-            use_dictionary=[name for name in SCHEMA.names if name != "actions"],
-            write_statistics=False,
-        )
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            pq.write_table(
+                table,
+                temporary,
+                compression="zstd",
+                compression_level=19,
+                use_dictionary=[name for name in SCHEMA.names if name != "actions"],
+                write_statistics=False,
+            )
     except OSError as error:
         raise QzooError(f"{path}: could not be written ({error.strerror or error}); free some space") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def read_metadata(path: Path) -> Metadata:

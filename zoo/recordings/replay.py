@@ -121,13 +121,10 @@ def _replay_slots(
             steps += 1
             episode, step = episodes[number], position[slot]
             last = step == episode.length - 1
-            ends = (episode.terminated and last, episode.truncated and last)
-            if int(rewards[slot]) != int(episode.rewards[step]):
-                what = f"replay gives reward {int(rewards[slot])}, recorded {int(episode.rewards[step])}"
-                raise QzooError(str(Mismatch(name, number, step, what)))
-            replayed = (bool(terminated[slot]), bool(truncated[slot]))
-            if replayed != ends:
-                what = f"replay gives (terminated, truncated) {replayed}, recorded {ends}"
+            recorded = (int(episode.rewards[step]), episode.terminated and last, episode.truncated and last)
+            replayed = (int(rewards[slot]), bool(terminated[slot]), bool(truncated[slot]))
+            if replayed != recorded:
+                what = f"replay gives (reward, terminated, truncated) {replayed}, recorded {recorded}"
                 raise QzooError(str(Mismatch(name, number, step, what)))
             position[slot] += 1
             if last:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from zoo.atari import FRAME_SIZE, STACK
+from zoo.device import free_memory
 from zoo.errors import QzooError
 from zoo.recordings.format import Recording
 from zoo.recordings.replay import num_frames, replay
@@ -211,15 +212,7 @@ def build_store(
 def choose_placement(recordings: Sequence[Recording]) -> Placement:
     """Whether to hold frames in RAM: where they take less than half of the memory that is free now."""
     total = sum(num_frames(episode) for recording in recordings for episode in recording.episodes)
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        # Pages that only cache files are free for the asking, but sysconf does not count them.
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    except (OSError, ValueError, AttributeError):
-        return "memmap"
-    return "ram" if 2 * total * FRAME_SIZE * FRAME_SIZE < free else "memmap"
+    return "ram" if 2 * total * FRAME_SIZE * FRAME_SIZE < free_memory() else "memmap"
 
 
 def place_store(store: FrameStore, device: torch.device) -> FrameStore:

@@ -1,0 +1,24 @@
+"""What the training loop asks of an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from zoo.recordings.store import Batch
+
+
+class Objective(nn.Module):
+    """The networks of a method and the loss between them; its whole state is checkpointed."""
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars, `loss` among them, the one to minimise."""
+        raise NotImplementedError
+
+    def after_step(self, step: int) -> None:
+        """Called when `step` gradient steps have been taken."""
+
+    def parameter_groups(self) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
+        """(encoder's, heads') trainable parameters."""
+        raise NotImplementedError
