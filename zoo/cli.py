@@ -43,6 +43,7 @@ COMMANDS = {
     "data list": ("zoo.commands.data", "List", "the recordings and where they are"),
     "data stats": ("zoo.commands.data", "Stats", "episodes, transitions, scores and bytes of recordings"),
     "data verify": ("zoo.commands.data", "Verify", "replay recordings and compare"),
+    "data worth": ("zoo.commands.worth", "Worth", "compare recorded play by what can be learned from it"),
 }
 SETTINGS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 

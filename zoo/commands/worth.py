@@ -1,0 +1,130 @@
+"""`zoo data worth`: compare recorded play by the policies that offline Q-learning gets from it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from zoo.commands.common import cores, parse_games, progress_bar
+from zoo.errors import QzooError
+from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
+
+
+def _run_config() -> RunConfig:
+    # For a quarter of an hour on one core a candidate: a small batch, a high rate, and a strong conservative term.
+    return RunConfig(
+        steps=20_000,
+        batch_size=128,
+        objective=ObjectiveConfig(alpha=1.0),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+    )
+
+
+@dataclass
+class Worth:
+    """Train a small encoder on each candidate with the same settings, let it play, and compare.
+
+    A dataset is worth the score of the policy learned from it. Candidates that were measured before with the same
+    settings are not measured again; a comparison that was stopped goes on where it was.
+    """
+
+    candidates: tuple[str, ...]
+    """NAME=PATH[,PATH...]: files or folders of recordings; a NAME alone is the recordings of the package."""
+    games: tuple[str, ...] = ("Boxing", "Breakout", "CrazyClimber", "Freeway", "Gopher", "Qbert")
+    """Games that every candidate has."""
+    sources: tuple[str, ...] = ()
+    """Sources of play, such as learner and random; by default all."""
+    transitions: int | None = 100_000
+    """Take about this many transitions of each game and source, whole episodes at random."""
+    seeds: int = 1
+    """Trainings a candidate."""
+    episodes: int = 16
+    """Episodes that each policy plays in each game."""
+    run_config: RunConfig = field(default_factory=_run_config)
+    workers: int = 0
+    """Trainings side by side, one thread each; 0 takes every core."""
+    out: Path = Path("runs/worth")
+    """Where runs and worth.json go."""
+    cache: Path = Path("runs/frames")
+    """Folder of memory-mapped frames."""
+    json: bool = False
+    """Print the result as JSON on standard output."""
+
+    def run(self) -> list[dict[str, Any]]:
+        """Measure every candidate; one row each, best first."""
+        from zoo.files import write_json
+        from zoo.recordings.pool import run_all
+        from zoo.worth import WorthJob, WorthProgress, measure, summarize_worth, worth_jobs
+
+        games = tuple(parse_games(self.games))
+        self.run_config.check(len(games))
+        for name in ("seeds", "episodes"):
+            if getattr(self, name) < 1:
+                raise QzooError(f"--{name} {getattr(self, name)}: must be at least 1")
+        candidates = parse_candidates(self.candidates)
+        template = WorthJob(
+            "", (), games, self.sources, self.transitions, self.run_config, self.episodes, self.out, self.cache
+        )
+        jobs = worth_jobs(candidates, self.seeds, self.run_config, template)
+        with progress_bar(quiet=self.json) as bar:
+            tasks = {
+                (job.name, job.config.seed): bar.add_task(
+                    f"{job.name}, seed {job.config.seed}", total=self.run_config.steps, note="waiting"
+                )
+                for job in jobs
+            }
+
+            def show(progress: WorthProgress) -> None:
+                task = tasks[progress.name, progress.seed]
+                bar.update(task, completed=progress.done, total=progress.total, note=progress.note)
+
+            results = run_all(measure, jobs, min(self.workers or cores(), len(jobs)), show)
+        rows = summarize_worth(results)
+        content = {"command": shlex.join(["zoo", *sys.argv[1:]]), "run_config": self.run_config.to_dict(), "rows": rows}
+        write_json(self.out / "worth.json", content)
+        if not self.json:
+            print_rows(rows)
+        return rows
+
+
+def parse_candidates(texts: Sequence[str]) -> dict[str, tuple[Path, ...]]:
+    """{name: paths} of "name=path,path" or "name".
+
+    Raises:
+        QzooError: no candidate, a name twice, or one that can't name a folder.
+    """
+    candidates: dict[str, tuple[Path, ...]] = {}
+    for text in texts:
+        name, _, paths = text.partition("=")
+        if not name or name in candidates or Path(name).name != name:
+            raise QzooError(f"--candidates {text}: give each candidate a name of its own, as in plain=runs/recordings")
+        candidates[name] = tuple(Path(path) for path in paths.split(",") if path)
+    if not candidates:
+        raise QzooError("--candidates: name at least one, as in plain=runs/recordings")
+    return candidates
+
+
+def print_rows(rows: Sequence[dict[str, Any]]) -> None:
+    """The comparison, best first, and each game's mean beside its data's."""
+    games = list(rows[0]["games"])
+    table = Table("candidate", "human-normalized IQM", "95% interval", "data's IQM", "beats data", *games)
+    for row in rows:
+        iqm = row["iqm_human"]
+        scores = [f"{row['games'][game]['mean']:,.1f} ({row['games'][game]['data']:,.1f})" for game in games]
+        table.add_row(
+            row["name"],
+            f"{iqm['value']:.3f}",
+            f"{iqm['low']:.3f} to {iqm['high']:.3f}",
+            f"{row['iqm_data']:.3f}",
+            f"{row['beats_data']} of {len(games)}",
+            *scores,
+        )
+    Console().print(table)
+    print("Under each game: mean score of the policy (mean return of its data).")

@@ -1,0 +1,173 @@
+"""What recorded play is worth: the score of the policy that offline Q-learning gets from it.
+
+Candidates are trained with the same settings on the same games and as many transitions, then play; each job is one
+candidate and one training seed, in a process of its own with one thread: on a CPU, several small trainings side by
+side get through more samples than one after the other on all cores.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.evaluate import human_iqm, play_episodes, summarize
+from zoo.files import write_json
+from zoo.metrics import interquartile_mean
+from zoo.pretrain.config import RunConfig
+from zoo.recordings.format import Recording
+from zoo.recordings.library import load_recordings
+
+
+@dataclass(frozen=True)
+class WorthJob:
+    """One candidate, trained once."""
+
+    name: str
+    paths: tuple[Path, ...]
+    games: tuple[str, ...]
+    sources: tuple[str, ...]
+    transitions: int | None
+    config: RunConfig
+    episodes: int
+    out: Path
+    cache: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept."""
+        return self.out / self.name / f"seed{self.config.seed}"
+
+
+@dataclass(frozen=True)
+class WorthProgress:
+    """Where a job stands."""
+
+    name: str
+    seed: int
+    done: int
+    total: int
+    note: str
+
+
+def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda progress: None) -> dict[str, Any]:
+    """Train on the candidate and play every game; a job that was done before is read back, a killed one goes on.
+
+    Returns:
+        {name, seed, transitions, scores: {game: raw scores}, data: {game: mean return}, training: figures}.
+
+    Raises:
+        QzooError: recordings are missing or damaged; the run was started with other settings.
+    """
+    import torch
+
+    from zoo.agent import Agent
+    from zoo.pretrain.loop import TrainingProgress, train
+    from zoo.pretrain.run import new_objective
+    from zoo.recordings.store import build_store, fingerprint
+
+    torch.set_num_threads(1)
+    recordings = load_recordings(job.games, job.sources, job.paths, job.transitions)
+    identity = {"data": fingerprint(recordings)}
+    settings = {"config": json.loads(json.dumps(job.config.to_dict())), "episodes": job.episodes, **identity}
+    finished = job.folder / "worth.json"
+    if finished.exists():
+        result: dict[str, Any] = json.loads(finished.read_text())
+        if result["settings"] == settings:
+            return result
+
+    def tell(done: int, total: int, note: str) -> None:
+        report(WorthProgress(job.name, job.config.seed, done, total, note))
+
+    def show(progress: TrainingProgress) -> None:
+        tell(
+            progress.step,
+            progress.steps,
+            f"{progress.samples_per_second:.0f} samples/s, td {progress.losses['td']:.2f}",
+        )
+
+    tell(0, job.config.steps, "replay")
+    store = build_store(recordings, "memmap", job.cache, num_threads=1)
+    objective = new_objective(job.config, job.games)
+    run = train(
+        objective,
+        store,
+        job.config,
+        job.folder,
+        device=torch.device("cpu"),
+        identity=identity,
+        resume=True,
+        report=show,
+    )
+    network, support = objective.network.eval(), job.config.objective.support
+    scores = {}
+    for game in job.games:
+        tell(job.config.steps, job.config.steps, f"playing {game}")
+        scores[game] = play_episodes(
+            Agent(network, game, support), game, job.episodes, seed=job.config.seed, num_threads=1
+        )
+    result = {
+        "name": job.name,
+        "seed": job.config.seed,
+        "transitions": store.transitions,
+        "scores": {game: raw.tolist() for game, raw in scores.items()},
+        "data": {game: mean_return(recordings, game) for game in job.games},
+        "training": {"steps": run.step, "samples": run.step * job.config.batch_size, "seconds": round(run.seconds)},
+        "settings": settings,
+    }
+    write_json(finished, result)
+    return result
+
+
+def mean_return(recordings: Sequence[Recording], game: str) -> float:
+    """The mean return of a game's recorded episodes."""
+    chosen = [recording for recording in recordings if recording.metadata.game == game]
+    return float(np.mean([episode.score for recording in chosen for episode in recording.episodes]))
+
+
+def summarize_worth(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row a candidate, over its seeds, best first.
+
+    Returns:
+        name, seeds, transitions, `iqm_human` (interquartile mean human-normalized score over games and episodes of
+        all seeds, with its 95% interval), `iqm_data` (that of the data's mean returns), `beats_data` (games whose mean
+        score is above their data's mean), `games` ({game: as `zoo evaluate` gives it, and `data`}), `samples`.
+    """
+    from zoo.games import get_game
+
+    rows = []
+    for name in dict.fromkeys(result["name"] for result in results):
+        runs = [result for result in results if result["name"] == name]
+        data = runs[0]["data"]
+        scores = {game: np.concatenate([run["scores"][game] for run in runs]) for game in data}
+        games = {game: {**summarize(game, raw), "data": data[game]} for game, raw in scores.items()}
+        rows.append(
+            {
+                "name": name,
+                "seeds": len(runs),
+                "transitions": runs[0]["transitions"],
+                "iqm_human": human_iqm(scores),
+                "iqm_data": interquartile_mean(
+                    np.array([get_game(game).human_normalized(score) for game, score in data.items()])
+                ),
+                "beats_data": sum(row["mean"] > row["data"] for row in games.values()),
+                "samples": runs[0]["training"]["samples"],
+                "games": games,
+            }
+        )
+    return sorted(rows, key=lambda row: -float(row["iqm_human"]["value"]))
+
+
+def worth_jobs(
+    candidates: Mapping[str, tuple[Path, ...]], seeds: int, config: RunConfig, template: WorthJob
+) -> list[WorthJob]:
+    """The jobs of all candidates, first seeds first, so that an interrupted comparison still compares."""
+    return [
+        replace(template, name=name, paths=paths, config=replace(config, seed=seed))
+        for seed in range(seeds)
+        for name, paths in candidates.items()
+    ]
