@@ -70,9 +70,10 @@ def test_random_play_is_recorded_whole_and_goes_on(tmp_path: Path) -> None:
 
 
 def test_the_seed_names_the_play(tmp_path: Path) -> None:
-    for folder, seed in (("one", 0), ("same", 0), ("other", 1)):
+    runs = (("one", 0), ("same", 0), ("one", 1))  # runs of different seeds share a folder
+    for folder, seed in runs:
         record(job(tmp_path / folder, 200, seed=seed))
-    one, same, other = (read_recording(job(tmp_path / folder).path).episodes[0] for folder in ("one", "same", "other"))
+    one, same, other = (read_recording(job(tmp_path / folder, seed=seed).path).episodes[0] for folder, seed in runs)
     assert one.seed == same.seed and np.array_equal(one.actions, same.actions)
     assert other.seed >= 1_000_000 and not np.array_equal(one.actions[:50], other.actions[:50])
     refused(lambda: record(job(tmp_path, seed=-1)), "--seed -1")
@@ -112,6 +113,7 @@ def test_another_recording_in_the_way_is_refused(tmp_path: Path) -> None:
 def test_another_run_or_other_settings_do_not_go_on(tmp_path: Path, small_learner: None) -> None:
     first = job(tmp_path, source="learner")
     record(first)
+    first.path.rename(replace(first, seed=1).path)
     with pytest.raises(QzooError, match="holds play of learner/seed=0, this is learner/seed=1"):
         record(replace(first, seed=1, steps=10_000))
     saved, other = Learner("Breakout", 0, SMALL), Learner("Breakout", 0, replace(SMALL, n_step=2, gamma=0.5))

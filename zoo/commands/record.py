@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 from zoo.commands.common import cores, parse_duration, parse_games, progress_bar
 from zoo.errors import QzooError
@@ -22,7 +26,9 @@ class _Record:
     steps: int
     """Transitions to record for each game; a second call goes on where the first one stopped."""
     seed: int = 0
-    """Names the run: episode seeds and, for a learner, its network."""
+    """Names the run: episode seeds and, for a learner, its network. Other seeds than 0 have files of their own."""
+    shard: str = "1/1"
+    """I/N: this machine, the I-th of N, takes every N-th game. Copy the machines' files into one folder to merge."""
     workers: int = 0
     """Processes, one game each; 0 takes every core."""
     time_budget: str = ""
@@ -34,9 +40,9 @@ class _Record:
     json: bool = False
     """Print the result as JSON on standard output."""
 
-    def _run(self, source: Source) -> list[dict[str, Any]]:
-        """Record with every core and show how it goes."""
-        games = parse_games(self.games)
+    def _run(self, source: Source, words: Sequence[str] = (), **settings: Any) -> list[dict[str, Any]]:
+        """Record with every core and show how it goes; `words` are the settings that only this source has."""
+        games = parse_shard(self.shard, parse_games(self.games))
         if self.steps < 1:
             raise QzooError(f"--steps {self.steps}: must be at least 1")
         if self.workers < 0:
@@ -45,9 +51,9 @@ class _Record:
         save = parse_duration(self.save_every, "--save-every")
         limits = ["--steps", str(self.steps), "--seed", str(self.seed)]
         jobs = [
-            RecordJob(game, source, self.steps, self.seed, self.out, shlex.join(words), deadline, save)
+            RecordJob(game, source, self.steps, self.seed, self.out, command, deadline, save, **settings)
             for game in games
-            for words in [["zoo", "record", source, "--games", game, *limits]]
+            for command in [shlex.join(["zoo", "record", source, *words, "--games", game, *limits])]
         ]
         started = time.time()
         with progress_bar(quiet=self.json) as bar:
@@ -63,6 +69,21 @@ class _Record:
         seconds = time.time() - started
         print(f"{sum(r.steps for r in results)} transitions in {self.out}, {seconds:.0f} s", file=sys.stderr)
         return [asdict(result) for result in results]
+
+
+def parse_shard(text: str, games: Sequence[str]) -> list[str]:
+    """The games of shard "I/N": every N-th one from the I-th, counted from 1.
+
+    Raises:
+        QzooError: no such shard, or one without a game.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise QzooError(f"--shard {text}: give I/N with I from 1 to N, as in 2/4")
+    chosen = list(games)[int(match[1]) - 1 :: int(match[2])]
+    if not chosen:
+        raise QzooError(f"--shard {text}: {len(games)} games leave nothing for this one")
+    return chosen
 
 
 @dataclass
@@ -81,3 +102,30 @@ class RecordLearner(_Record):
     def run(self) -> Any:
         """Record; one entry a game."""
         return self._run("learner")
+
+
+@dataclass
+class RecordPolicy(_Record):
+    """Record epsilon-greedy play of a model of the zoo, in games that it has a head for."""
+
+    # Fields with defaults come after those without, so the first setting on the command line is given a default.
+    model: tyro.conf.Positional[str] = ""
+    """The model's name (`zoo list`) or folder."""
+    epsilon: float = 0.05
+    """Share of actions taken at random."""
+
+    def run(self) -> Any:
+        """Record; one entry a game."""
+        from zoo.hub import find_model
+        from zoo.model_folder import read_config
+
+        if not self.model:
+            raise QzooError("MODEL: name the model that plays; `zoo list` tells them")
+        if not 0.0 <= self.epsilon <= 1.0:
+            raise QzooError(f"--epsilon {self.epsilon}: must be 0 to 1")
+        folder = find_model(self.model)
+        name, known = read_config(folder).name, read_config(folder).games
+        if missing := [game for game in parse_games(self.games) if game not in known]:
+            raise QzooError(f"--games {' '.join(missing)}: {name} has heads for {', '.join(known)}")
+        words = [name, "--epsilon", f"{self.epsilon:g}"]
+        return self._run("policy", words, model=str(folder), epsilon=self.epsilon)

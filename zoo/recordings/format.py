@@ -137,9 +137,9 @@ def check_value(actions: Sequence[int] | NDArray[np.uint8], ram: NDArray[np.uint
     return zlib.crc32(ram.tobytes(), zlib.crc32(bytes(actions)))
 
 
-def file_name(game: str, source: str) -> str:
-    """The name of the file of a game and a source: "Breakout.learner.parquet"."""
-    return f"{game}.{source}.parquet"
+def file_name(game: str, source: str, seed: int = 0) -> str:
+    """The name of the file of a run: "Breakout.learner.parquet", "Breakout.learner.seed3.parquet" for other seeds."""
+    return f"{game}.{source}.parquet" if seed == 0 else f"{game}.{source}.seed{seed}.parquet"
 
 
 def _table(episodes: Sequence[Episode]) -> pa.Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SEEDS_PER_RUN = 1_000_000
 MAX_SEED = 999
 """Episode seeds stay below 1,000,000,000: those above are for evaluation."""
-Source = Literal["random", "learner"]
+Source = Literal["random", "learner", "policy"]
 
 
 class PlayPolicy(Protocol):
@@ -62,16 +62,18 @@ class RecordJob:
     command: str
     deadline: float = float("inf")  # time.time() at which to stop
     save_seconds: float = 60.0  # between saves of file and state
+    model: str = ""  # of source policy: the model that plays,
+    epsilon: float = 0.0  # and its share of random actions
 
     @property
     def path(self) -> Path:
         """The recording's file."""
-        return self.out / file_name(self.game, self.source)
+        return self.out / file_name(self.game, self.source, self.seed)
 
     @property
     def state_path(self) -> Path:
         """The policy's state beside it, from which a later call goes on."""
-        return self.out / "state" / f"{self.game}.{self.source}.safetensors"
+        return self.out / "state" / self.path.with_suffix(".safetensors").name
 
 
 @dataclass(frozen=True)
@@ -129,34 +131,18 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
     The file is saved now and then, and at the end; a kill loses what came after the last save, never half an
     episode.
     """
-    if not 0 <= job.seed <= MAX_SEED:
-        raise QzooError(f"--seed {job.seed}: must be between 0 and {MAX_SEED}")
-    policy, num_envs = make_policy(job)
-    episodes: list[Episode] = []
-    played = 0
-    if job.path.exists():
-        recording = read_recording(job.path)
-        if (recording.metadata.game, recording.metadata.source) != (job.game, job.source):
-            raise QzooError(f"{job.path}: holds {recording.metadata.game}.{recording.metadata.source}; move it away")
-        episodes = list(recording.episodes)
-        policy_name = f"{job.source}/seed={job.seed}"
-        if other := {episode.policy for episode in episodes} - {policy_name}:
-            raise QzooError(
-                f"{job.path}: holds play of {min(other)}, this is {policy_name}; record into another folder"
-            )
+    if job.source == "policy":
+        from zoo.recordings.policy import record_policy  # it builds on this module
+
+        return record_policy(job, report)
+    name = f"{job.source}/seed={job.seed}"
+    episodes = recorded_episodes(job, name)
     recorded = sum(episode.length for episode in episodes)
     if recorded >= job.steps:
-        return _progress(job, episodes, recorded, 0.0)
-    if episodes:
-        if not job.state_path.exists():
-            raise QzooError(f"{job.path}: its policy's state {job.state_path} is missing; record elsewhere")
-        from zoo.state import load_state
-
-        tensors, info = load_state(job.state_path)
-        played = int(info["played"])
-        policy.restore(tensors, info, episodes)
-    first_seed = 1 + max((e.seed for e in episodes), default=job.seed * SEEDS_PER_RUN - 1)
-    players = Players(job.game, num_envs, f"{job.source}/seed={job.seed}", first_seed, steps=played)
+        return job_progress(job, episodes, recorded, 0.0)
+    policy, num_envs = make_policy(job)
+    played = _restore(job, policy, episodes) if episodes else 0
+    players = Players(job.game, num_envs, name, unused_seed(job, episodes), steps=played)
     began = saved = reported = time.time()
     began_steps, parent = players.steps, os.getppid()
     while recorded < job.steps:
@@ -168,32 +154,71 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
         now = time.time()
         if now - reported > 1.0:
             speed = (players.steps - began_steps) / (now - began)
-            report(_progress(job, episodes, recorded, speed))
+            report(job_progress(job, episodes, recorded, speed))
             reported = now
             if now > job.deadline or os.getppid() != parent:
                 break
         if now - saved > job.save_seconds:
-            _save(job, policy, episodes, players.steps)
+            save_job(job, episodes, policy, players.steps)
             saved = time.time()
-    _save(job, policy, episodes, players.steps)
+    save_job(job, episodes, policy, players.steps)
     speed = (players.steps - began_steps) / max(time.time() - began, 1e-9)
-    final = _progress(job, episodes, recorded, speed)
+    final = job_progress(job, episodes, recorded, speed)
     report(final)
     return final
 
 
-def _save(job: RecordJob, policy: PlayPolicy, episodes: list[Episode], played: int) -> None:
+def recorded_episodes(job: RecordJob, policy: str) -> list[Episode]:
+    """What the job's file holds by now; nothing where there is none.
+
+    Raises:
+        QzooError: a seed out of range; another game or source in the file, or play of another policy than this one.
+    """
+    if not 0 <= job.seed <= MAX_SEED:
+        raise QzooError(f"--seed {job.seed}: must be between 0 and {MAX_SEED}")
+    if not job.path.exists():
+        return []
+    recording = read_recording(job.path)
+    if (recording.metadata.game, recording.metadata.source) != (job.game, job.source):
+        raise QzooError(f"{job.path}: holds {recording.metadata.game}.{recording.metadata.source}; move it away")
+    if other := {episode.policy for episode in recording.episodes} - {policy}:
+        raise QzooError(f"{job.path}: holds play of {min(other)}, this is {policy}; record into another folder")
+    return list(recording.episodes)
+
+
+def unused_seed(job: RecordJob, episodes: Sequence[Episode]) -> int:
+    """The first episode seed of the run that none of its episodes has, nor a later one."""
+    return 1 + max((episode.seed for episode in episodes), default=job.seed * SEEDS_PER_RUN - 1)
+
+
+def save_job(
+    job: RecordJob, episodes: Sequence[Episode], policy: PlayPolicy | None = None, played: int | None = None
+) -> None:
+    """Write the recording, and the policy's state where it has one; nothing before the first episode."""
     if not episodes:
         return
-    from zoo.state import save_state
+    if policy is not None:
+        from zoo.state import save_state
 
-    # State first: if a kill comes between the two, the latest episodes are played again, by a policy that
-    # learned from them; the other way round the file would hold episodes that the state has never seen.
-    tensors, info = policy.state()
-    save_state(job.state_path, tensors, {**info, "played": played})
+        # State first: if a kill comes between the two, the latest episodes are played again, by a policy that
+        # learned from them; the other way round the file would hold episodes that the state has never seen.
+        tensors, info = policy.state()
+        save_state(job.state_path, tensors, {**info, "played": played})
     write_recording(job.path, new_metadata(job.game, job.source, job.command), episodes)
 
 
-def _progress(job: RecordJob, episodes: list[Episode], recorded: int, speed: float) -> Progress:
+def job_progress(job: RecordJob, episodes: Sequence[Episode], recorded: int, speed: float) -> Progress:
+    """Where a job stands, `recorded` transitions being in its episodes."""
     recent = float(np.mean([episode.score for episode in episodes[-30:]])) if episodes else None
     return Progress(job.game, recorded, job.steps, len(episodes), recent, speed, recorded >= job.steps)
+
+
+def _restore(job: RecordJob, policy: PlayPolicy, episodes: list[Episode]) -> int:
+    """Bring a policy back to where it was saved; returns the number of steps it had played."""
+    from zoo.state import load_state
+
+    if not job.state_path.exists():
+        raise QzooError(f"{job.path}: its policy's state {job.state_path} is missing; record elsewhere")
+    tensors, info = load_state(job.state_path)
+    policy.restore(tensors, info, episodes)
+    return int(info["played"])

@@ -1,0 +1,104 @@
+"""`zoo record policy`: play of a model, verified, and gone on with; and the shards of a recording."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.model_helpers import make_config, make_network
+from tests.recording_helpers import refused
+from zoo.agent import Agent
+from zoo.atari import make_vector_env
+from zoo.cli import run_command
+from zoo.commands.record import parse_shard
+from zoo.hub import load_qnetwork
+from zoo.model_folder import write_model
+from zoo.recordings.format import read_recording
+from zoo.recordings.policy import FramePlayers, checked_episode
+from zoo.recordings.replay import verify_recording
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    network = make_network()
+    write_model(network, make_config(network), tmp_path / "nature.test")
+    return tmp_path / "nature.test"
+
+
+def test_play_of_a_model_is_recorded_and_goes_on(model: Path, tmp_path: Path) -> None:
+    game, out = "Breakout", tmp_path / "out"
+    arguments = [str(model), "--games", game, "--out", str(out), "--epsilon", "0.5", "--workers", "1", "--json"]
+    _, (first,) = run_command("record policy", [*arguments, "--steps", "300"])
+    recording = read_recording(out / f"{game}.policy.parquet")
+    assert recording.transitions == first["steps"] >= 300
+    assert verify_recording(recording) == []
+    assert recording.metadata.command.startswith(f"zoo record policy {model.name} --epsilon 0.5 --games {game}")
+    assert {episode.policy.split("@")[0] for episode in recording.episodes} == {f"policy/{model.name}"}
+
+    _, (second,) = run_command("record policy", [*arguments, "--steps", str(first["steps"] + 200)])
+    longer = read_recording(recording.path or Path())
+    assert longer.transitions == second["steps"] >= first["steps"] + 200
+    assert [e.seed for e in longer.episodes[: len(recording.episodes)]] == [e.seed for e in recording.episodes]
+    assert len({episode.seed for episode in longer.episodes}) == len(longer.episodes)
+    assert verify_recording(longer) == []
+
+
+def test_the_model_sees_what_it_will_see_in_replay(model: Path) -> None:
+    """The greedy actions of a recorded episode are those that the model gives on its replayed frames."""
+    network = load_qnetwork(model)
+    game = network.games[0]
+    agent = Agent(network, game, network.model_config.support, epsilon=0.0)
+    players = FramePlayers(game, 2, first_seed=5)
+    finished = []
+    while not finished:
+        finished = players.step(agent(players.observations))
+    seed, actions, _, terminated = finished[0]
+    env = make_vector_env(game, 1, num_threads=1)
+    observations, _ = env.reset(seed=np.array([seed]))
+    for step, action in enumerate(actions):
+        assert agent(observations)[0] == action, f"step {step}"
+        observations, _, ended, _, _ = env.step(np.array([action]))
+    assert bool(ended[0]) == terminated
+
+
+def test_a_model_or_game_that_is_not_there_is_refused(model: Path, tmp_path: Path) -> None:
+    common = ["--steps", "100", "--out", str(tmp_path / "out"), "--json"]
+    refused(lambda: run_command("record policy", ["--games", "Breakout", *common]), "MODEL")
+    refused(lambda: run_command("record policy", [str(model), "--games", "Tennis", *common]), "Tennis", "has heads for")
+    refused(
+        lambda: run_command("record policy", [str(model), "--games", "Breakout", "--epsilon", "2", *common]),
+        "--epsilon 2",
+    )
+
+
+def test_a_second_run_that_differs_is_noticed() -> None:
+    refused(lambda: checked_episode("Breakout", 3, [0, 1, 1], [0, 0, 7], False, "policy/x", 0), "seed 3, step 2")
+    refused(lambda: checked_episode("Breakout", 3, [0, 1, 1], [0, 0, 0], True, "policy/x", 0), "ends otherwise")
+
+
+def test_shards_share_out_the_games(tmp_path: Path) -> None:
+    games = ["Amidar", "Boxing", "Breakout", "Pong", "Qbert"]
+    shards = [parse_shard(f"{i}/3", games) for i in (1, 2, 3)]
+    assert sorted(game for shard in shards for game in shard) == games
+    assert shards[1] == ["Boxing", "Qbert"]
+    for wrong in ("0/2", "3/2", "1", "a/b", "1/0"):
+        refused(lambda wrong=wrong: parse_shard(wrong, games), f"--shard {wrong}")
+    refused(lambda: parse_shard("3/3", games[:2]), "--shard 3/3")
+    arguments = [
+        "--games",
+        "Breakout",
+        "Frostbite",
+        "--steps",
+        "100",
+        "--shard",
+        "2/2",
+        "--out",
+        str(tmp_path),
+        "--json",
+    ]
+    _, results = run_command("record random", arguments)
+    assert [result["game"] for result in results] == ["Frostbite"] and json.dumps(results)
+    assert [path.name for path in tmp_path.glob("*.parquet")] == ["Frostbite.random.parquet"]

@@ -1,0 +1,128 @@
+"""Recording the play of a model of the zoo, so that the data improves as the zoo does.
+
+The model sees the frames of the vector environment, as it will when they are replayed; each finished episode is then
+played once more on a plain emulator, which compares rewards and ends and gives the checks over RAM.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.atari import action_values, make_ale, make_vector_env, play_step
+from zoo.errors import QzooError
+from zoo.recordings.format import CHECK_INTERVAL, Episode, check_value
+from zoo.recordings.record import Progress, RecordJob, job_progress, recorded_episodes, save_job, unused_seed
+
+NUM_ENVS = 16
+
+
+def record_policy(job: RecordJob, report: Callable[[Progress], None] = lambda progress: None) -> Progress:
+    """Record epsilon-greedy play of `job.model` until the file holds `job.steps` transitions or the deadline comes.
+
+    A later call goes on with further episodes: such a policy has no state of its own.
+
+    Raises:
+        QzooError: no such model, no head for the game, or other play in the file.
+    """
+    import torch
+
+    from zoo.agent import Agent
+    from zoo.hub import find_model, load_qnetwork
+
+    torch.set_num_threads(1)  # one process a core
+    network = load_qnetwork(find_model(job.model))
+    config = network.model_config
+    name = f"policy/{config.name}@{config.sha256[:8]}/epsilon={job.epsilon:g}/seed={job.seed}"
+    episodes = recorded_episodes(job, name)
+    recorded = sum(episode.length for episode in episodes)
+    began = saved = reported = time.time()
+    began_steps, parent = recorded, os.getppid()
+    agent = Agent(network, job.game, config.support, job.epsilon, seed=job.seed + len(episodes))
+    players = FramePlayers(job.game, NUM_ENVS, unused_seed(job, episodes))
+    while recorded < job.steps:
+        for seed, actions, rewards, terminated in players.step(agent(players.observations)):
+            episodes.append(checked_episode(job.game, seed, actions, rewards, terminated, name, recorded))
+            recorded += len(actions)
+        now = time.time()
+        if now - reported > 1.0:
+            report(job_progress(job, episodes, recorded, (recorded - began_steps) / (now - began)))
+            reported = now
+            if now > job.deadline or os.getppid() != parent:
+                break
+        if now - saved > job.save_seconds:
+            save_job(job, episodes)
+            saved = time.time()
+    save_job(job, episodes)
+    speed = (recorded - began_steps) / max(time.time() - began, 1e-9)
+    final = job_progress(job, episodes, recorded, speed)
+    report(final)
+    return final
+
+
+class FramePlayers:
+    """Games side by side in the vector environment, each playing one seeded episode after the other.
+
+    Attributes:
+        observations: uint8 (num_envs, 4, 84, 84), the states to act in.
+    """
+
+    def __init__(self, game: str, num_envs: int, first_seed: int) -> None:
+        self._env = make_vector_env(game, num_envs, num_threads=1)
+        self._seeds = np.arange(first_seed, first_seed + num_envs)
+        self._next_seed = first_seed + num_envs
+        self._actions: list[list[int]] = [[] for _ in range(num_envs)]
+        self._rewards: list[list[int]] = [[] for _ in range(num_envs)]
+        self.observations: NDArray[np.uint8] = self._env.reset(seed=self._seeds)[0]
+
+    def step(self, actions: NDArray[np.int64]) -> list[tuple[int, list[int], list[int], bool]]:
+        """One step of every game; returns (seed, actions, rewards, terminated) of the episodes that it ended."""
+        self.observations, rewards, terminated, truncated, _ = self._env.step(actions)
+        ended = terminated | truncated
+        for slot, action in enumerate(actions.tolist()):
+            self._actions[slot].append(action)
+            self._rewards[slot].append(int(rewards[slot]))
+        finished = []
+        for slot in np.flatnonzero(ended).tolist():
+            seed = int(self._seeds[slot])
+            finished.append((seed, self._actions[slot], self._rewards[slot], bool(terminated[slot])))
+            self._actions[slot], self._rewards[slot] = [], []
+            self._seeds[slot] = self._next_seed
+            self._next_seed += 1
+        if ended.any():
+            self.observations = self._env.reset(seed=self._seeds[ended], options={"reset_mask": ended})[0]
+        return finished
+
+
+def checked_episode(
+    game: str, seed: int, actions: list[int], rewards: list[int], terminated: bool, policy: str, policy_step: int
+) -> Episode:
+    """An episode with its checks, from a second run on a plain emulator.
+
+    Raises:
+        QzooError: the second run differs, which would be a fault of the emulator.
+    """
+    ale, values, checks = make_ale(game, seed), action_values(), []
+    for step, (action, reward) in enumerate(zip(actions, rewards, strict=True)):
+        if play_step(ale, values[action]) != reward:
+            raise QzooError(f"{game}: seed {seed}, step {step}: the plain emulator gives another reward")
+        length = step + 1
+        if length == len(actions) or length % CHECK_INTERVAL == 0:
+            since = step // CHECK_INTERVAL * CHECK_INTERVAL
+            checks.append(check_value(bytes(actions[since:length]), ale.getRAM()))
+    if ale.game_over() != terminated:
+        raise QzooError(f"{game}: seed {seed}: the plain emulator ends otherwise")
+    return Episode(
+        seed=seed,
+        actions=np.array(actions, dtype=np.uint8),
+        rewards=np.array(rewards, dtype=np.int32),
+        terminated=terminated,
+        truncated=not terminated,
+        checks=np.array(checks, dtype=np.uint32),
+        policy=policy,
+        policy_step=policy_step,
+    )
