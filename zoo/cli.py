@@ -41,6 +41,7 @@ COMMANDS = {
     ),
     "record random": ("zoo.commands.record", "RecordRandom", "record random play"),
     "data list": ("zoo.commands.data", "List", "the recordings and where they are"),
+    "data page": ("zoo.commands.data", "Page", "the page of the recordings, with its picture"),
     "data stats": ("zoo.commands.data", "Stats", "episodes, transitions, scores and bytes of recordings"),
     "data verify": ("zoo.commands.data", "Verify", "replay recordings and compare"),
 }
