@@ -86,9 +86,24 @@ def test_novices_are_the_first_fifth_of_each_life(tmp_path: Path) -> None:
     ]
     whole = zoo.data.load("mixed40", games=["Breakout"], recordings=[tmp_path])
     assert [recording.transitions for recording in whole] == [150, 200, 60]
-    late = [made_up(10, 0, 90)]
-    recording = read_recording(write(tmp_path, "Pong.learner", late))
-    refused(lambda: take(Part("learner", first=0.2), [recording], 0), "Pong.learner.parquet", "first 20%")
+    write(tmp_path, "Boxing.learner", [made_up(10, 0, 90)])  # what came before was lost
+    write(tmp_path, "Boxing.random", life(20))
+    message = refused(lambda: zoo.data.load("novice40", ["Boxing"], recordings=[tmp_path]), "Boxing.learner")
+    assert "first 20%" in message
+
+
+def test_a_part_may_name_its_policies(tmp_path: Path) -> None:
+    """Play recorded later, by another seed, is no part of what a model was trained on."""
+    write(tmp_path, "Breakout.learner", life(100))
+    write(tmp_path, "Breakout.learner.seed1", life(300, policy="learner/seed=1"))
+    write(tmp_path, "Breakout.random", life(20, policy="random/seed=0"))
+    found = zoo.data.load("learner12", ["Breakout"], recordings=[tmp_path])
+    assert [(r.metadata.source, r.transitions) for r in found] == [("learner", 100), ("random", 20)]
+    (tmp_path / "Breakout.learner.parquet").unlink()
+    message = "Breakout.learner holds no episode of learner/seed=0"
+    refused(lambda: zoo.data.load("learner12", ["Breakout"], recordings=[tmp_path]), message)
+    recordings = load_recordings(["Breakout"], (), [tmp_path])
+    assert form(get_dataset("learner12"), recordings) == ([], list(get_dataset("learner12").games))
 
 
 def test_missing_games_are_all_named(tmp_path: Path) -> None:
@@ -116,7 +131,7 @@ def test_a_capped_part_takes_the_same_episodes_always(tmp_path: Path) -> None:
     assert steps == [episode.policy_step for episode in again.episodes]
     assert steps != [episode.policy_step for episode in other.episodes]
     dataset = Dataset("test", "a test", ("Breakout",), (part,), seed=1)
-    assert held(form(dataset, [recording])) == held([other])
+    assert held(form(dataset, [recording])[0]) == held([other])
 
 
 def test_shards_are_parts_of_one_source_in_their_order(tmp_path: Path) -> None:
@@ -166,7 +181,7 @@ def test_uniform_draws_single_transitions_alike(tmp_path: Path) -> None:
             for episode in recording.episodes:
                 assert episode.kept is not None and len(episode.kept) > 0
                 assert list(episode.kept) == sorted(set(episode.kept))
-                assert 0 <= episode.kept[0] and episode.kept[-1] < episode.length
+                assert episode.kept[0] >= 0 and episode.kept[-1] < episode.length
                 counts[first + episode.policy_step + episode.kept] += 1
         assert recordings[0].episodes[0].kept is None
     assert counts.sum() == 200 * 12

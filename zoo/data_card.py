@@ -25,6 +25,7 @@ PICTURE = "play.png"
 SOURCES = {
     "learner": "a C51 agent's whole life, exploration included. It saw the console's 128 bytes of RAM, not the screen; "
     "only what it did is kept",
+    "policy": "a model of the zoo, which takes the best action by its Q-values and now and then a random one",
     "random": "uniformly random play over the game's minimal set of actions",
 }
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))

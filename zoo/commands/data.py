@@ -16,7 +16,7 @@ from rich.table import Table
 from zoo.commands.common import cores, parse_games, progress_bar
 from zoo.errors import QzooError
 from zoo.games import get_game
-from zoo.recordings.datasets import dataset_files, datasets_stats, form, get_dataset
+from zoo.recordings.datasets import Selection, dataset_files, datasets_stats, get_dataset
 from zoo.recordings.format import Recording, digest_matches, read_recording
 from zoo.recordings.library import SHIPPED, recorded_files, sources_of
 from zoo.recordings.pool import run_all
@@ -57,8 +57,9 @@ class _Recorded:
 
     def read(self) -> list[Recording]:
         """The recordings, and of a dataset no more than it takes."""
-        recordings = [read_recording(path) for path in self.files()]
-        return recordings if self.dataset is None else form(get_dataset(self.dataset), recordings)
+        if self.dataset is None:
+            return [read_recording(path) for path in self.files()]
+        return Selection(self.dataset, tuple(parse_games(self.games)) if self.games else ()).load(self.paths)
 
 
 @dataclass

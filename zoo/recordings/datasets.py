@@ -14,7 +14,7 @@ from typing import Any
 
 from zoo.errors import QzooError, unknown_name
 from zoo.games import games_of
-from zoo.recordings.format import Recording
+from zoo.recordings.format import Episode, Recording
 from zoo.recordings.library import Files, load_recordings, read_source, recorded_files, subsample
 from zoo.recordings.stats import DatasetStats, dataset_stats, first_episodes
 
@@ -24,9 +24,11 @@ CUSTOM = "custom"
 
 @dataclass(frozen=True)
 class Part:
-    """One source of play in a dataset, and how much of it: first the share in time, then the cap."""
+    """One source of play in a dataset, and how much of it: policies, then the share in time, then the cap."""
 
     source: str
+    policies: tuple[str, ...] = ()
+    """Only of these, as recordings name them ("learner/seed=0"); empty: of all."""
     first: float = 1.0
     """This share of each policy's life, from its beginning (1: all of it)."""
     per_game: int | None = None
@@ -71,7 +73,10 @@ DATASETS = (
             *("Amidar", "Assault", "BankHeist", "Boxing", "Breakout", "Carnival"),
             *("CrazyClimber", "DemonAttack", "Freeway", "Gopher", "Kangaroo", "Qbert"),
         ),
-        parts=(Part("learner", per_game=150_000), Part("random", per_game=150_000)),
+        parts=(
+            Part("learner", policies=("learner/seed=0",), per_game=150_000),
+            Part("random", policies=("random/seed=0",), per_game=150_000),
+        ),
     ),
 )
 
@@ -132,44 +137,37 @@ def dataset_files(dataset: Dataset, files: Files, games: Sequence[str] = ()) -> 
 
 
 def take(part: Part, recordings: Sequence[Recording], seed: int) -> list[Recording]:
-    """What a part of a dataset takes of the recordings of one game and source.
-
-    Raises:
-        QzooError: nothing is left.
-    """
-    began = recordings
-    if part.first < 1.0:
-        early = [replace(r, episodes=tuple(first_episodes(r.episodes, part.first))) for r in recordings]
-        began = [recording for recording in early if recording.episodes]
-    if not began:
-        raise QzooError(f"{recordings[0].path}: no episode began in the first {part.first:.0%} of its policy's steps")
-    return subsample(began, part.per_game, seed)
-
-
-def form(dataset: Dataset, recordings: Sequence[Recording]) -> list[Recording]:
-    """What a dataset takes of recordings in memory, of those of its games that are whole."""
-    held: dict[str, dict[str, list[Recording]]] = {}
+    """What a part of a dataset takes of the recordings of one game and source; it may be nothing."""
+    taken = []
     for recording in recordings:
-        metadata = recording.metadata
-        held.setdefault(metadata.game, {}).setdefault(metadata.source, []).append(recording)
-    missing = missing_games(dataset, held)
-    present = [game for game in dataset.games if game not in missing]
-    return [
-        recording
-        for game in present
-        for part in dataset.parts
-        for recording in take(part, held[game][part.source], dataset.seed)
-    ]
+        episodes: Sequence[Episode] = recording.episodes
+        if part.first < 1.0:
+            episodes = first_episodes(episodes, part.first)
+        if part.policies:
+            episodes = [episode for episode in episodes if episode.policy in part.policies]
+        if episodes:
+            taken.append(replace(recording, episodes=tuple(episodes)))
+    return subsample(taken, part.per_game, seed)
+
+
+def form(dataset: Dataset, recordings: Sequence[Recording]) -> tuple[list[Recording], list[str]]:
+    """(what a dataset takes of recordings in memory, its games that it takes nothing of for want of a part)."""
+    held: dict[tuple[str, str], list[Recording]] = {}
+    for recording in recordings:
+        held.setdefault((recording.metadata.game, recording.metadata.source), []).append(recording)
+    taken, missing = [], []
+    for game in dataset.games:
+        parts = [take(part, held.get((game, part.source), []), dataset.seed) for part in dataset.parts]
+        if all(parts):
+            taken += [recording for part in parts for recording in part]
+        else:
+            missing.append(game)
+    return taken, missing
 
 
 def datasets_stats(recordings: Sequence[Recording]) -> dict[str, DatasetStats]:
     """Figures of every dataset, as far as it can be formed from recordings in memory."""
-    recorded: dict[str, set[str]] = {}
-    for recording in recordings:
-        recorded.setdefault(recording.metadata.game, set()).add(recording.metadata.source)
-    return {
-        dataset.name: dataset_stats(form(dataset, recordings), missing_games(dataset, recorded)) for dataset in DATASETS
-    }
+    return {dataset.name: dataset_stats(*form(dataset, recordings)) for dataset in DATASETS}
 
 
 @dataclass(frozen=True)
@@ -224,6 +222,9 @@ class Selection:
         for game in games_taken(dataset, files, self.games):
             for part in dataset.parts:
                 taken = take(part, read_source(files, game, part.source), dataset.seed)
+                if not taken:
+                    wanted = ", ".join(part.policies) or f"the first {part.first:.0%} of a policy's steps"
+                    raise QzooError(f"{dataset.name}: {game}.{part.source} holds no episode of {wanted}")
                 # What is capped lower already holds about as much as was asked for: a second draw would take less.
                 if part.per_game is None or self.transitions is None or self.transitions < part.per_game:
                     taken = subsample(taken, self.transitions, self.seed, uniform=self.uniform)

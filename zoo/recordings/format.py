@@ -153,10 +153,7 @@ def check_value(actions: Sequence[int] | NDArray[np.uint8], ram: NDArray[np.uint
 
 
 def file_name(game: str, source: str) -> str:
-    """The name of the file of a game and a source: "Breakout.learner.parquet".
-
-    A further part of the same source bears a shard's name before the suffix: "Breakout.learner.2of4.parquet".
-    """
+    """The name of the file of a game and a source: "Breakout.learner.parquet"."""
     return f"{game}.{source}.parquet"
 
 
