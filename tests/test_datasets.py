@@ -10,6 +10,8 @@ import pytest
 import zoo
 from tests.recording_helpers import made_up, recorded, refused
 from zoo.cli import run_command
+from zoo.commands.common import check_selected
+from zoo.commands.finetune import FinetuneOffline
 from zoo.commands.pretrain import Pretrain
 from zoo.games import OTHER_PLAYERS, games_of, get_game
 from zoo.metrics import interquartile_mean
@@ -26,6 +28,7 @@ from zoo.recordings.datasets import (
 )
 from zoo.recordings.format import Episode, Recording, new_metadata, read_recording, write_recording
 from zoo.recordings.library import load_recordings, recorded_files, subsample
+from zoo.recordings.store import build_store
 
 LEARNER12 = Path(__file__).parents[1] / "model_cards" / "nature.scaledql_learner12"
 
@@ -245,6 +248,24 @@ def test_held_out_games_enter_pretraining_only_by_force(tmp_path: Path) -> None:
     refused(Pretrain(name="x", dataset="mixd40").selection, "did you mean mixed40")
     write(tmp_path, "Pong.learner", life(20))
     refused(Pretrain(name="x", recordings=(tmp_path,)).selection, "--games", "no training game")
+
+
+def test_finetuning_takes_learners_or_a_dataset(tmp_path: Path) -> None:
+    for name in ("Pong.learner", "Pong.random"):
+        write(tmp_path, name, life(200))
+    own = FinetuneOffline("Pong", "nature.x", transitions=50)
+    assert own.selection("Pong") == Selection(CUSTOM, ("Pong",), ("learner",), 50)
+    named = FinetuneOffline("Pong", "nature.x", dataset="heldout5", transitions=50)
+    assert held(named.selection("Pong").load([tmp_path])) == held(own.selection("Pong").load([tmp_path]))
+    other = FinetuneOffline("Breakout", "nature.x", dataset="heldout5").selection("Breakout")
+    refused(lambda: other.load([tmp_path]), "heldout5: Breakout is not one of its games")
+
+
+def test_a_store_of_other_transitions_than_selected_is_refused(tmp_path: Path) -> None:
+    recordings = [read_recording(recorded(tmp_path, count=1))]
+    store = build_store(recordings, num_threads=1)
+    check_selected(store, recordings)
+    refused(lambda: check_selected(store, subsample(recordings, 5, uniform=True)), "--uniform: 5 transitions")
 
 
 def test_pretraining_takes_the_dataset_and_says_so(tmp_path: Path) -> None:

@@ -49,9 +49,9 @@ class Dataset:
 DATASETS = (
     Dataset(
         name="novice40",
-        summary="the beginning of each learner's life and random play: the paper's sub-optimal regime",
+        summary="the first fifth of each learner's life and random play, after the paper's sub-optimal data",
         games=games_of("train"),
-        # The paper's sub-optimal data are the first fifth of each agent's replay.
+        # Remembered of the paper, not checked: its sub-optimal data are the first fifth of each agent's run.
         parts=(Part("learner", first=0.2), Part("random")),
     ),
     Dataset(
