@@ -14,7 +14,7 @@ import pytest
 
 from zoo.atari import minimal_actions
 from zoo.errors import QzooError
-from zoo.recordings.format import METADATA_KEY, Episode, new_metadata, write_recording
+from zoo.recordings.format import METADATA_KEY, Episode, new_metadata, read_recording, write_recording
 from zoo.recordings.play import Players
 
 
@@ -35,6 +35,14 @@ def recorded(folder: Path, game: str = "Breakout", count: int = 2, source: str =
     path = folder / f"{game}.{source}.parquet"
     write_recording(path, new_metadata(game, source, f"zoo record {source}"), played(game, count, **options))
     return path
+
+
+def as_learner(path: Path, folder: Path) -> Path:
+    """A copy of a recording of random play that passes for a learner's."""
+    recording = read_recording(path)
+    copied = folder / f"{recording.metadata.game}.learner.parquet"
+    write_recording(copied, replace(recording.metadata, source="learner"), recording.episodes)
+    return copied
 
 
 def made_up(length: int, score: int, policy_step: int = 0, policy: str = "learner/seed=0") -> Episode:

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.recording_helpers import as_learner
 from zoo.cli import run_command
 from zoo.recordings import library
 
 
 def test_bench(recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = tmp_path / "shipped"
-    shipped.mkdir()
-    (shipped / "Breakout.learner.parquet").write_bytes((recordings_dir / "Breakout.random.parquet").read_bytes())
+    as_learner(recordings_dir / "Breakout.random.parquet", shipped)
     monkeypatch.setattr(library, "SHIPPED", shipped)
     out = tmp_path / "bench.json"
     _, result = run_command(

@@ -19,7 +19,6 @@ from tests.recording_helpers import (
 from zoo.cli import main
 from zoo.commands.data import List, Stats, Verify
 from zoo.games import get_game
-from zoo.metrics import interquartile_mean
 from zoo.recordings.format import Episode, new_metadata, read_recording, write_recording
 from zoo.recordings.library import recording_paths
 from zoo.recordings.replay import sample_episodes, verify_recording
@@ -154,7 +153,7 @@ def test_stats_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     size = sum(path.stat().st_size for path in files)
     assert (stats["transitions"], stats["bytes"]) == (1_160, size)
     assert stats["bytes_per_transition"] == pytest.approx(size / 1_160)
-    breakout, boxing = get_game("Breakout"), get_game("Boxing")
+    breakout = get_game("Breakout")
     assert stats["games"]["Breakout"]["learner"] == {
         "episodes": 10,
         "transitions": 1_000,
@@ -165,14 +164,45 @@ def test_stats_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         "last20_human_normalized": pytest.approx(breakout.human_normalized(30.0)),
     }
     assert stats["games"]["Breakout"]["random"]["mean_return"] == 2.0
-    # Pong is held out: no part of a training set.
-    means = [breakout.human_normalized(8.4), boxing.human_normalized(12)]
-    assert stats["datasets"] == {
-        "given": {"transitions": 1_130, "iqm_human": pytest.approx(sum(means) / 2)},
-    }
+    # Of Boxing there is no random play: no dataset of both has it. Pong is held out.
+    mixed, heldout = stats["datasets"]["mixed40"], stats["datasets"]["heldout5"]
+    assert mixed["iqm_human"] == pytest.approx(breakout.human_normalized((84 + 4) / 12))
+    assert (mixed["transitions"], len(mixed["missing"])) == (1_120, 39) and "Boxing" in mixed["missing"]
+    assert heldout["iqm_human"] == pytest.approx(get_game("Pong").human_normalized(-20))
     assert run("stats", tmp_path) == 0
     shown = capsys.readouterr().out
     assert "Breakout" in shown and "30.0" in shown and "1,160 transitions" in shown
+
+
+def test_a_dataset_is_looked_at_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    learner = [made_up(100, number, 100 * number) for number in range(10)]
+    for source, episodes in (("learner.2of2", learner), ("learner", learner), ("planner", learner)):
+        path = write(tmp_path, "Breakout", source.split(".")[0], episodes)
+        path.rename(tmp_path / f"Breakout.{source}.parquet")
+    random = write(tmp_path, "Breakout", "random", [made_up(50, 1)])
+    write(tmp_path, "Boxing", "learner", learner)
+    chosen = ("--dataset", "novice40", "--games", "Breakout")
+    rows = List((tmp_path,), "novice40", ("Breakout",), json=True).run()
+    assert [(Path(row["path"]).name, row["episodes"]) for row in rows] == [
+        *(("Breakout.learner.parquet", 2), ("Breakout.learner.2of2.parquet", 2), ("Breakout.random.parquet", 1)),
+    ]
+    assert rows[-1]["bytes"] == random.stat().st_size
+    assert run("stats", tmp_path, *chosen, "--json") == 0
+    stats = json.loads(capsys.readouterr().out)
+    assert stats["transitions"] == 450 and [*stats["datasets"]] == ["novice40"]
+    assert stats["games"]["Breakout"]["learner"]["mean_return"] == 0.5
+    whole = Stats((tmp_path,), games=("Breakout",), json=True).run()
+    assert [*whole["games"]] == ["Breakout"] and whole["transitions"] == 3_050
+    assert Verify((tmp_path,), "mixed40", ("Breakout",)).files() == [Path(row["path"]) for row in rows]
+    for arguments, part in (
+        ((tmp_path, "--dataset", "novice40"), "39 of 40 games are not recorded"),
+        ((tmp_path, "--dataset", "novce40"), "did you mean novice40"),
+        ((tmp_path, "--games", "Pong"), "Pong: no recording"),
+    ):
+        for command in ("list", "stats", "verify"):
+            assert run(command, *arguments) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert part in line
 
 
 def test_the_last_fifth_is_of_each_policys_steps() -> None:
@@ -195,8 +225,8 @@ def test_shipped_recordings_are_small_and_good() -> None:
     assert all(learner["transitions"] >= 500_000 for learner in train.values())
     better = [game for game, learner in train.items() if learner["last20_human_normalized"] > 0.1]
     assert len(better) > len(train) / 2
-    means = [learner["human_normalized"] for learner in train.values()]
-    assert stats["datasets"]["shipped"]["iqm_human"] == pytest.approx(interquartile_mean([means]))
+    assert stats["datasets"]["learner12"]["missing"] == []
+    assert stats["datasets"]["mixed40"]["iqm_human"] > stats["datasets"]["novice40"]["iqm_human"] > 0.0
 
 
 def test_shipped_recordings_replay() -> None:

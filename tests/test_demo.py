@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.recording_helpers import as_learner
 from zoo.cli import run_command
 from zoo.encoder import Encoder
 from zoo.model_folder import ModelConfig, write_model
@@ -27,10 +28,7 @@ def test_demo(recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     write_model(network, config, tmp_path / "model")
     shipped = tmp_path / "shipped"
-    shipped.mkdir()
-    (shipped / "SpaceInvaders.learner.parquet").write_bytes(
-        (recordings_dir / "SpaceInvaders.random.parquet").read_bytes()
-    )
+    as_learner(recordings_dir / "SpaceInvaders.random.parquet", shipped)
     monkeypatch.setattr(library, "SHIPPED", shipped)
     out = tmp_path / "demo"
     _, results = run_command(

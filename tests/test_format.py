@@ -216,12 +216,13 @@ def test_a_subsample_is_whole_episodes_drawn_evenly(tmp_path: Path) -> None:
     recording = read_recording(recorded(tmp_path, count=1))
     lengths = [10, 20, 30, 40, 50, 60, 70, 80]
     recording = replace(recording, episodes=tuple(made_up(n, n, policy_step=n) for n in lengths))
-    few = subsample(recording, 100, seed=1)
+    (few,) = subsample([recording], 100, seed=1)
     assert 100 <= few.transitions < 180
     kept = [episode.length for episode in few.episodes]
     assert kept == sorted(kept) and len(set(kept)) == len(kept)  # recorded order, none twice
-    assert [e.length for e in subsample(recording, 100, seed=1).episodes] == kept
-    drawn = {e.length for seed in range(30) for e in subsample(recording, 100, seed).episodes}
+    assert [e.length for e in subsample([recording], 100, seed=1)[0].episodes] == kept
+    drawn = {e.length for seed in range(30) for e in subsample([recording], 100, seed)[0].episodes}
     assert drawn == set(lengths)
-    assert subsample(recording, 10_000) is recording
-    assert subsample(recording, None) is recording
+    assert subsample([recording], 10_000) == [recording]
+    assert subsample([recording], None) == [recording]
+    refused(lambda: subsample([recording], 0), "--transitions 0")

@@ -26,6 +26,7 @@ from zoo.pretrain.loop import (
     train,
 )
 from zoo.pretrain.run import new_objective, thin, write_run_model
+from zoo.recordings.datasets import Selection
 from zoo.recordings.store import FrameStore
 from zoo.state import load_state
 
@@ -239,7 +240,7 @@ def test_a_run_may_start_from_a_model(store: FrameStore, tmp_path: Path) -> None
     objective = new_objective(SMALL, store.games)
     with torch.no_grad():
         objective.network.weight.normal_()
-    folder = write_run_model(tmp_path, "nature.first", "test", objective, SMALL, [], RunState(), CPU, "a test")
+    folder = write_run_model(tmp_path, "nature.first", Selection(), objective, SMALL, [], RunState(), CPU, "a test")
     config = RunConfig(**{**SMALL.__dict__, "init": str(folder)})
     network = new_objective(config, ["Pong", "Breakout"]).network
     assert torch.equal(network.encoder.projection.weight, objective.network.encoder.projection.weight)

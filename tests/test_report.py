@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from zoo.cli import main
 from zoo.files import write_json
 from zoo.games import get_game
 from zoo.model_folder import ModelConfig, read_config, read_results, write_model
+from zoo.recordings.datasets import Selection
 from zoo.recordings.format import Episode, Recording, file_name, new_metadata, read_recording, write_recording
 from zoo.recordings.library import subsample
 from zoo.report import recorded_data, write_report
@@ -246,7 +248,7 @@ def test_data_is_what_the_training_took(config: ModelConfig, tmp_path: Path) -> 
     assert learner["mean_return"] == 4.0 and learner["command"] == "zoo record learner --games Breakout"
     # Of 390 steps the last fifth begins with step 312, inside the episode of score 17.
     assert every["Pong"]["learner"]["last20_return"] == 18.5
-    part = subsample(whole, 100)
+    (part,) = subsample([whole], 100)
     assert len(part.episodes) < 20
     entry = {
         "game": "Pong",
@@ -254,11 +256,27 @@ def test_data_is_what_the_training_took(config: ModelConfig, tmp_path: Path) -> 
         "episodes": len(part.episodes),
         "transitions": part.transitions,
     }
-    found = recorded_data(config, {"training": {"recordings": [entry]}}, [data])
+    selection = Selection(games=("Pong",), transitions=100).to_dict()
+    made = {"training": {"selection": selection, "recordings": [entry]}}
+    found = recorded_data(config, made, [data])
     assert found["Breakout"] == {} and set(found["Pong"]) == {"learner"}
     assert found["Pong"]["learner"]["mean_return"] == np.mean([episode.score for episode in part.episodes])
-    other = {"training": {"recordings": [{**entry, "episodes": 3}]}}
-    one_line(lambda: recorded_data(config, other, [data]), "Pong.learner.parquet", "--recordings")
+    other = {"training": {"selection": selection, "recordings": [{**entry, "episodes": 3}]}}
+    one_line(lambda: recorded_data(config, other, [data]), "Pong.learner", "with 3 episodes", "--recordings")
+    shorter = {"training": {"selection": selection, "recordings": []}}
+    one_line(lambda: recorded_data(config, shorter, [data]), "trained on nothing")
+
+
+def test_data_of_a_named_dataset(config: ModelConfig, tmp_path: Path) -> None:
+    """By its name alone where the training told no more, or by the name given."""
+    record(tmp_path, "Breakout", "learner", [1, 2, 3])
+    record(tmp_path, "Breakout", "random", [0, 1])
+    named = replace(config, dataset="mixed40", games=("Breakout",))
+    assert set(recorded_data(named, {}, [tmp_path])["Breakout"]) == {"learner", "random"}
+    (tmp_path / "Breakout.random.parquet").unlink()
+    one_line(lambda: recorded_data(named, {}, [tmp_path]), "mixed40", "Breakout (random)")
+    assert set(recorded_data(replace(named, dataset="other"), {}, [tmp_path])["Breakout"]) == {"learner"}
+    one_line(lambda: recorded_data(named, {}, [tmp_path], "heldout5"), "heldout5: Breakout")
 
 
 def test_report_scores_a_folder_and_keeps_what_training_wrote(

@@ -42,6 +42,7 @@ COMMANDS = {
     "record policy": ("zoo.commands.record", "RecordPolicy", "record play of a model of the zoo"),
     "record random": ("zoo.commands.record", "RecordRandom", "record random play"),
     "data list": ("zoo.commands.data", "List", "the recordings and where they are"),
+    "data page": ("zoo.commands.data", "Page", "the page of the recordings, with its picture"),
     "data stats": ("zoo.commands.data", "Stats", "episodes, transitions, scores and bytes of recordings"),
     "data verify": ("zoo.commands.data", "Verify", "replay recordings and compare"),
     "data worth": ("zoo.commands.worth", "Worth", "compare recorded play by what can be learned from it"),

@@ -19,6 +19,8 @@ from zoo.errors import QzooError, unknown_name
 
 Split = Literal["train", "held_out", "extra"]
 TABLE = Path(__file__).with_name("games.csv")
+OTHER_PLAYERS = "atari-pb-authors"
+"""`human_source` of the games whose human reference is not DeepMind's."""
 
 
 @dataclass(frozen=True)

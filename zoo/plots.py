@@ -11,8 +11,7 @@ matplotlib.use("Agg")  # files only; no window, no display needed
 import matplotlib.pyplot as plt
 
 from zoo.files import replacing
-
-COLOURS = {"random": "0.75", "data": "0.5", "scratch": "#c8781e", "frozen": "#2a7fb8", "full": "#1b9e5a"}
+from zoo.plot_style import COLOURS
 
 
 def plot_demo(results: dict[str, Any], curves: dict[str, list[dict[str, Any]]], path: Path) -> None:

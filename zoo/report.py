@@ -4,59 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import QzooError
 from zoo.files import write_text
 from zoo.model_folder import CARD, ModelConfig, read_config, read_results
+from zoo.recordings.datasets import CUSTOM, DATASETS, Selection
 from zoo.recordings.format import Recording
-from zoo.recordings.library import load_recordings
-from zoo.recordings.stats import source_stats
+from zoo.recordings.stats import play_stats
 from zoo.report_card import SCORES_PLOT, TRAINING_PLOT, render_card, score_rows
 from zoo.report_plots import draw_scores, draw_training
 
 
 def recorded_data(
-    config: ModelConfig, results: Mapping[str, Any], paths: Sequence[Path] = ()
+    config: ModelConfig, results: Mapping[str, Any], paths: Sequence[Path] = (), dataset: str | None = None
 ) -> dict[str, dict[str, Any]]:
     """What the play that a model was trained on scored itself: {game: {source: figures}}.
 
-    Where the training wrote which recordings it took, the very same episodes are taken again; else all.
+    The training wrote which recordings it selected; the very same are selected again. Where it did not, the dataset
+    that the config names is taken, or all play of the model's games if that is no named one.
 
     Args:
         paths: recording files or folders; by default those that travel with the package.
+        dataset: a named dataset to take instead.
 
     Raises:
         QzooError: recordings are missing, or not those that the training had.
     """
-    used = results.get("training", {}).get("recordings")
-    if used is None:
-        recordings = load_recordings(config.games, paths=paths)
+    training = results.get("training", results)
+    if dataset is None and "selection" in training:
+        selection = Selection.of(training["selection"])
     else:
-        recordings = [_same_recording(entry, config, paths) for entry in used]
+        named = dataset or (config.dataset if config.dataset in {known.name for known in DATASETS} else CUSTOM)
+        selection = Selection(named, tuple(config.games))
+    recordings = selection.load(paths)
+    if "recordings" in training:
+        _check_same(recordings, training["recordings"])
     data: dict[str, dict[str, Any]] = {game: {} for game in config.games}
-    for recording in recordings:
-        data.setdefault(recording.metadata.game, {})[recording.metadata.source] = _play_summary(recording)
+    for game, sources in play_stats(recordings).items():
+        for source, stats in sources.items():
+            made = [r for r in recordings if (r.metadata.game, r.metadata.source) == (game, source)]
+            command = " && ".join(dict.fromkeys(recording.metadata.command for recording in made))
+            data.setdefault(game, {})[source] = {**asdict(stats), "command": command}
     return data
 
 
-def _same_recording(entry: Mapping[str, Any], config: ModelConfig, paths: Sequence[Path]) -> Recording:
-    game, source, seed = entry["game"], entry["source"], config.pretraining.get("seed", 0)
-    # A selection is repeated by asking for as many transitions as it came to.
-    (recording,) = load_recordings([game], [source], paths, entry["transitions"], seed)
-    found = (len(recording.episodes), recording.transitions)
-    if found != (entry["episodes"], entry["transitions"]):
-        raise QzooError(
-            f"{recording.path}: gives {found[0]} episodes with {found[1]} transitions, the model was trained "
-            f"on {entry['episodes']} with {entry['transitions']}; name its own with --recordings"
-        )
-    return recording
+def _check_same(recordings: Sequence[Recording], used: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse recordings other than those that the training had, by their numbers of episodes and transitions."""
+    found = [(r.metadata.game, r.metadata.source, len(r.episodes), r.transitions) for r in recordings]
+    wanted = [(entry["game"], entry["source"], entry["episodes"], entry["transitions"]) for entry in used]
+    for here, there in zip_longest(found, wanted):
+        if here != there:
+            raise QzooError(
+                f"the recordings give {_described(here)} where the model was trained on {_described(there)}; name its "
+                "own with --recordings, or its dataset with --dataset"
+            )
 
 
-def _play_summary(recording: Recording) -> dict[str, Any]:
-    size = recording.path.stat().st_size if recording.path else 0
-    return {**asdict(source_stats([recording], size)), "command": recording.metadata.command}
+def _described(entry: tuple[str, str, int, int] | None) -> str:
+    if entry is None:
+        return "nothing"
+    game, source, episodes, transitions = entry
+    return f"{game}.{source} with {episodes} episodes, {transitions} transitions,"
 
 
 def write_report(folder: Path) -> list[Path]:

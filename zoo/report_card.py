@@ -7,14 +7,16 @@ and what the training wrote: `training` and `curve`. No figure on a card comes f
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from zoo.errors import QzooError
 from zoo.games import games_of, get_game
+from zoo.markdown import bullets, markdown_table, score_text
 from zoo.model_folder import CONFIG, RESULTS, ModelConfig
+from zoo.recordings.stats import commands
 
 SCORES_PLOT, TRAINING_PLOT = "scores.png", "training.png"
 
@@ -85,7 +87,7 @@ def render_card(config: ModelConfig, results: Mapping[str, Any]) -> str:
         _scores(config, rows, results),
         _making(config, results),
         _settings(config, results),
-        "## Limitations\n\n" + _bullets(limitations(rows, config, results)),
+        "## Limitations\n\n" + bullets(limitations(rows, config, results)),
         _reproduction(results),
         LICENCE,
     )
@@ -133,7 +135,7 @@ def _introduction(config: ModelConfig) -> str:
 
 def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> str:
     evaluation, random, rules = results["evaluation"], results["random"], config.protocol
-    table = _table(
+    table = markdown_table(
         SCORE_COLUMNS,
         [
             (
@@ -175,7 +177,7 @@ def _making(config: ModelConfig, results: Mapping[str, Any]) -> str:
         for source, figures in sources.items():
             for place, value in enumerate((1, figures["episodes"], figures["transitions"])):
                 totals[source][place] += value
-    table = _table(
+    table = markdown_table(
         ("source of play", "games", "episodes", "transitions"),
         [(source, *(f"{value:,}" for value in values)) for source, values in totals.items()],
     )
@@ -198,14 +200,14 @@ def _making(config: ModelConfig, results: Mapping[str, Any]) -> str:
     if unseen:
         facts.append(f"Never seen in training, so fit to test transfer: {', '.join(unseen)}.")
     plot = f"\n\n![Losses over training]({TRAINING_PLOT})" if results.get("curve") else ""
-    return f"## How it was made\n\nTrained on `{config.dataset}`:\n\n{table}\n\n{_bullets(facts)}{plot}"
+    return f"## How it was made\n\nTrained on `{config.dataset}`:\n\n{table}\n\n{bullets(facts)}{plot}"
 
 
 def _settings(config: ModelConfig, results: Mapping[str, Any]) -> str:
     transitions = sum(_transitions(results))
     rows = [("data", f"{len(results['data'])} games, {transitions:,} transitions", PAPER_DATA)]
     rows += [(name, _setting(config.pretraining, key), paper) for name, key, paper in PAPER_SETTINGS]
-    table = _table(("setting", "here", "paper"), rows, "---")
+    table = markdown_table(("setting", "here", "paper"), rows, "---")
     return (
         "## Settings beside the paper's\n\nThe method is Scaled Q-learning (Kumar et al., ICLR 2023). Its "
         'authors published neither code nor weights, so this is a reimplementation. "Not checked" marks '
@@ -274,13 +276,13 @@ def _transitions(results: Mapping[str, Any]) -> list[int]:
 
 def _reproduction(results: Mapping[str, Any]) -> str:
     """The commands, from recording to scores; recordings made in the same way share a line."""
-    made: dict[str, list[str]] = defaultdict(list)
-    for game, sources in results["data"].items():
-        for figures in sources.values():
-            if figures.get("command"):
-                made[figures["command"].replace(f"--games {game}", "--games {}")].append(game)
-    commands = [command.replace("{}", " ".join(games)) for command, games in made.items()]
-    commands += [
+    made = commands(
+        (game, figures["command"])
+        for game, sources in results["data"].items()
+        for figures in sources.values()
+        if figures.get("command")
+    )
+    made += [
         part["command"]
         for part in (results.get("training", {}), results["evaluation"], results["random"])
         if "command" in part
@@ -288,7 +290,7 @@ def _reproduction(results: Mapping[str, Any]) -> str:
     return (
         "## How to reproduce\n\nThe recordings are seeds and actions, which the emulator plays back to the "
         "frame. These commands made them, the model and its scores:\n\n```bash\n"
-        + "\n".join(commands)
+        + "\n".join(made)
         + f"\n```\n\n`{CONFIG}` holds every setting, `{RESULTS}` every figure on this page, the score of "
         "each episode included."
     )
@@ -308,12 +310,6 @@ Apache-2.0: code, weights and recordings. The method:
 ```"""
 
 
-def score_text(score: float) -> str:
-    """A raw score with as many digits as matter: 12.3, 743, 12,345."""
-    text = f"{score:,.1f}" if abs(score) < 100 else f"{score:,.0f}"
-    return "0.0" if text == "-0.0" else text
-
-
 def duration_text(seconds: float) -> str:
     """Seconds as a person says them: "45 s", "12 min", "3 h 05 min"."""
     if seconds < 120:
@@ -324,13 +320,3 @@ def duration_text(seconds: float) -> str:
 
 def _iqm(iqm: Mapping[str, float]) -> str:
     return f"{iqm['value']:.3f} ({iqm['low']:.3f} to {iqm['high']:.3f})"
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]], align: str = "---:") -> str:
-    """A Markdown table; the first column is text, the others figures unless `align` says otherwise."""
-    lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)

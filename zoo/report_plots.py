@@ -7,18 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zoo.files import replacing
 from zoo.games import get_game
-
-# Okabe and Ito's palette: told apart by colour-blind readers too.
-COLOURS = {"random": "#999999", "data": "#56B4E9", "last20": "#0072B2", "policy": "#D55E00"}
-LABELS = {"random": "random play", "data": "data, mean", "last20": "data, last 20%", "policy": "policy"}
-TICKS = (-5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50)
-LINEAR_UP_TO = 3.0
-"""Human-normalized scores above this make the axis logarithmic beyond 1, or one game flattens the rest."""
+from zoo.plot_style import COLOURS, LABELS, human_axis, save_png, tidy
 
 
 def draw_scores(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -43,21 +35,13 @@ def draw_scores(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> No
             # A percentile interval may, in rare cases, leave the mean outside; a bar can't be negative.
             reach = np.clip([middle - values["low"], np.array(values["high"]) - middle], 0.0, None)
             axes.errorbar(middle, where, xerr=reach, fmt="none", ecolor="black", elinewidth=1, capsize=2)
-    every = np.concatenate(list(values.values()))
-    if np.nanmax(every) > LINEAR_UP_TO:
-        axes.set_xscale("symlog", linthresh=1.0)
-        # A tick outside the data would stretch the axis.
-        ticks = [tick for tick in TICKS if np.nanmin(every) <= tick <= np.nanmax(every)]
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.set_xticks([], minor=True)
-    axes.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
+    human_axis(axes, np.concatenate(list(values.values())))
     axes.set_yticks(places, [row["game"] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("human-normalized score: 0 is the reference of random play, 1 (dotted) the human reference")
     axes.set_title(title)
-    _tidy(axes)
+    tidy(axes)
     figure.legend(loc="outside lower center", ncols=len(LABELS), frameon=False)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def draw_training(path: Path, curve: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -79,23 +63,11 @@ def draw_training(path: Path, curve: Sequence[Mapping[str, Any]], title: str) ->
         axes.plot([line["step"] for line in points], [line[key] for line in points], color=COLOURS["last20"])
         axes.set_xlabel("gradient steps")
         axes.set_title(panels[key], fontsize=10)
-        _tidy(axes)
+        tidy(axes)
     figure.suptitle(title)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def _normalized(game: str, score: float | None) -> float:
     """Human-normalized; nan, a bar that is not drawn, where there is no score."""
     return float("nan") if score is None else get_game(game).human_normalized(score)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3, axis="x" if axes.yaxis_inverted() else "both")
-    axes.set_axisbelow(True)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    # Without metadata the same figures give the same file.
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})

@@ -13,37 +13,71 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from zoo.commands.common import cores, progress_bar
+from zoo.commands.common import cores, parse_games, progress_bar
 from zoo.errors import QzooError
 from zoo.games import get_game
+from zoo.recordings.datasets import Selection, dataset_files, datasets_stats, get_dataset
 from zoo.recordings.format import Recording, digest_matches, read_recording
-from zoo.recordings.library import recording_paths
+from zoo.recordings.library import SHIPPED, recorded_files, sources_of
 from zoo.recordings.pool import run_all
 from zoo.recordings.replay import Mismatch, sample_episodes, verify_recording
-from zoo.recordings.stats import SourceStats, dataset_stats, source_stats
+from zoo.recordings.stats import DatasetStats, SourceStats, dataset_stats, play_stats
 
 PART_STEPS = 20_000
 """Steps that one process verifies at a time: a few seconds, so that one long file keeps every core busy."""
 
+IQM_NOTE = (
+    "IQM human: interquartile mean over games of the human-normalized mean return; sourced: without the games whose "
+    "human reference is not DeepMind's"
+)
 Part = tuple[Path, tuple[int, ...]]
 Paths = tyro.conf.Positional[tuple[Path, ...]]
 
 
 @dataclass
-class List:
-    """List recordings: game, source, size, and how they were made."""
-
+class _Recorded:
     paths: Paths = ()
     """Recording files or folders; by default those that travel with the package."""
+    dataset: str | None = None
+    """A named dataset, such as mixed40; by default everything recorded."""
+    games: tuple[str, ...] = ()
+    """Games, or the groups train, held_out, extra; by default all."""
+
+    def files(self) -> list[Path]:
+        """The files to look at, the shards of a source in order.
+
+        Raises:
+            QzooError: no such dataset, or a game that is not recorded.
+        """
+        files = recorded_files(self.paths)
+        games = parse_games(self.games) if self.games else []
+        if self.dataset is not None:
+            return dataset_files(get_dataset(self.dataset), files, games)
+        return [path for game in games or files for source in sources_of(files, game) for path in files[game][source]]
+
+    def read(self) -> list[Recording]:
+        """The recordings, and of a dataset no more than it takes."""
+        if self.dataset is None:
+            return [read_recording(path) for path in self.files()]
+        return Selection(self.dataset, tuple(parse_games(self.games)) if self.games else ()).load(self.paths)
+
+
+@dataclass
+class List(_Recorded):
+    """List recordings: game, source, size, and how they were made.
+
+    Of a dataset, episodes and transitions are those that it takes of each file; bytes are those of the whole file.
+    """
+
     json: bool = False
     """Print the result as JSON on standard output."""
 
     def run(self) -> list[dict[str, Any]]:
         """List; one entry a file."""
         rows: list[dict[str, Any]] = []
-        for path in recording_paths(self.paths):
-            recording = read_recording(path)
-            metadata = recording.metadata
+        for recording in self.read():
+            path, metadata = recording.path, recording.metadata
+            assert path is not None
             rows.append(
                 {
                     "game": metadata.game,
@@ -69,11 +103,12 @@ class List:
 
 
 @dataclass
-class Verify:
-    """Replay recorded episodes and compare every reward, end and RAM check; exit code 1 where one differs."""
+class Verify(_Recorded):
+    """Replay recorded episodes and compare every reward, end and RAM check; exit code 1 where one differs.
 
-    paths: Paths = ()
-    """Recording files or folders; by default those that travel with the package."""
+    Of a dataset, the whole files that it takes play of.
+    """
+
     sample: int = 2
     """Episodes of each file, drawn at random. A file whose values were changed is replayed whole."""
     all: bool = False
@@ -92,7 +127,7 @@ class Verify:
             raise QzooError(f"--sample {self.sample}: must be at least 1; --all takes every episode")
         if self.workers < 0:
             raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
-        paths = recording_paths(self.paths)
+        paths = self.files()
         parts: list[Part] = []
         changed: list[Path] = []
         episodes = steps = 0
@@ -130,51 +165,56 @@ class Verify:
 
 
 @dataclass
-class Stats:
-    """Show how much is recorded, and how good the play was."""
+class Stats(_Recorded):
+    """Show how much is recorded, how good the play was, and which datasets can be formed from it."""
 
-    paths: Paths = ()
-    """Recording files or folders; by default those that travel with the package."""
     json: bool = False
     """Print the result as JSON on standard output."""
 
     def run(self) -> dict[str, Any]:
         """Compute the figures: in all, by dataset, by game and source."""
-        parts: dict[str, dict[str, list[tuple[Recording, int]]]] = {}
-        for path in recording_paths(self.paths):
-            recording = read_recording(path)
-            sources = parts.setdefault(recording.metadata.game, {})
-            sources.setdefault(recording.metadata.source, []).append((recording, path.stat().st_size))
-        games = {
-            game: {
-                source: source_stats([part for part, _ in files], sum(size for _, size in files))
-                for source, files in sorted(sources.items())
-            }
-            for game, sources in sorted(parts.items())
-        }
+        recordings = self.read()
+        games = play_stats(recordings)
         every = [stats for sources in games.values() for stats in sources.values()]
         transitions, size = sum(stats.transitions for stats in every), sum(stats.bytes for stats in every)
-        train = {game: sources for game, sources in games.items() if get_game(game).split == "train"}
-        # The held-out games are apart: no dataset of pretraining holds them.
-        datasets = {"given" if self.paths else "shipped": dataset_stats(train)}
+        if self.dataset is None:
+            datasets = datasets_stats(recordings)
+        else:
+            datasets = {self.dataset: dataset_stats(recordings)}
         if not self.json:
             _print(_stats_table(games))
-            per_transition = f"{size / transitions:.3f} bytes a transition"
-            print(f"{transitions:,} transitions in {size:,} bytes: {per_transition}")
-            for name, dataset in datasets.items():
-                print(
-                    f"{name}: {dataset['transitions']:,} transitions of {len(train)} training games, "
-                    f"IQM of the learners' human-normalized return {_number(dataset['iqm_human'], 3)}"
-                )
+            print(f"\n{transitions:,} transitions in {size:,} bytes: {size / transitions:.3f} bytes a transition\n")
+            _print(_datasets_table(datasets))
+            print(IQM_NOTE)
         return {
             "transitions": transitions,
             "bytes": size,
             "bytes_per_transition": size / transitions,
-            "datasets": datasets,
+            "datasets": {name: asdict(stats) for name, stats in datasets.items()},
             "games": {
                 game: {source: asdict(stats) for source, stats in sources.items()} for game, sources in games.items()
             },
         }
+
+
+@dataclass
+class Page:
+    """Write the page of a folder of recordings: what there is, how good it is, how it was made; with a picture."""
+
+    folder: tyro.conf.Positional[Path] = SHIPPED
+    """Folder of the recordings; by default those that travel with the package."""
+    out: Path | None = None
+    """The page's file; by default README.md in the folder. The picture goes beside it."""
+    json: bool = False
+    """Print the result as JSON on standard output."""
+
+    def run(self) -> dict[str, Any]:
+        """Write; returns where."""
+        from zoo.data_card import write_page
+
+        page, picture = write_page(self.folder, self.out or self.folder / "README.md")
+        print(page, picture, sep="\n", file=sys.stderr)
+        return {"page": str(page), "picture": str(picture)}
 
 
 def verify_part(part: Part, report: Callable[[int], None]) -> list[Mismatch]:
@@ -217,6 +257,14 @@ def _stats_table(games: dict[str, dict[str, SourceStats]]) -> Table:
     return table
 
 
+def _datasets_table(datasets: dict[str, DatasetStats]) -> Table:
+    table = _table("dataset", "games", "transitions", "IQM human", "sourced", "not recorded")
+    for name, stats in datasets.items():
+        row = (f"{stats.games:,}", f"{stats.transitions:,}", _number(stats.iqm_human, 3))
+        table.add_row(name, *row, _number(stats.iqm_human_sourced, 3), f"{len(stats.missing):,}")
+    return table
+
+
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
@@ -224,7 +272,7 @@ def _number(value: float | None, digits: int) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        words = column in ("game", "source", "split", "file")
+        words = column in ("game", "source", "split", "file", "dataset")
         table.add_column(column, justify="left" if words else "right", no_wrap=True)
     return table
 

@@ -17,14 +17,12 @@ from rich.table import Table
 from zoo.commands.common import cores, parse_games, progress_bar
 from zoo.errors import QzooError
 from zoo.evaluate import Policy, human_iqm, play_episodes, random_policy, summarize
-from zoo.games import get_game
+from zoo.games import OTHER_PLAYERS, get_game
 
 RANDOM = "random"
 """The name that stands for uniformly random play."""
 MAX_EPISODES = 1_000
 """Runs of different seeds share no episode up to this number (see `play_episodes`)."""
-OTHER_PLAYERS = "atari-pb-authors"
-"""`human_source` of the games whose human reference is not DeepMind's."""
 
 
 @dataclass

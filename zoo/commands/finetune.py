@@ -12,7 +12,8 @@ from typing import Any
 import tyro
 
 from finetune.offline import FinetuneConfig, Mode
-from zoo.commands.common import parse_duration, progress_bar
+from zoo.commands.common import check_selected, parse_duration, progress_bar
+from zoo.recordings.datasets import CUSTOM, Selection
 
 
 @dataclass
@@ -28,12 +29,16 @@ class FinetuneOffline:
     """A model's name (`zoo list`) or folder."""
     mode: Mode = "frozen"
     """frozen: convolutions fixed, their output computed once; full: end to end; scratch: the same network untrained."""
+    dataset: str = CUSTOM
+    """A named dataset that has the game, such as heldout5; custom: what --sources chooses."""
     transitions: int | None = 100_000
     """Take about this many transitions of each source, whole episodes at random."""
+    uniform: bool = False
+    """Draw single transitions, not whole episodes."""
     recordings: tuple[Path, ...] = ()
     """Recording files or folders; by default those that travel with the package."""
-    sources: tuple[str, ...] = ("learner",)
-    """Sources of play, such as learner and random."""
+    sources: tuple[str, ...] = ()
+    """Sources of play of a custom selection, such as learner and random; by default learner."""
     finetune_config: FinetuneConfig = field(default_factory=FinetuneConfig)
     episodes: int = 32
     """Episodes to score the agent by, 0 to leave that out."""
@@ -58,7 +63,6 @@ class FinetuneOffline:
         from zoo.hub import load
         from zoo.model_folder import ModelConfig, write_model
         from zoo.pretrain.loop import TrainingProgress
-        from zoo.recordings.library import load_recordings
         from zoo.recordings.store import build_store, place_store
 
         started = time.time()
@@ -66,11 +70,13 @@ class FinetuneOffline:
         game = get_game(self.game).name
         device = pick_device(self.device)
         encoder = load(self.encoder, device=device)
-        recordings = load_recordings([game], self.sources, self.recordings, self.transitions, self.finetune_config.seed)
+        selection = self.selection(game)
+        recordings = selection.load(self.recordings)
         folder = self.out / f"{game}.{self.mode}.{Path(self.encoder).name}"
         with progress_bar(quiet=self.json) as bar:
-            replayed = bar.add_task("replay", total=sum(r.transitions for r in recordings), note="")
+            replayed = bar.add_task("replay", total=sum(r.steps for r in recordings), note="")
             store = place_store(build_store(recordings, on_steps=lambda steps: bar.advance(replayed, steps)), device)
+            check_selected(store, recordings)
             trained = bar.add_task(f"{self.mode}", total=self.finetune_config.steps, note="")
 
             def show(progress: TrainingProgress) -> None:
@@ -98,6 +104,7 @@ class FinetuneOffline:
             "game": game,
             "encoder": self.encoder,
             "transitions": store.transitions,
+            "selection": selection.to_dict(),
             "data_mean": sum(e.score for r in recordings for e in r.episodes)
             / sum(len(r.episodes) for r in recordings),
             "evaluation": summarize(game, scores) if scores is not None else None,
@@ -118,6 +125,12 @@ class FinetuneOffline:
         if not self.json:
             print(summary(result))
         return {**result, "model": str(folder / "model"), "wall_seconds": time.time() - started}
+
+    def selection(self, game: str) -> Selection:
+        """Which recordings to train on."""
+        sources = self.sources or (("learner",) if self.dataset == CUSTOM else ())
+        seed = self.finetune_config.seed
+        return Selection(self.dataset, (game,), sources, self.transitions, uniform=self.uniform, seed=seed)
 
 
 def summary(result: dict[str, Any]) -> str:

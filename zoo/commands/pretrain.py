@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import time
@@ -9,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zoo.commands.common import parse_duration, parse_games, progress_bar
+from zoo.commands.common import check_selected, parse_duration, parse_games, progress_bar
 from zoo.errors import QzooError
 from zoo.pretrain.config import RunConfig
+from zoo.recordings.datasets import CUSTOM
 
 if TYPE_CHECKING:
+    from zoo.recordings.datasets import Selection
     from zoo.recordings.format import Recording
     from zoo.recordings.store import FrameStore
 
@@ -24,20 +27,26 @@ class Pretrain:
 
     Replays the recordings into frames, trains, and writes a model folder that `zoo.load` opens. A run that was
     stopped, by its time budget or by a kill, goes on with the same command and --resume.
+
+    The data are a named dataset (--dataset), or what --games and --sources choose of the recordings there are.
     """
 
     name: str
     """The model's name, arch.tag, as in nature.scaledql_mine; also its folder under --out."""
+    dataset: str = CUSTOM
+    """A named dataset, such as mixed40 (`zoo data stats` lists them); custom: a selection of your own."""
     games: tuple[str, ...] = ()
-    """Games, or the groups train, extra; by default every training game that is recorded."""
+    """Games, or the groups train, extra; by default every game of the dataset, or every training game recorded."""
     recordings: tuple[Path, ...] = ()
     """Recording files or folders; by default those that travel with the package."""
     sources: tuple[str, ...] = ()
-    """Sources of play, such as learner and random; by default all."""
+    """Sources of play, such as learner and random, of a custom selection; by default all."""
     transitions: int | None = None
     """Take about this many transitions of each game and source, whole episodes at random; by default all."""
-    dataset: str = "custom"
-    """What the model's config calls the selection of data."""
+    per_game: int | None = None
+    """Take about this many transitions of each game, drawn from its sources alike; by default all."""
+    uniform: bool = False
+    """Draw single transitions, not whole episodes, where --transitions or --per-game limits them."""
     run_config: RunConfig = field(default_factory=RunConfig)
     store: Literal["auto", "ram", "memmap"] = "auto"
     """Where frames live: memory, a memory-mapped file, or memory where they fit in half of what is free."""
@@ -63,18 +72,21 @@ class Pretrain:
         from zoo.device import pick_device
         from zoo.pretrain.loop import TrainingProgress, train
         from zoo.pretrain.run import new_objective, write_run_model
-        from zoo.recordings.library import load_recordings
         from zoo.recordings.store import fingerprint, place_store
 
         started = time.time()
         deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
-        games = self._games()
+        selection = self.selection()
+        games = selection.games
         self.run_config.check(len(games))
         device = pick_device(self.device)
         folder = self.out / self.name
-        recordings = load_recordings(games, self.sources, self.recordings, self.transitions, self.run_config.seed)
+        recordings = selection.load(self.recordings)
         store = self._store(recordings, deadline)
         store = place_store(store, device)
+        identity = {"data": fingerprint(recordings)}
+        if self.uniform:  # the same episodes, but not every step of them
+            identity["selection"] = json.dumps(selection.to_dict())
         objective = new_objective(self.run_config, games).to(device)
         with progress_bar(quiet=self.json) as bar:
             task = bar.add_task(self.name, total=self.run_config.steps, note="")
@@ -92,7 +104,7 @@ class Pretrain:
                 folder,
                 device=device,
                 deadline=deadline,
-                identity={"data": fingerprint(recordings)},
+                identity=identity,
                 resume=self.resume,
                 checkpoint_seconds=parse_duration(self.checkpoint_every, "--checkpoint-every"),
                 report=show,
@@ -100,7 +112,7 @@ class Pretrain:
         model = write_run_model(
             folder,
             self.name,
-            self.dataset,
+            selection,
             objective,
             self.run_config,
             recordings,
@@ -112,25 +124,43 @@ class Pretrain:
         print(f"step {run.step} of {self.run_config.steps}, model in {model}", file=sys.stderr)
         return {"model": str(model), "step": run.step, "steps": self.run_config.steps, "done": done}
 
-    def _games(self) -> list[str]:
+    def selection(self) -> Selection:
+        """Which recordings to train on, every game named.
+
+        Raises:
+            QzooError: an unknown dataset or game, or held-out games without --allow-held-out.
+        """
         from zoo.games import games_of, get_game
+        from zoo.recordings.datasets import Selection, get_dataset
         from zoo.recordings.library import recorded_games
 
         if self.games:
             games = parse_games(self.games)
+        elif self.dataset == CUSTOM:
+            games = [game for game in recorded_games(self.recordings) if game in games_of("train")]
         else:
-            recorded = recorded_games(self.recordings)
-            games = [game for game in recorded if game in games_of("train")]
+            games = list(get_dataset(self.dataset).games)
+        if not games:
+            raise QzooError("--games: no training game is recorded there; name the games to train on")
         held_out = [game for game in games if get_game(game).split == "held_out"]
         if held_out and not self.allow_held_out:
-            raise QzooError(f"--games {' '.join(held_out)}: held out for transfer; --allow-held-out forces it")
-        return games
+            named = f"--games {' '.join(held_out)}" if self.games else f"--dataset {self.dataset}: {' '.join(held_out)}"
+            raise QzooError(f"{named}: held out for transfer; --allow-held-out forces it")
+        return Selection(
+            self.dataset,
+            tuple(games),
+            self.sources,
+            self.transitions,
+            self.per_game,
+            self.uniform,
+            self.run_config.seed,
+        )
 
     def _store(self, recordings: list[Recording], deadline: float) -> FrameStore:
         from zoo.recordings.store import build_store, choose_placement
 
         placement = self.store if self.store != "auto" else choose_placement(recordings)
-        total = sum(recording.transitions for recording in recordings)
+        total = sum(recording.steps for recording in recordings)
         with progress_bar(quiet=self.json) as bar:
             task = bar.add_task("replay", total=total, note=placement)
 
@@ -139,7 +169,9 @@ class Pretrain:
                 if time.time() > deadline:
                     raise QzooError(f"--time-budget {self.time_budget}: over before the {total:,} steps were replayed")
 
-            return build_store(recordings, placement, self.cache, on_steps=advance)
+            store = build_store(recordings, placement, self.cache, on_steps=advance)
+        check_selected(store, recordings)
+        return store
 
     def _command(self) -> str:
         return shlex.join(["zoo", *sys.argv[1:]])

@@ -24,6 +24,8 @@ class Report:
     """The model's folder."""
     recordings: tuple[Path, ...] = ()
     """Recording files or folders that it was trained on; by default those that travel with the package."""
+    dataset: str | None = None
+    """A named dataset that it was trained on; by default what its config.json and results.json say."""
     episodes: int = 32
     """Episodes of each game, of the model and of random play."""
     epsilon: float = 0.001
@@ -56,7 +58,7 @@ class Report:
 
         check_settings(self.episodes, self.epsilon, self.seed)
         config, results = read_config(self.folder), read_results(self.folder) or {}
-        results["data"] = recorded_data(config, results, self.recordings)
+        results["data"] = recorded_data(config, results, self.recordings, self.dataset)
         with progress_bar(quiet=self.json) as bar:
             results["random"] = evaluate_random(config.games, self.episodes, self.seed, bar)
             results["evaluation"] = evaluate_model(

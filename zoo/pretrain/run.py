@@ -18,6 +18,7 @@ from zoo.pretrain.config import ObjectiveConfig, RunConfig
 from zoo.pretrain.loop import LOG, RunState
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork
+from zoo.recordings.datasets import Selection
 from zoo.recordings.format import Recording
 
 CURVE_POINTS = 200
@@ -65,7 +66,7 @@ def start_heads(network: QNetwork, config: ObjectiveConfig) -> None:
 def write_run_model(
     folder: Path,
     name: str,
-    dataset: str,
+    selection: Selection,
     objective: ScaledQL,
     config: RunConfig,
     recordings: Sequence[Recording],
@@ -87,6 +88,7 @@ def write_run_model(
         "precision": str(pick_precision(config.precision, device)).removeprefix("torch."),
         "torch": torch.__version__,
         "final": curve[-1] if curve else {},
+        "selection": selection.to_dict(),
         "recordings": [
             {
                 "game": recording.metadata.game,
@@ -102,7 +104,7 @@ def write_run_model(
         name=name,
         support=config.objective.support,
         objective="scaled_ql",
-        dataset=dataset,
+        dataset=selection.dataset,
         pretraining=config.to_dict(),
     )
     write_model(network, model_config, model, results={"training": training, "curve": thin(curve)})

@@ -63,7 +63,11 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Episode:
-    """One recorded episode. `actions` is uint8 (length,), `rewards` int32 (length,), `checks` uint32."""
+    """One recorded episode. `actions` is uint8 (length,), `rewards` int32 (length,), `checks` uint32.
+
+    `kept`: int64, sorted, each below `length`: the steps that training may draw; None where it may draw all.
+    A selection sets it; files hold whole episodes only.
+    """
 
     seed: int
     actions: NDArray[np.uint8]
@@ -73,11 +77,17 @@ class Episode:
     checks: NDArray[np.uint32]
     policy: str
     policy_step: int
+    kept: NDArray[np.int64] | None = None
 
     @property
     def length(self) -> int:
         """Number of steps (of 4 frames)."""
         return len(self.actions)
+
+    @property
+    def transitions(self) -> int:
+        """Number of steps that training may draw."""
+        return self.length if self.kept is None else len(self.kept)
 
     @property
     def score(self) -> int:
@@ -109,9 +119,14 @@ class Recording:
     path: Path | None = None
 
     @property
-    def transitions(self) -> int:
-        """Steps of all episodes."""
+    def steps(self) -> int:
+        """Steps of all episodes: what a replay plays."""
         return sum(episode.length for episode in self.episodes)
+
+    @property
+    def transitions(self) -> int:
+        """Steps that training may draw: all, but for a selection of single transitions."""
+        return sum(episode.transitions for episode in self.episodes)
 
 
 def new_metadata(game: str, source: str, command: str) -> Metadata:

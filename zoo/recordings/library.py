@@ -1,7 +1,12 @@
-"""Which recordings there are, and choosing from them."""
+"""Which recordings there are, and choosing from them.
+
+A file is called GAME.SOURCE.parquet. Further files of the same game and source, GAME.SOURCE.SHARD.parquet, are read
+after it, in the order of their shards' names (numbers in them by value); each shard is a life of its own.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from zoo.errors import QzooError
-from zoo.recordings.format import Recording, read_recording
+from zoo.recordings.format import Episode, Recording, read_recording
 
 SHIPPED = Path(__file__).with_name("shipped")
 """The recordings that travel with the package."""
+
+Files = dict[str, dict[str, list[Path]]]
+"""Recording files by game and source."""
 
 
 def recording_paths(paths: Sequence[Path] = ()) -> list[Path]:
@@ -31,10 +39,62 @@ def recording_paths(paths: Sequence[Path] = ()) -> list[Path]:
     return found
 
 
-def split_name(path: Path) -> tuple[str, str]:
-    """(game, source) that a recording's file name tells: "Breakout.learner.parquet"."""
-    game, _, source = path.name.removesuffix(".parquet").partition(".")
-    return game, source
+def split_name(path: Path) -> tuple[str, str, str]:
+    """(game, source, shard) that a file name tells: ("Breakout", "learner", "2of4"); the shard may be ""."""
+    game, source, shard = (*path.name.removesuffix(".parquet").split(".", 2), "", "")[:3]
+    return game, source, shard
+
+
+def recorded_files(paths: Sequence[Path] = ()) -> Files:
+    """Recording files by game and source, the shards of a source in order. Only their names are read."""
+    files: Files = {}
+    for path in recording_paths(paths):
+        game, source, _ = split_name(path)
+        files.setdefault(game, {}).setdefault(source, []).append(path)
+    return {
+        game: {source: sorted(parts, key=_shard_order) for source, parts in sources.items()}
+        for game, sources in files.items()
+    }
+
+
+def _shard_order(path: Path) -> list[str | int]:
+    """ "2of4" before "10of12"; the file without a shard first."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", split_name(path)[2])]
+
+
+def recorded_games(paths: Sequence[Path] = ()) -> list[str]:
+    """Games that have a recording, in alphabetical order."""
+    return sorted(recorded_files(paths))
+
+
+def sources_of(files: Files, game: str) -> list[str]:
+    """Sources recorded of a game.
+
+    Raises:
+        QzooError: none.
+    """
+    if game not in files:
+        raise QzooError(f"{game}: no recording; recorded are {', '.join(sorted(files))}")
+    return list(files[game])
+
+
+def read_source(files: Files, game: str, source: str) -> list[Recording]:
+    """The recordings of a game and source, one a file.
+
+    Raises:
+        QzooError: there is none; a damaged file; or one that holds another game or source than its name tells.
+    """
+    recorded = sources_of(files, game)
+    if source not in recorded:
+        raise QzooError(f"{game}: no recording of {source}; recorded are {', '.join(recorded)}")
+    recordings = []
+    for path in files[game][source]:
+        recording = read_recording(path)
+        held = (recording.metadata.game, recording.metadata.source)
+        if held != (game, source):
+            raise QzooError(f"{path}: named after {game}.{source}, but holds {'.'.join(held)}; rename it")
+        recordings.append(recording)
+    return recordings
 
 
 def load_recordings(
@@ -43,48 +103,75 @@ def load_recordings(
     paths: Sequence[Path] = (),
     transitions: int | None = None,
     seed: int = 0,
+    *,
+    uniform: bool = False,
 ) -> list[Recording]:
-    """Recordings of `games`, in that order, every source or those named.
+    """Recordings of `games`, in that order, every source or those named, one a file.
 
     Args:
-        transitions: keep about this many of each game and source, whole episodes drawn uniformly without
-            replacement.
+        transitions: keep about this many of each game and source; see `subsample`.
 
     Raises:
-        QzooError: a game without recordings, or a damaged file.
+        QzooError: a game without recordings or without a source named, or a damaged file.
     """
-    if transitions is not None and transitions < 1:
-        raise QzooError(f"--transitions {transitions}: must be at least 1")
-    available = recording_paths(paths)
+    files = recorded_files(paths)
     chosen = []
     for game in games:
-        mine = [path for path in available if split_name(path)[0] == game]
-        mine = [path for path in mine if not sources or split_name(path)[1] in sources]
-        if not mine:
-            known = sorted({split_name(path)[0] for path in available})
-            what = f" of {', '.join(sources)}" if sources else ""
-            raise QzooError(f"{game}: no recording{what}; recorded are {', '.join(known)}")
-        for path in mine:
-            recording = read_recording(path)
-            if recording.metadata.game != game:
-                raise QzooError(f"{path}: named after {game}, but holds {recording.metadata.game}; rename it")
-            chosen.append(subsample(recording, transitions, seed))
+        for source in dict.fromkeys(sources or sources_of(files, game)):
+            chosen += subsample(read_source(files, game, source), transitions, seed, uniform=uniform)
     return chosen
 
 
-def subsample(recording: Recording, transitions: int | None, seed: int = 0) -> Recording:
-    """Whole episodes in random order until they hold `transitions` steps, then in recorded order again."""
-    if transitions is None or recording.transitions <= transitions:
-        return recording
-    kept, total = [], 0
-    for number in np.random.default_rng(seed).permutation(len(recording.episodes)).tolist():
+def subsample(
+    recordings: Sequence[Recording], transitions: int | None, seed: int = 0, *, uniform: bool = False
+) -> list[Recording]:
+    """About `transitions` transitions of all `recordings` together, episodes in recorded order.
+
+    Whole episodes in random order until they hold that many; or, where `uniform`, exactly that many single
+    transitions, each as likely as any other: their episodes are kept whole, since a replay needs them so, and
+    `Episode.kept` says which of their steps training may draw. Both draw without replacement.
+
+    Raises:
+        QzooError: `transitions` below 1.
+    """
+    if transitions is not None and transitions < 1:
+        raise QzooError(f"--transitions {transitions}: must be at least 1")
+    if transitions is None or sum(recording.transitions for recording in recordings) <= transitions:
+        return list(recordings)
+    episodes = [episode for recording in recordings for episode in recording.episodes]
+    generator = np.random.default_rng(seed)
+    drawn = (_draw_steps if uniform else _draw_episodes)(episodes, transitions, generator)
+    remaining, first = [], 0
+    for recording in recordings:
+        last = first + len(recording.episodes)
+        part = tuple(episode for episode in drawn[first:last] if episode is not None)
+        first = last
+        if part:
+            remaining.append(replace(recording, episodes=part))
+    return remaining
+
+
+def _draw_episodes(
+    episodes: Sequence[Episode], transitions: int, generator: np.random.Generator
+) -> list[Episode | None]:
+    """The same list, None where an episode was not drawn."""
+    drawn: list[Episode | None] = [None] * len(episodes)
+    total = 0
+    for number in generator.permutation(len(episodes)).tolist():
         if total >= transitions:
             break
-        kept.append(number)
-        total += recording.episodes[number].length
-    return replace(recording, episodes=tuple(recording.episodes[number] for number in sorted(kept)))
+        drawn[number] = episodes[number]
+        total += episodes[number].transitions
+    return drawn
 
 
-def recorded_games(paths: Sequence[Path] = ()) -> list[str]:
-    """Games that have a recording, in alphabetical order."""
-    return sorted({split_name(path)[0] for path in recording_paths(paths)})
+def _draw_steps(episodes: Sequence[Episode], transitions: int, generator: np.random.Generator) -> list[Episode | None]:
+    """The same list, None where no step of an episode was drawn."""
+    ends = np.cumsum([episode.transitions for episode in episodes])
+    steps = np.sort(generator.choice(int(ends[-1]), transitions, replace=False))
+    drawn: list[Episode | None] = []
+    for episode, end, mine in zip(episodes, ends, np.split(steps, np.searchsorted(steps, ends[:-1])), strict=True):
+        local = mine - (end - episode.transitions)
+        kept = local if episode.kept is None else episode.kept[local]
+        drawn.append(replace(episode, kept=kept) if len(kept) else None)
+    return drawn

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.games import get_game
+from zoo.games import OTHER_PLAYERS, get_game
 from zoo.metrics import interquartile_mean
 from zoo.recordings.format import Episode, Recording
 
@@ -19,7 +20,7 @@ class SourceStats:
     """One source of play of one game. Returns are raw means over episodes.
 
     The last 20% are the episodes that began in the last fifth of their policy's steps: how good a learner
-    became. None where no episode did.
+    became. None where no episode did. Bytes are those of the files, even where a selection takes a part of them.
     """
 
     episodes: int
@@ -52,6 +53,12 @@ def last_episodes(episodes: Sequence[Episode], share: float = LAST_SHARE) -> lis
     return [episode for episode in episodes if episode.policy_step >= (1.0 - share) * steps[episode.policy]]
 
 
+def first_episodes(episodes: Sequence[Episode], share: float) -> list[Episode]:
+    """The episodes that began in the first `share` of their policy's steps."""
+    steps = policy_steps(episodes)
+    return [episode for episode in episodes if episode.policy_step < share * steps[episode.policy]]
+
+
 def source_stats(recordings: Sequence[Recording], size: int) -> SourceStats:
     """Figures of the recordings of one game and source (one file, or several parts), `size` bytes together.
 
@@ -67,7 +74,7 @@ def source_stats(recordings: Sequence[Recording], size: int) -> SourceStats:
     last = float(np.mean(scores)) if scores else None
     return SourceStats(
         episodes=len(episodes),
-        transitions=sum(episode.length for episode in episodes),
+        transitions=sum(episode.transitions for episode in episodes),
         bytes=size,
         mean_return=mean,
         human_normalized=game.human_normalized(mean),
@@ -76,15 +83,59 @@ def source_stats(recordings: Sequence[Recording], size: int) -> SourceStats:
     )
 
 
-def dataset_stats(games: Mapping[str, Mapping[str, SourceStats]], source: str = "learner") -> dict[str, float | None]:
-    """Transitions of a dataset, and the interquartile mean over its games of the human-normalized return.
+def play_stats(recordings: Iterable[Recording]) -> dict[str, dict[str, SourceStats]]:
+    """Figures by game and source, both in alphabetical order."""
+    groups: dict[tuple[str, str], list[Recording]] = defaultdict(list)
+    for recording in recordings:
+        groups[recording.metadata.game, recording.metadata.source].append(recording)
+    stats: dict[str, dict[str, SourceStats]] = {}
+    for (game, source), parts in sorted(groups.items(), key=lambda group: group[0]):
+        size = sum(part.path.stat().st_size for part in parts if part.path)
+        stats.setdefault(game, {})[source] = source_stats(parts, size)
+    return stats
 
-    Args:
-        games: figures by game and source.
-        source: whose play says how good the data is; None results where no game has it.
+
+@dataclass(frozen=True)
+class DatasetStats:
+    """A dataset as far as it is recorded.
+
+    `iqm_human` is the interquartile mean over games of the human-normalized mean return of all of its episodes of a
+    game; `iqm_human_sourced` leaves out the games whose human reference is not DeepMind's. None where no game is
+    left. `missing`: the games that are not recorded; nothing of them is counted.
     """
-    means = [sources[source].human_normalized for sources in games.values() if source in sources]
-    return {
-        "transitions": sum(stats.transitions for sources in games.values() for stats in sources.values()),
-        "iqm_human": interquartile_mean(np.array(means)) if means else None,
-    }
+
+    games: int
+    episodes: int
+    transitions: int
+    iqm_human: float | None
+    iqm_human_sourced: float | None
+    missing: list[str]
+
+
+def dataset_stats(recordings: Sequence[Recording], missing: Iterable[str] = ()) -> DatasetStats:
+    """Figures of a dataset: of what it takes, as recordings."""
+    scores: dict[str, list[int]] = defaultdict(list)
+    for recording in recordings:
+        scores[recording.metadata.game] += [episode.score for episode in recording.episodes]
+    means = {game: get_game(game).human_normalized(float(np.mean(mine))) for game, mine in scores.items()}
+    sourced = [mean for game, mean in means.items() if get_game(game).human_source != OTHER_PLAYERS]
+    return DatasetStats(
+        games=len(means),
+        episodes=sum(len(mine) for mine in scores.values()),
+        transitions=sum(recording.transitions for recording in recordings),
+        iqm_human=_iqm(list(means.values())),
+        iqm_human_sourced=_iqm(sourced),
+        missing=list(missing),
+    )
+
+
+def _iqm(means: list[float]) -> float | None:
+    return interquartile_mean(np.array(means)) if means else None
+
+
+def commands(made: Iterable[tuple[str, str]]) -> list[str]:
+    """The commands that made recordings, from pairs (game, command); those that differ in the game only are one."""
+    games: dict[str, list[str]] = defaultdict(list)
+    for game, command in made:
+        games[command.replace(f"--games {game}", "--games {}")].append(game)
+    return [command.replace("{}", " ".join(dict.fromkeys(group))) for command, group in games.items()]

@@ -1,0 +1,83 @@
+"""The page of the recordings: in step with them, and in the Hub's form."""
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import DatasetCard
+from PIL import Image
+
+from tests.recording_helpers import made_up
+from zoo.cli import run_command
+from zoo.data_card import PICTURE, limitations, picture_rows, render_page, write_page
+from zoo.games import get_game
+from zoo.recordings.format import Recording, new_metadata, read_recording, write_recording
+from zoo.recordings.library import SHIPPED, recording_paths
+from zoo.recordings.stats import play_stats
+
+
+@pytest.fixture(scope="module")
+def shipped() -> list[Recording]:
+    return [read_recording(path) for path in recording_paths()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Play that nobody replays: a good learner and random play of a training game, a poor learner of a held-out one."""
+    play = {
+        ("Breakout", "learner"): [made_up(10, 10 * number, 10 * number) for number in range(10)],
+        ("Breakout", "random"): [made_up(7, 1, 7 * number, "random/seed=0") for number in range(3)],
+        ("Pong", "learner"): [made_up(10, -21, 10 * number) for number in range(10)],
+        ("Pong", "random"): [made_up(7, -20, 7 * number, "random/seed=0") for number in range(3)],
+    }
+    for (game, source), episodes in play.items():
+        metadata = new_metadata(game, source, f"zoo record {source} --games {game} --steps 100")
+        write_recording(tmp_path / f"{game}.{source}.parquet", metadata, episodes)
+    return tmp_path
+
+
+def cells(page: str, *starts: str) -> list[str]:
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {' | '.join(starts)} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_page_that_is_shipped_is_of_the_recordings_that_are(shipped: list[Recording]) -> None:
+    assert (SHIPPED / "README.md").read_text(encoding="utf-8") == render_page(shipped), "run zoo data page"
+    with Image.open(SHIPPED / PICTURE) as picture:
+        drawn = json.loads(picture.info["Description"])
+    assert drawn == picture_rows(play_stats(shipped)), "run zoo data page"
+
+
+def test_the_page_by_hand(folder: Path) -> None:
+    page, picture = write_page(folder, folder / "README.md")
+    text = page.read_text()
+    size = sum(path.stat().st_size for path in folder.glob("*.parquet"))
+    assert f"**242 transitions** in 26 whole episodes, in {size:,} bytes: **{size / 242:.2f} bytes" in text
+    breakout = get_game("Breakout")
+    assert cells(text, "Breakout", "train", "learner")[3:9] == [
+        *("10", "100", "45.0", "85.0"),
+        *(f"{breakout.human_normalized(45):.3f}", f"{breakout.human_normalized(85):.3f}"),
+    ]
+    assert cells(text, "Pong", "held out", "random")[3:6] == ["3", "21", "-20.0"]
+    assert cells(text, "`mixed40`")[1:4] == ["1 of 40", "13", "121"]
+    assert "zoo record learner --games Breakout Pong --steps 100\n" in text
+    card = DatasetCard.load(page)
+    assert card.data.license == "apache-2.0" and card.data.size_categories == "n<1K"
+    assert [config["data_files"] for config in card.data.configs] == ["*.learner*.parquet", "*.random*.parquet"]
+    assert picture.name in text and picture.read_bytes().startswith(b"\x89PNG")
+    before = (page.read_bytes(), picture.read_bytes())
+    _, written = run_command("data page", [str(folder), "--json"])
+    assert written == {"page": str(page), "picture": str(picture)}
+    assert (page.read_bytes(), picture.read_bytes()) == before
+
+
+def test_what_the_figures_say_against_the_data(folder: Path) -> None:
+    recordings = [read_recording(path) for path in recording_paths([folder])]
+    play = play_stats(recordings)
+    assert [row["game"] for row in picture_rows(play)] == ["Breakout", "Pong"]
+    text = "\n".join(limitations(play, recordings))
+    assert "In 1 of 2 games the learner ends at the human reference or above: Breakout." in text
+    assert "The learner ends no better than random play in Pong." in text
+    assert "A game has 121 to 121 transitions" in text
+    alone = picture_rows({"Pong": {"random": play["Pong"]["random"]}})
+    assert alone[0]["data"] is None and alone[0]["random"] == pytest.approx(get_game("Pong").human_normalized(-20))

@@ -1,0 +1,246 @@
+"""The page of a folder of recordings: a dataset card in the Hub's form, and its picture.
+
+Everything on it is computed from the recordings; no figure comes from anywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCardData
+
+from zoo.atari import PROTOCOL
+from zoo.data_plots import draw_play
+from zoo.files import write_text
+from zoo.games import OTHER_PLAYERS, get_game
+from zoo.markdown import bullets, markdown_table, score_text
+from zoo.recordings.datasets import DATASETS, datasets_stats, get_dataset
+from zoo.recordings.format import CHECK_INTERVAL, Recording, read_recording
+from zoo.recordings.library import recorded_files
+from zoo.recordings.stats import DatasetStats, SourceStats, commands, play_stats
+
+PICTURE = "play.png"
+SOURCES = {
+    "learner": "a C51 agent's whole life, exploration included. It saw the console's 128 bytes of RAM, not the screen; "
+    "only what it did is kept",
+    "policy": "a model of the zoo, which takes the best action by its Q-values and now and then a random one",
+    "random": "uniformly random play over the game's minimal set of actions",
+}
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+Play = Mapping[str, Mapping[str, SourceStats]]
+
+
+def write_page(folder: Path, page: Path) -> tuple[Path, Path]:
+    """Write the page of the recordings in `folder`, and the picture beside it: (page, picture).
+
+    Raises:
+        QzooError: no recordings there, or a damaged one.
+    """
+    files = recorded_files([folder])
+    recordings = [read_recording(path) for sources in files.values() for parts in sources.values() for path in parts]
+    text = render_page(recordings)
+    picture = page.with_name(PICTURE)
+    draw_play(picture, picture_rows(play_stats(recordings)))
+    write_text(page, text)
+    return page, picture
+
+
+def picture_rows(play: Play) -> list[dict[str, Any]]:
+    """What the picture shows of each game, human-normalized; where a learner ended best first.
+
+    Returns:
+        For each game `game`, `split`, `data` and `last20` (mean and end of its learner), `random`; None where there
+        is none.
+    """
+    rows: list[dict[str, Any]] = []
+    for game, sources in play.items():
+        learner, random = sources.get("learner"), sources.get("random")
+        rows.append(
+            {
+                "game": game,
+                "split": get_game(game).split,
+                "data": learner and learner.human_normalized,
+                "last20": learner and learner.last20_human_normalized,
+                "random": random and random.human_normalized,
+            }
+        )
+
+    def end(row: Mapping[str, Any]) -> float:
+        return next((row[key] for key in ("last20", "data", "random") if row[key] is not None), float("-inf"))
+
+    return sorted(rows, key=end, reverse=True)
+
+
+def render_page(recordings: Sequence[Recording]) -> str:
+    """The page, with front matter in YAML."""
+    play = play_stats(recordings)
+    every = [stats for sources in play.values() for stats in sources.values()]
+    sections = (
+        _introduction(play, every),
+        _datasets(datasets_stats(recordings)),
+        _play(play),
+        _making(recordings),
+        VERIFY,
+        "## Limitations\n\n" + bullets(limitations(play, recordings)),
+        _licence(recordings),
+    )
+    front = _front_matter(recordings, sum(stats.episodes for stats in every))
+    return f"---\n{front}\n---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _front_matter(recordings: Sequence[Recording], episodes: int) -> str:
+    sources = sorted({recording.metadata.source for recording in recordings})
+    licences = sorted({recording.metadata.license.lower() for recording in recordings})
+    return DatasetCardData(
+        license=licences[0] if len(licences) == 1 else licences,
+        pretty_name="qzoo: recorded play of Atari games",
+        task_categories=["reinforcement-learning"],
+        size_categories=next((name for end, name in SIZES if episodes < end), "1M<n<10M"),
+        tags=["atari", "offline-rl", "arcade-learning-environment", "qzoo"],
+        configs=[{"config_name": source, "data_files": f"*.{source}*.parquet"} for source in sources],
+    ).to_yaml()
+
+
+def _introduction(play: Play, every: Sequence[SourceStats]) -> str:
+    transitions, size = sum(stats.transitions for stats in every), sum(stats.bytes for stats in every)
+    episodes = sum(stats.episodes for stats in every)
+    game = next(iter(play))
+    return (
+        f"# Recorded play of {len(play)} Atari games\n\n"
+        f"**{transitions:,} transitions** in {episodes:,} whole episodes, in {size:,} bytes: "
+        f"**{size / transitions:.2f} bytes a transition**. A recording holds each episode's seed, its actions and "
+        "rewards, and checksums. The Arcade Learning Environment is deterministic given these, sticky actions "
+        "included, so it plays the very same frames again.\n\n"
+        "```python\nimport zoo\nfrom zoo.recordings.store import build_store\n\n"
+        f'recordings = zoo.data.load("mixed40", games=["{game}"], per_game=20_000)\n'
+        f"store = build_store(recordings)  # frames, uint8 {PROTOCOL.height}x{PROTOCOL.width}, and batches of stacked "
+        "transitions\n```\n\n"
+        "One file holds one game and source of play; a row is an episode. Actions are indices in the full set of 18, "
+        f"so that one means the same in every game. A step is {PROTOCOL.frame_skip} frames, an action sticks with "
+        f"probability {PROTOCOL.sticky_actions:g}, an episode ends with the game and not with a life, and after "
+        f"{PROTOCOL.max_steps:,} steps at the latest. Rewards are raw."
+    )
+
+
+def _datasets(datasets: Mapping[str, DatasetStats]) -> str:
+    head = ("dataset", "games", "episodes", "transitions", "IQM", "IQM, sourced", "what")
+    rows = []
+    missing: dict[str, list[str]] = {}
+    for name, stats in datasets.items():
+        dataset = get_dataset(name)
+        games = f"{stats.games}" if not stats.missing else f"{stats.games} of {len(dataset.games)}"
+        iqms = (_normalized(stats.iqm_human), _normalized(stats.iqm_human_sourced))
+        rows.append((f"`{name}`", games, f"{stats.episodes:,}", f"{stats.transitions:,}", *iqms, dataset.summary))
+        if stats.missing:
+            missing.setdefault(", ".join(stats.missing), []).append(f"`{name}`")
+    others = [
+        game for game in dict.fromkeys(game for dataset in DATASETS for game in dataset.games) if not _by_deepmind(game)
+    ]
+    notes = [
+        "IQM: interquartile mean over games of the human-normalized mean return of the dataset's episodes. Sourced: "
+        f"without {' and '.join(others)}, whose human references are other people's own play.",
+        *(f"Not recorded here yet, for {' and '.join(names)}: {games}." for games, names in missing.items()),
+    ]
+    return (
+        "## Datasets\n\nA dataset is a named selection of this play, and means the same wherever it is named "
+        '(`zoo.data.load("mixed40")`, `zoo pretrain --dataset mixed40`).\n\n'
+        + markdown_table(head, rows, ["---:"] * 5 + ["---"])
+        + f"\n\n{bullets(notes)}"
+    )
+
+
+def _play(play: Play) -> str:
+    head = (
+        *("game", "split", "source", "episodes", "transitions", "mean return", "last 20%"),
+        *("human-normalized", "human-normalized, last 20%", "bytes"),
+    )
+    rows = [
+        (
+            game,
+            get_game(game).split.replace("_", " "),
+            source,
+            f"{stats.episodes:,}",
+            f"{stats.transitions:,}",
+            score_text(stats.mean_return),
+            "–" if stats.last20_return is None else score_text(stats.last20_return),
+            _normalized(stats.human_normalized),
+            _normalized(stats.last20_human_normalized),
+            f"{stats.bytes:,}",
+        )
+        for game, sources in play.items()
+        for source, stats in sources.items()
+    ]
+    return (
+        "## What was played, and how well\n\n"
+        f"![Human-normalized returns of learners and random play, by game]({PICTURE})\n\n"
+        "Human-normalized: 0 is the reference score of random play, 1 that of a human. The last 20% are the episodes "
+        "that began in the last fifth of a player's steps: how good a learner became. Games of split held out are for "
+        "transfer, and no pretraining set holds them.\n\n" + markdown_table(head, rows, ["---"] * 2 + ["---:"] * 7)
+    )
+
+
+def _making(recordings: Sequence[Recording]) -> str:
+    sources = dict.fromkeys(recording.metadata.source for recording in recordings)
+    made = commands((recording.metadata.game, recording.metadata.command) for recording in recordings)
+    versions = sorted({recording.metadata.ale_py for recording in recordings})
+    told = [f"`{source}`: {SOURCES[source]}." for source in sources if source in SOURCES]
+    return (
+        f"## How it was made\n\n{bullets(told)}\n\nWith ale-py {', '.join(versions)}, by these commands:\n\n```bash\n"
+        + "\n".join(made)
+        + "\n```"
+    )
+
+
+VERIFY = (
+    "## How to verify it\n\n```bash\nzoo data verify --all\n```\n\n"
+    "It replays every episode on the emulator and compares each reward, the end, and a checksum over actions and RAM "
+    f"every {CHECK_INTERVAL} steps. Without `--all` it replays two episodes of each file. A file whose values are not "
+    "those that were written is found by its digest, and is never trained on."
+)
+
+
+def limitations(play: Play, recordings: Sequence[Recording]) -> list[str]:
+    """What the figures themselves say against the data, a sentence each."""
+    rows = picture_rows(play)
+    ends = [(row, row["last20"]) for row in rows if row["last20"] is not None]
+    idle = [row["game"] for row, end in ends if row["random"] is not None and end <= row["random"]]
+    human = [row["game"] for row, end in ends if end >= 1.0]
+    lives: dict[str, set[str]] = {}
+    for recording in recordings:
+        if recording.metadata.source == "learner":
+            lives.setdefault(recording.metadata.game, set()).update(e.policy for e in recording.episodes)
+    single = [game for game, policies in lives.items() if len(policies) == 1]
+    found = []
+    if ends:
+        named = f": {', '.join(human)}" if human else ""
+        found.append(f"In {len(human)} of {len(ends)} games the learner ends at the human reference or above{named}.")
+    if idle:
+        found.append(f"The learner ends no better than random play in {', '.join(idle)}.")
+    if single:
+        found.append(f"In {len(single)} of {len(lives)} games all learner play is one life: one seed.")
+    totals = [sum(stats.transitions for stats in sources.values()) for sources in play.values()]
+    found.append(
+        f"A game has {min(totals):,} to {max(totals):,} transitions; the paper's data had 10 million (inferred; "
+        "sub-optimal) or 50 million (near-optimal)."
+    )
+    return found
+
+
+def _licence(recordings: Sequence[Recording]) -> str:
+    licences = ", ".join(sorted({recording.metadata.license for recording in recordings}))
+    return (
+        f"## Licence\n\n{licences}. The games' ROMs are no part of the recordings: ale-py brings them, and each file "
+        "holds the md5 of the one that it was played on."
+    )
+
+
+def _by_deepmind(game: str) -> bool:
+    return get_game(game).human_source != OTHER_PLAYERS
+
+
+def _normalized(value: float | None) -> str:
+    text = "–" if value is None else f"{value:.3f}"
+    return "0.000" if text == "-0.000" else text
