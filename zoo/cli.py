@@ -43,6 +43,8 @@ COMMANDS = {
     "data list": ("zoo.commands.data", "List", "the recordings and where they are"),
     "data stats": ("zoo.commands.data", "Stats", "episodes, transitions, scores and bytes of recordings"),
     "data verify": ("zoo.commands.data", "Verify", "replay recordings and compare"),
+    "data import": ("zoo.commands.transfer", "Import", "read play of DQN Replay or Minari as frames"),
+    "data export": ("zoo.commands.transfer", "Export", "write recordings as Minari or Parquet datasets"),
 }
 SETTINGS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
