@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from zoo.recordings.format import Recording
 
 Format = Literal["dqn_replay", "minari"]
-SOURCE_NAME_HINT = "letters, digits, - and _ only"
 
 
 @dataclass
@@ -32,6 +31,7 @@ class Import:
     It is never mixed with recordings by accident. An import that was stopped goes on with the same command.
 
     dqn_replay: a folder <Game>/<run> or its replay_logs, with the .gz files as they were published.
+
     minari: the folder of an Atari dataset, with frames of 84x84, stacks of 4 of them, or screens; needs qzoo[minari].
     """
 
@@ -54,7 +54,7 @@ class Import:
         """Import, and tell what came of it."""
         source = self.source or self.format
         if not source.replace("-", "").replace("_", "").isalnum():
-            raise QzooError(f"--source {source!r}: {SOURCE_NAME_HINT}")
+            raise QzooError(f"--source {source!r}: letters, digits, - and _ only")
         if self.checkpoints and self.format != "dqn_replay":
             raise QzooError(f"--checkpoints: only with --format dqn_replay, not {self.format}")
         with progress_bar(quiet=self.json) as bar:
@@ -102,6 +102,7 @@ class Export:
 
     minari: one dataset GAME/SOURCE-v0 a game and source; MINARI_DATASETS_PATH=OUT lets Minari find it. Frames as
     they are (7,056 bytes each), the full action set, raw rewards. Needs qzoo[minari].
+
     parquet: OUT/data/GAME.SOURCE.parquet, a row a step with the frame as PNG, and a card; for Hugging Face datasets.
 
     An export that was stopped goes on with the same command: what is complete is kept.

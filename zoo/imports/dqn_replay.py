@@ -90,7 +90,7 @@ def import_dqn_replay(
 
     Raises:
         QzooError: an unknown game; files that are missing, damaged, of another type or shape, or that don't fit
-            each other; an action that the game has not; a full disk.
+            each other; an action that the game has not, or a reward beyond 1; a full disk.
     """
     game = find_game(path) if game is None else get_game(game).name
     folder = path / "replay_logs" if (path / "replay_logs").is_dir() else path
@@ -113,7 +113,7 @@ def import_dqn_replay(
             game=game,
             source=source,
             kind=KIND,
-            path=str(path),
+            read_from=str(path),
             command=command,
             recorded=recorded,
             differs=DIFFERS,
@@ -191,7 +191,8 @@ def read_checkpoint(
     """The new rows of a checkpoint in blocks; the others are read too, for their checksums, and counted.
 
     Raises:
-        QzooError: a damaged file, an action that the game has not, or a cursor that is not where it should be.
+        QzooError: a damaged file, an action that the game has not, a reward beyond 1, or a cursor that is not
+            where it should be.
     """
     lookup = np.array(minimal_actions(game), dtype=np.uint8)
     with ExitStack() as stack:
@@ -204,12 +205,20 @@ def read_checkpoint(
         writer.left_out["stale" if cursor == total - 1 else "old"] += total - cursor
         for first in range(0, total, block):
             columns = {name: stream.read(block)[: max(0, cursor - first)] for name, stream in streams.items()}
-            action = columns.pop("action")
-            illegal = np.flatnonzero((action < 0) | (action >= len(lookup)))
-            if illegal.size:
-                where = f"{column_path(folder, 'action', number)}: row {first + illegal[0]:,}"
-                known = f"{game} has {len(lookup)} actions"
-                raise QzooError(f"{where}: action {action[illegal[0]]}, but {known}; is it of another --game?")
+            action, reward = columns.pop("action"), columns["reward"]
+            for name, values, wrong, why in (
+                (
+                    "action",
+                    action,
+                    (action < 0) | (action >= len(lookup)),
+                    f"{game} has {len(lookup)}: another --game?",
+                ),
+                ("reward", reward, np.isfinite(reward) & (abs(reward) > 1), "DQN Replay's are clipped to [-1, 1]"),
+            ):
+                if wrong.any():
+                    row = int(np.flatnonzero(wrong)[0])
+                    where = f"{column_path(folder, name, number)}: row {first + row:,}"
+                    raise QzooError(f"{where}: {name} {values[row]}, but {why}")
             if len(action):
                 yield Rows(first, action=lookup[action], **columns)
             on_rows(min(block, total - first))

@@ -98,8 +98,9 @@ def export_parquet(
         return path
     features = {name: _feature(kind) for name, kind, _ in COLUMNS}
     keys = {METADATA_KEY: json.dumps(about), b"huggingface": json.dumps({"info": {"features": features}})}
+    schema = SCHEMA.with_metadata(keys)
     try:
-        with replacing(path) as temporary, pq.ParquetWriter(temporary, SCHEMA.with_metadata(keys), "zstd") as writer:
+        with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             for number, (episode, frames) in enumerate(replayed(recordings, num_threads, on_steps=on_steps)):
                 writer.write_table(_table(metadata.game, metadata.source, number, episode, frames))
     except OSError as error:

@@ -70,7 +70,7 @@ class Piece:
 class Origin:
     """Where an imported set comes from; `origin.json`.
 
-    kind: the format it was imported from. path: where that lay. recorded: what it says of itself.
+    kind: the format it was imported from. read_from: where that lay. recorded: what it says of itself.
     differs: in what it is, or may be, unlike our own recordings. left_out: numbers of rows that became no
     transition, by reason.
     """
@@ -78,7 +78,7 @@ class Origin:
     game: str
     source: str
     kind: str
-    path: str
+    read_from: str
     command: str
     recorded: dict[str, Any]
     differs: list[str]
@@ -122,7 +122,7 @@ class FrameSetWriter:
         self._path, self._identity = path, json.loads(json.dumps(identity))
         self._folder = path.with_name(f".{path.name}.partial")
         self._rows: list[Piece] = []
-        parts = sorted((self._folder / PIECES).glob("*.parquet"))
+        parts = _parts(self._folder)
         state = _read_state(parts[-1]) if parts else {}
         if state and state["identity"] != self._identity:
             raise QzooError(
@@ -186,7 +186,7 @@ class FrameSetWriter:
         game: str,
         source: str,
         kind: str,
-        path: str,
+        read_from: str,
         command: str,
         recorded: dict[str, Any],
         differs: list[str],
@@ -197,13 +197,13 @@ class FrameSetWriter:
             QzooError: there is no transition in it.
         """
         if self.transitions == 0:
-            raise QzooError(f"{path}: no transition is left of it: {dict(self.left_out)}")
+            raise QzooError(f"{read_from}: no transition is left of it: {dict(self.left_out)}")
         self._frames.close()
         origin = Origin(
             game=game,
             source=source,
             kind=kind,
-            path=path,
+            read_from=read_from,
             command=command,
             recorded=recorded,
             differs=differs,
@@ -279,15 +279,21 @@ def open_frame_set(path: Path, *, check: bool = True) -> FrameSet:
     return FrameSet(path, origin, store)
 
 
+def _parts(folder: Path) -> list[Path]:
+    return sorted((folder / PIECES).glob("[0-9]*.parquet"))  # not those that a kill left half written
+
+
 def _read_state(part: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads(pq.read_schema(part).metadata[METADATA_KEY])
+    try:
+        state: dict[str, Any] = json.loads(pq.read_schema(part).metadata[METADATA_KEY])
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise QzooError(f"{part}: damaged; delete {part.parent.parent} to begin again") from error
     return state
 
 
 def _read_pieces(path: Path) -> pa.Table:
-    parts = sorted((path / PIECES).glob("*.parquet"))
     try:
-        tables = [pq.read_table(part, page_checksum_verification=True) for part in parts]
+        tables = [pq.read_table(part, page_checksum_verification=True) for part in _parts(path)]
         return pa.concat_tables([table.replace_schema_metadata().cast(SCHEMA) for table in tables])
     except (pa.ArrowException, OSError, ValueError) as error:
         what = str(error).partition("\n")[0]

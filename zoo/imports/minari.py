@@ -96,7 +96,7 @@ def import_minari(
             game=game,
             source=source,
             kind=KIND,
-            path=str(path),
+            read_from=str(path),
             command=command,
             recorded=describe(dataset, layout, recorder),
             differs=differences(dataset, layout, recorder),
