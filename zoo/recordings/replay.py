@@ -56,7 +56,8 @@ def replay(
         game: the game they were recorded on.
         episodes: in any order; threads take them longest first, which changes no frame.
         outputs: for each episode an uint8 array (num_frames(episode), 84, 84) to fill; frame t is the newest
-            of the stack in which the action of step t was chosen. Memory-mapped arrays do.
+            of the stack in which the action of step t was chosen. Memory-mapped arrays do. One with room for
+            length + 1 frames gets the last state's too.
         name: the file the episodes come from, for errors.
         num_threads: emulator threads, one vector environment each; all cores by default.
         on_steps: called now and then with the number of steps replayed since the last call.
@@ -128,7 +129,7 @@ def _replay_slots(
                 raise QzooError(str(Mismatch(name, number, step, what)))
             position[slot] += 1
             if last:
-                if episode.truncated:
+                if len(outputs[number]) > episode.length:
                     outputs[number][episode.length] = observations[slot, -1]
                 playing[slot], position[slot], fresh[slot] = next(queue, None), 0, True
         if fresh.any():

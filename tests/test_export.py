@@ -1,0 +1,181 @@
+"""Exporting recordings: Minari and Parquet readers get the frames, actions, rewards and ends that were recorded."""
+
+import json
+import sys
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import gymnasium
+import minari
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.conftest import GAMES
+from tests.recording_helpers import recorded, refused
+from zoo.atari import PROTOCOL, make_variant_env, rom_md5
+from zoo.cli import run_command
+from zoo.games import all_games
+from zoo.imports.export import replayed, sources_of
+from zoo.imports.export_minari import environment, export_minari
+from zoo.imports.export_parquet import export_parquet, write_card
+from zoo.imports.frame_set import open_frame_set
+from zoo.imports.minari import import_minari
+from zoo.recordings.format import Recording, read_recording
+from zoo.recordings.store import FrameStore
+
+
+def test_the_last_state_comes_along(recordings: list[Recording]) -> None:
+    recording = recordings[0]
+    env = make_variant_env(recording.metadata.game, 1)
+    for episode, frames in replayed([recording], num_threads=1):
+        assert len(frames) == episode.length + 1
+        shown = [env.reset(seed=np.array([episode.seed]))[0][0, -1]]
+        for action in episode.actions:
+            shown.append(env.step(np.array([action]))[0][0, -1])
+        assert np.array_equal(frames, np.stack(shown))
+
+
+def test_memory_holds_a_group_of_episodes(recordings: list[Recording]) -> None:
+    recordings = recordings[:1]
+    total = recordings[0].transitions
+    longest = max(episode.length for episode in recordings[0].episodes)
+    tracemalloc.start()
+    try:
+        seen = sum(episode.length for episode, _ in replayed(recordings, num_threads=1, group_frames=10))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert seen == total
+    assert peak < 2.5 * longest * 84 * 84 < 0.9 * total * 84 * 84  # the one at hand, and the next being made
+
+
+def test_minari_there_and_back(recordings: list[Recording], store: FrameStore, tmp_path: Path) -> None:
+    name, folder = export_minari(recordings[:1], tmp_path, num_threads=1)
+    assert (name, folder) == ("Breakout/random-v0", tmp_path / "Breakout" / "random-v0")
+    path, origin = import_minari(folder, tmp_path)
+    back = open_frame_set(path).store  # Breakout comes first in the store, too
+    assert back.ranges == {"Breakout": store.ranges["Breakout"]}
+    for column in ("frames", "actions", "rewards", "frame_index", "episode_start", "steps_left", "terminated"):
+        ours = getattr(store, column)[: len(getattr(back, column))]
+        assert np.array_equal(getattr(back, column), ours), column
+    assert not any(word in line for line in origin.differs for word in ("sticky", "skip:", "JPEG", "screen "))
+
+
+def test_minari_finds_it(recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    recording = recordings[0]
+    name, _ = export_minari([recording], tmp_path, command="zoo data export", num_threads=1)
+    assert list(minari.list_local_datasets()) == [name]
+    dataset = minari.load_dataset(name)
+    assert (dataset.total_episodes, dataset.total_steps) == (len(recording.episodes), recording.transitions)
+    for episode, ours in zip(dataset, recording.episodes, strict=True):
+        assert len(episode.observations) == ours.length + 1
+        assert episode.rewards.sum() == ours.score
+        assert episode.terminations.tolist() == [False] * (ours.length - 1) + [ours.terminated]
+    metadata = next(iter(dataset.storage.get_episode_metadata([1])))
+    assert metadata["ale_seed"] == recording.episodes[1].seed
+    assert dataset.storage.metadata["qzoo"]["rom_md5"] == rom_md5(recording.metadata.game)
+    env = dataset.recover_environment()
+    assert env.observation_space == dataset.observation_space and env.action_space == dataset.action_space
+    assert env.unwrapped.spec.kwargs["repeat_action_probability"] == PROTOCOL.sticky_actions
+    # The environment's frames are the dataset's: its first one depends on no sticky coin.
+    assert np.array_equal(env.reset(seed=0)[0], dataset[0].observations[0])
+
+
+def test_every_game_has_an_environment() -> None:
+    for game in all_games():
+        assert environment(game).kwargs["game"] == all_games()[game].rom
+    assert environment("Pong").kwargs["full_action_space"]
+    assert gymnasium.spec("ALE/Pong-v5").kwargs["frameskip"] == 4  # the registered one is untouched
+
+
+def test_parquet_there_and_back(recordings: list[Recording], tmp_path: Path) -> None:
+    recording = recordings[1]
+    path = export_parquet([recording], tmp_path, num_threads=1)
+    assert path == tmp_path / "data" / "SpaceInvaders.random.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    first = 0
+    for number, (episode, frames) in enumerate(replayed([recording], num_threads=1)):
+        part = rows[first : first + episode.length]
+        first += episode.length
+        shown = [cv2.imdecode(np.frombuffer(r["observation"]["bytes"], np.uint8), cv2.IMREAD_UNCHANGED) for r in part]
+        assert np.array_equal(np.stack(shown), frames[:-1])
+        assert [row["action"] for row in part] == episode.actions.tolist()
+        assert [row["reward"] for row in part] == episode.rewards.tolist()
+        assert [row["terminated"] for row in part] == [False] * (episode.length - 1) + [episode.terminated]
+        assert [row["truncated"] for row in part] == [False] * (episode.length - 1) + [episode.truncated]
+        assert [(row["episode_id"], row["step"]) for row in part] == [(number, step) for step in range(episode.length)]
+        assert {row["seed"] for row in part} == {episode.seed}
+    assert first == len(rows)
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert list(features) == table.schema.names and features["observation"] == {"_type": "Image"}
+    assert features["reward"] == {"dtype": "float32", "_type": "Value"}
+
+
+def test_the_card_tells_what_is_there(recordings: list[Recording], tmp_path: Path) -> None:
+    for recording in recordings:
+        export_parquet([recording], tmp_path, num_threads=1)
+    (tmp_path / "data" / ".killed.tmp.parquet").write_bytes(b"half")
+    _, front, text = write_card(tmp_path, "zoo data export ...").read_text().split("---\n", 2)
+    settings = yaml.safe_load(front)
+    assert settings["license"] == "apache-2.0"
+    assert [config["config_name"] for config in settings["configs"]] == ["all", *GAMES]
+    for config in settings["configs"]:
+        assert [p for p in tmp_path.glob(config["data_files"]) if not p.name.startswith(".")]
+    for recording in recordings:
+        steps, episodes = recording.transitions, len(recording.episodes)
+        assert f"| {recording.metadata.game} | random | {episodes:,} | {steps:,} |" in text
+
+
+@pytest.mark.parametrize("form", ["minari", "parquet"])
+def test_the_command_goes_on_and_refuses_another_selection(form: str, recordings_dir: Path, tmp_path: Path) -> None:
+    def export(*more: str) -> dict[str, dict[str, object]]:
+        arguments = ["--recordings", str(recordings_dir), "--format", form, "--out", str(tmp_path), "--json"]
+        _, result = run_command("data export", [*arguments, "--threads", "1", *more])
+        assert result["format"] == form
+        return {part["game"]: part for part in result["datasets"]}
+
+    (first,) = export("--games", GAMES[0]).values()
+    written = Path(str(first["path"])).stat().st_mtime_ns
+    both = export("--games", *GAMES)
+    assert both[GAMES[0]] == first and Path(str(first["path"])).stat().st_mtime_ns == written
+    assert int(both[GAMES[1]]["steps"]) >= 600  # type: ignore[call-overload]
+    assert (tmp_path / "README.md").exists() == (form == "parquet")
+    refused(lambda: export("--games", GAMES[0], "--transitions", "10"), first["path"], "another selection")
+    refused(lambda: export("--games", GAMES[0], "--threads", "-1"), "--threads -1")
+
+
+def test_what_does_not_replay_leaves_nothing(recordings: list[Recording], tmp_path: Path) -> None:
+    recording = recordings[0]
+    rewards = recording.episodes[1].rewards.copy()
+    rewards[3] += 1
+    wrong = replace(recording.episodes[1], rewards=rewards)
+    recording = replace(recording, episodes=(recording.episodes[0], wrong))
+    for export in (export_minari, export_parquet):
+        out = tmp_path / export.__name__
+        refused(lambda: export([recording], out, num_threads=1), recording.path, "episode 1, step 3")  # noqa: B023
+        assert not [path for path in out.rglob("*") if path.is_file()]
+
+
+def test_without_minari_there_is_a_hint(
+    recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "minari"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    refused(lambda: export_minari(recordings[:1], tmp_path), "pip install 'qzoo[minari]'")
+    refused(lambda: import_minari(tmp_path, tmp_path), "pip install 'qzoo[minari]'")
+
+
+def test_sources_apart_and_parts_together(recordings: list[Recording], tmp_path: Path) -> None:
+    other = read_recording(recorded(tmp_path, "Breakout", 1, "learner"))
+    groups = sources_of([*recordings, other, recordings[0]])
+    assert {key: len(parts) for key, parts in groups.items()} == {
+        ("Breakout", "random"): 2,
+        ("SpaceInvaders", "random"): 1,
+        ("Breakout", "learner"): 1,
+    }

@@ -1,0 +1,169 @@
+"""`zoo data import` and `zoo data export`: play of others as frames, and our own play for others."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from zoo.commands.common import parse_games, progress_bar
+from zoo.errors import QzooError
+
+if TYPE_CHECKING:
+    from zoo.imports.frame_set import Origin
+    from zoo.recordings.format import Recording
+
+Format = Literal["dqn_replay", "minari"]
+
+
+@dataclass
+class Import:
+    """Import play that others recorded, as frames: a folder GAME.SOURCE.frames.
+
+    Its seeds are unknown, so it is no recording: it can't be replayed or verified, and it is much larger. Its
+    origin.json tells where it comes from, how it differs from our recordings, and which rows were left out and why.
+    It is never mixed with recordings by accident. An import that was stopped goes on with the same command.
+
+    dqn_replay: a folder <Game>/<run> or its replay_logs, with the .gz files as they were published.
+
+    minari: the folder of an Atari dataset, with frames of 84x84, stacks of 4 of them, or screens; needs qzoo[minari].
+    """
+
+    path: tyro.conf.Positional[Path]
+    """What to import: a folder."""
+    format: Format
+    """What it is."""
+    game: str = ""
+    """The game; by default the one that the folder, or the dataset's environment, names."""
+    source: str = ""
+    """What the set is called besides its game; by default the format's name."""
+    checkpoints: tuple[int, ...] = ()
+    """dqn_replay: numbers of the checkpoints to read, as in 0 1 2; by default all. The first fifth is 0 to 9."""
+    out: Path = Path("runs/imports")
+    """Folder of the imported sets. A frame takes 7,056 bytes."""
+    json: bool = False
+    """Print the result as JSON on standard output."""
+
+    def run(self) -> dict[str, Any]:
+        """Import, and tell what came of it."""
+        source = self.source or self.format
+        if not source.replace("-", "").replace("_", "").isalnum():
+            raise QzooError(f"--source {source!r}: letters, digits, - and _ only")
+        if self.checkpoints and self.format != "dqn_replay":
+            raise QzooError(f"--checkpoints: only with --format dqn_replay, not {self.format}")
+        with progress_bar(quiet=self.json) as bar:
+            task = bar.add_task("import", total=None, note=str(self.path))
+            path, origin = self._import(
+                source,
+                lambda total: bar.update(task, total=total),
+                lambda done: bar.advance(task, done),
+            )
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in origin.left_out.items() if count)
+        print(
+            f"{path}: {origin.transitions:,} transitions in {origin.pieces:,} pieces, {origin.frames:,} frames; "
+            f"left out: {left_out or 'nothing'}",
+            file=sys.stderr,
+        )
+        return {"path": str(path), **asdict(origin)}
+
+    def _import(
+        self, source: str, on_start: Callable[[int], None], on_done: Callable[[int], None]
+    ) -> tuple[Path, Origin]:
+        game, command = self.game or None, _command()
+        if self.format == "dqn_replay":
+            from zoo.imports.dqn_replay import import_dqn_replay
+
+            return import_dqn_replay(
+                self.path,
+                self.out,
+                game=game,
+                source=source,
+                checkpoints=self.checkpoints,
+                command=command,
+                on_start=on_start,
+                on_rows=on_done,
+            )
+        from zoo.imports.minari import import_minari
+
+        return import_minari(
+            self.path, self.out, game=game, source=source, command=command, on_start=on_start, on_steps=on_done
+        )
+
+
+@dataclass
+class Export:
+    """Export recordings, replayed into frames, for other libraries.
+
+    minari: one dataset GAME/SOURCE-v0 a game and source; MINARI_DATASETS_PATH=OUT lets Minari find it. Frames as
+    they are (7,056 bytes each), the full action set, raw rewards. Needs qzoo[minari].
+
+    parquet: OUT/data/GAME.SOURCE.parquet, a row a step with the frame as PNG, and a card; for Hugging Face datasets.
+
+    An export that was stopped goes on with the same command: what is complete is kept.
+    """
+
+    games: tuple[str, ...]
+    """Games, or the groups train, held_out, extra, all."""
+    format: Literal["minari", "parquet"]
+    """What to write."""
+    out: Path
+    """Folder to write to."""
+    recordings: tuple[Path, ...] = ()
+    """Recording files or folders; by default those that travel with the package."""
+    sources: tuple[str, ...] = ()
+    """Sources of play, such as learner and random; by default all."""
+    transitions: int | None = None
+    """Take about this many transitions of each game and source, whole episodes at random; by default all."""
+    seed: int = 0
+    """Draws those episodes."""
+    threads: int = 0
+    """Threads that replay; 0 takes every core."""
+    json: bool = False
+    """Print the result as JSON on standard output."""
+
+    def run(self) -> dict[str, Any]:
+        """Export, one game and source after the other."""
+        from zoo.imports.export import sources_of
+        from zoo.recordings.library import load_recordings
+
+        if self.threads < 0:
+            raise QzooError(f"--threads {self.threads}: must be at least 1, or 0 for every core")
+        games = parse_games(self.games)
+        groups = sources_of(load_recordings(games, self.sources, self.recordings, self.transitions, self.seed))
+        parts: list[dict[str, Any]] = []
+        with progress_bar(quiet=self.json) as bar:
+            for (game, source), recordings in groups.items():
+                steps = sum(episode.length for recording in recordings for episode in recording.episodes)
+                episodes = sum(len(recording.episodes) for recording in recordings)
+                task = bar.add_task(f"{game}.{source}", total=steps, note="")
+                about = self._export(recordings, partial(bar.advance, task))
+                parts.append({"game": game, "source": source, "episodes": episodes, "steps": steps, **about})
+        if self.format == "parquet":
+            from zoo.imports.export_parquet import write_card
+
+            write_card(self.out, _command())
+        for part in parts:
+            print(f"{part['path']}: {part['steps']:,} steps of {part['episodes']:,} episodes", file=sys.stderr)
+        return {"format": self.format, "out": str(self.out), "datasets": parts}
+
+    def _export(self, recordings: list[Recording], on_steps: Callable[[int], None]) -> dict[str, Any]:
+        threads = self.threads or None
+        if self.format == "minari":
+            from zoo.imports.export_minari import export_minari
+
+            name, path = export_minari(recordings, self.out, command=_command(), num_threads=threads, on_steps=on_steps)
+            return {"id": name, "path": str(path)}
+        from zoo.imports.export_parquet import export_parquet
+
+        written = export_parquet(recordings, self.out, command=_command(), num_threads=threads, on_steps=on_steps)
+        return {"path": str(written)}
+
+
+def _command() -> str:
+    return shlex.join(["zoo", *sys.argv[1:]])

@@ -1,0 +1,1 @@
+"""Play that others recorded, read in as frames; and our own recordings, written out for others to read."""

@@ -1,0 +1,183 @@
+"""Recordings as a folder of Parquet files in the style of Hugging Face datasets: a row a step, frames as PNG."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import DatasetCardData
+
+from zoo.atari import PROTOCOL
+from zoo.errors import QzooError
+from zoo.files import replacing, write_text
+from zoo.imports.export import replayed
+from zoo.recordings.format import Episode, Recording, file_name
+from zoo.recordings.replay import Frames
+from zoo.recordings.store import fingerprint
+
+METADATA_KEY = b"qzoo"
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+COLUMNS = (
+    ("observation", IMAGE, "the frame before the action: PNG, 84x84, grey"),
+    ("action", pa.uint8(), "index in ALE's full set of 18 actions"),
+    ("reward", pa.float32(), "raw, summed over the skipped frames"),
+    ("terminated", pa.bool_(), "the game ended with this step"),
+    ("truncated", pa.bool_(), "the step limit ended the episode with this step"),
+    ("episode_id", pa.int32(), "number of the episode in its file; rows are in order"),
+    ("step", pa.int32(), "number of the step in its episode"),
+    ("game", pa.string(), "the game"),
+    ("source", pa.string(), "the kind of play"),
+    ("policy", pa.string(), "what played"),
+    ("seed", pa.int64(), "ALE's seed of the episode: with it and the actions the emulator plays it again"),
+)
+SCHEMA = pa.schema([(name, kind) for name, kind, _ in COLUMNS])
+CARD = """# Atari play of {games}
+
+{steps:,} steps of {episodes:,} episodes, played back from recordings of qzoo into frames of 84x84.
+
+{table}
+
+## Columns
+
+A row is a step, in the order of play. The state after an episode's last step has no row.
+
+{columns}
+
+Sticky actions {sticky}, frame skip {skip}, maximum of the last two screens, grey, resized by area, at most
+{limit:,} steps an episode, no ends at lost lives. Stack four frames of an episode for the usual state.
+
+```python
+from datasets import load_dataset
+
+rows = load_dataset("parquet", data_files="data/*.parquet", split="train")
+```
+
+Made with `{command}`.
+"""
+
+
+def export_parquet(
+    recordings: Sequence[Recording],
+    out: Path,
+    *,
+    command: str = "",
+    num_threads: int | None = None,
+    on_steps: Callable[[int], None] = lambda steps: None,
+) -> Path:
+    """Write the recordings of one game and source as `out`/data/GAME.SOURCE.parquet.
+
+    Where the same play was exported before, nothing is done.
+
+    Raises:
+        QzooError: another selection is in the way; a recording that does not replay; a full disk.
+    """
+    metadata = recordings[0].metadata
+    path = out / "data" / file_name(metadata.game, metadata.source)
+    steps = sum(episode.length for recording in recordings for episode in recording.episodes)
+    about = {
+        "fingerprint": fingerprint(recordings),
+        "game": metadata.game,
+        "source": metadata.source,
+        "steps": steps,
+        "episodes": sum(len(recording.episodes) for recording in recordings),
+        "command": command,
+        "rom_md5": metadata.rom_md5,
+        "license": metadata.license,
+    }
+    if path.exists():
+        if read_about(path).get("fingerprint") != about["fingerprint"]:
+            raise QzooError(f"{path}: holds another selection; move it away, or give another --out")
+        on_steps(steps)
+        return path
+    features = {name: _feature(kind) for name, kind, _ in COLUMNS}
+    keys = {METADATA_KEY: json.dumps(about), b"huggingface": json.dumps({"info": {"features": features}})}
+    schema = SCHEMA.with_metadata(keys)
+    try:
+        with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for number, (episode, frames) in enumerate(replayed(recordings, num_threads, on_steps=on_steps)):
+                writer.write_table(_table(metadata.game, metadata.source, number, episode, frames))
+    except OSError as error:
+        raise QzooError(f"{path}: could not be written ({error.strerror or error}); free some space") from error
+    return path
+
+
+def write_card(out: Path, command: str) -> Path:
+    """Write `out`/README.md from what the files in `out`/data tell of themselves."""
+    paths = [path for path in sorted((out / "data").glob("*.parquet")) if not path.name.startswith(".")]
+    files = [about for about in map(read_about, paths) if about]
+    games = Counter(about["game"] for about in files)
+    front = DatasetCardData(
+        license=str(files[0]["license"]).lower(),
+        task_categories=["reinforcement-learning"],
+        tags=["atari", "offline-rl"],
+        pretty_name=f"Atari play of {', '.join(games)}",
+        configs=[
+            {"config_name": "all", "data_files": "data/*.parquet", "default": True},
+            *({"config_name": game, "data_files": f"data/{game}.*.parquet"} for game in games),
+        ],
+    )
+    table = ["| game | play | episodes | steps |", "| --- | --- | ---: | ---: |"]
+    table += [f"| {f['game']} | {f['source']} | {f['episodes']:,} | {f['steps']:,} |" for f in files]
+    text = CARD.format(
+        games=", ".join(games),
+        steps=sum(about["steps"] for about in files),
+        episodes=sum(about["episodes"] for about in files),
+        table="\n".join(table),
+        columns="\n".join(f"- `{name}`: {what}" for name, _, what in COLUMNS),
+        sticky=PROTOCOL.sticky_actions,
+        skip=PROTOCOL.frame_skip,
+        limit=PROTOCOL.max_steps,
+        command=command,
+    )
+    path = out / "README.md"
+    write_text(path, f"---\n{front.to_yaml()}\n---\n\n{text}")
+    return path
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What an exported file tells of itself; nothing where it is no such file."""
+    try:
+        about: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
+    except (pa.ArrowException, OSError, ValueError, KeyError):
+        return {}
+    return about
+
+
+def _table(game: str, source: str, number: int, episode: Episode, frames: Frames) -> pa.Table:
+    length = episode.length
+    last = np.arange(length) == length - 1
+    images = pa.array([_png(frame) for frame in frames[:length]], type=pa.binary())
+    columns = {
+        "observation": pa.StructArray.from_arrays([images, pa.nulls(length, pa.string())], fields=list(IMAGE)),
+        "action": episode.actions,
+        "reward": episode.rewards.astype(np.float32),
+        "terminated": last & episode.terminated,
+        "truncated": last & episode.truncated,
+        "episode_id": np.full(length, number, dtype=np.int32),
+        "step": np.arange(length, dtype=np.int32),
+        "game": pa.repeat(game, length),
+        "source": pa.repeat(source, length),
+        "policy": pa.repeat(episode.policy, length),
+        "seed": np.full(length, episode.seed, dtype=np.int64),
+    }
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _png(frame: Frames) -> bytes:
+    done, data = cv2.imencode(".png", frame)
+    assert done
+    return bytes(data.tobytes())
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    """The type of a column as Hugging Face datasets names it."""
+    if kind == IMAGE:
+        return {"_type": "Image"}
+    return {"dtype": {"float": "float32"}.get(str(kind), str(kind)), "_type": "Value"}

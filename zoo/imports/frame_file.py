@@ -1,0 +1,104 @@
+"""The frames of an imported set on disk: this module alone knows how they lie there.
+
+A file holds frames of uint8 (84, 84) one after the other and nothing else, so that it opens as memory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.atari import FRAME_SIZE
+from zoo.errors import QzooError
+from zoo.recordings.replay import Frames
+
+FRAME_BYTES = FRAME_SIZE * FRAME_SIZE
+CHECK_FRAMES = 4096
+
+
+class FrameFile:
+    """Appends frames to a file, and goes on where an earlier writer stopped.
+
+    Attributes:
+        count: frames written so far.
+        crc32: checksum of all of them.
+    """
+
+    def __init__(self, path: Path, count: int = 0, crc32: int = 0) -> None:
+        """Open for writing after the first `count` frames; what lies behind them is dropped.
+
+        Raises:
+            QzooError: the file holds fewer.
+        """
+        self._path, self.count, self.crc32 = path, count, crc32
+        self._file = path.open("ab")
+        if self._file.tell() < count * FRAME_BYTES:
+            raise QzooError(f"{path}: holds fewer than the {count:,} frames that were written; delete {path.parent}")
+        self._file.truncate(count * FRAME_BYTES)
+
+    def append(self, frames: Frames) -> None:
+        """Write frames, uint8 (N, 84, 84).
+
+        Raises:
+            QzooError: the disk is full.
+        """
+        if not len(frames):
+            return
+        data = np.ascontiguousarray(frames).data.cast("B")
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise QzooError(f"{self._path}: could not be written ({error.strerror or error})") from error
+        self.count += len(frames)
+        self.crc32 = zlib.crc32(data, self.crc32)
+
+    def flush(self) -> None:
+        """Put on disk what was written."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise QzooError(f"{self._path}: could not be written ({error.strerror or error})") from error
+
+    def close(self) -> None:
+        """No more frames."""
+        self._file.close()
+
+
+def open_frames(path: Path, count: int, crc32: int | None = None) -> Tensor:
+    """The frames of a file as uint8 (count, 84, 84), memory-mapped; writing to them leaves the file alone.
+
+    Args:
+        crc32: what their checksum must be; None reads none of them.
+
+    Raises:
+        QzooError: another number of frames, or frames that are not those that were written.
+    """
+    size = path.stat().st_size if path.exists() else 0
+    if size != count * FRAME_BYTES:
+        raise QzooError(f"{path}: {size:,} bytes, but {count:,} frames take {count * FRAME_BYTES:,}; import it again")
+    frames = np.memmap(path, dtype=np.uint8, mode="c", shape=(count, FRAME_SIZE, FRAME_SIZE))
+    if crc32 is not None:
+        found = 0
+        for first in range(0, count, CHECK_FRAMES):
+            found = zlib.crc32(frames[first : first + CHECK_FRAMES].data.cast("B"), found)
+        if found != crc32:
+            raise QzooError(f"{path}: its frames are not those that were written; import it again")
+    return torch.from_numpy(frames)
+
+
+def check_room(folder: Path, frames: int) -> None:
+    """Refuse to begin where the disk has no room for so many frames.
+
+    Raises:
+        QzooError: says how much is needed.
+    """
+    need, free = frames * FRAME_BYTES, shutil.disk_usage(folder).free
+    if free < need:
+        raise QzooError(f"{folder}: {need / 1e9:.1f} GB of frames need room, {free / 1e9:.1f} GB are free")

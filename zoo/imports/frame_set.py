@@ -1,0 +1,315 @@
+"""Imported play on disk: frames of which no seed is known, so that no emulator can play them back.
+
+A set is a folder, GAME.SOURCE.frames:
+
+    frames.u8             the frames (see `frame_file`)
+    pieces/NNNNN.parquet  what was done in them. A row is a piece, an unbroken run of transitions:
+        start       int64        the first frame that its stacks may reach back to
+        first       int64        the frame of its first transition; the others follow, one frame each
+        actions     binary       index in the full 18-action set, one byte a transition
+        rewards     list<float>  as the source has them
+        terminated  bool         the game ended with the last transition; where it did not, one more frame
+                                 follows: the state to bootstrap from
+    origin.json           where it comes from, how that differs from our own recordings, what was left out
+
+It is written into a hidden folder beside it, which is renamed at the end. A run that was killed goes on from its
+last `commit`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from zoo.atari import NUM_ACTIONS
+from zoo.errors import QzooError
+from zoo.files import replacing, write_json
+from zoo.games import all_games
+from zoo.imports.frame_file import FrameFile, open_frames
+from zoo.recordings.replay import Frames
+from zoo.recordings.store import FrameStore
+
+FORMAT_VERSION = 1
+SUFFIX = ".frames"
+ORIGIN, FRAMES, PIECES = "origin.json", "frames.u8", "pieces"
+METADATA_KEY = b"qzoo"
+SCHEMA = pa.schema(
+    [
+        ("start", pa.int64()),
+        ("first", pa.int64()),
+        ("actions", pa.binary()),
+        ("rewards", pa.list_(pa.float32())),
+        ("terminated", pa.bool_()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An unbroken run of transitions. `actions` is uint8 (N,), `rewards` float32 (N,); the rest as in the file."""
+
+    start: int
+    first: int
+    actions: NDArray[np.uint8]
+    rewards: NDArray[np.float32]
+    terminated: bool
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an imported set comes from; `origin.json`.
+
+    kind: the format it was imported from. read_from: where that lay. recorded: what it says of itself.
+    differs: in what it is, or may be, unlike our own recordings. left_out: numbers of rows that became no
+    transition, by reason.
+    """
+
+    game: str
+    source: str
+    kind: str
+    read_from: str
+    command: str
+    recorded: dict[str, Any]
+    differs: list[str]
+    left_out: dict[str, int]
+    frames: int
+    transitions: int
+    pieces: int
+    frames_crc32: int
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class FrameSet:
+    """An imported set, opened: its frames are memory-mapped."""
+
+    path: Path
+    origin: Origin
+    store: FrameStore
+
+
+class FrameSetWriter:
+    """Writes a set; a context manager.
+
+    Attributes:
+        position: how far an earlier, killed run came, as it told `commit`; 0 for a fresh one.
+        left_out: rows that became no transition, by reason; for the caller to count in.
+        transitions, pieces: how many were written.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Begin the set `path`, or go on with it.
+
+        Args:
+            identity: in JSON's types, what makes this import the same as the one that was stopped.
+
+        Raises:
+            QzooError: the set exists, or the unfinished one is of something else.
+        """
+        if path.exists():
+            raise QzooError(f"{path}: is there already; move it away, or give another --source or --out")
+        self._path, self._identity = path, json.loads(json.dumps(identity))
+        self._folder = path.with_name(f".{path.name}.partial")
+        self._rows: list[Piece] = []
+        parts = _parts(self._folder)
+        state = _read_state(parts[-1]) if parts else {}
+        if state and state["identity"] != self._identity:
+            raise QzooError(
+                f"{self._folder}: the unfinished import of something else; delete it, or give another --out"
+            )
+        (self._folder / PIECES).mkdir(parents=True, exist_ok=True)
+        self._parts = len(parts)
+        self.position: int = state.get("position", 0)
+        self.transitions: int = state.get("transitions", 0)
+        self.pieces: int = state.get("pieces", 0)
+        self.left_out: Counter[str] = Counter(state.get("left_out", {}))
+        self._frames = FrameFile(self._folder / FRAMES, state.get("frames", 0), state.get("crc32", 0))
+
+    def __enter__(self) -> FrameSetWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._frames.close()
+
+    @property
+    def frames(self) -> int:
+        """Frames written so far: the index of the next one."""
+        return self._frames.count
+
+    def add_frames(self, frames: Frames) -> None:
+        """Append frames, uint8 (N, 84, 84)."""
+        self._frames.append(frames)
+
+    def add_piece(self, piece: Piece) -> None:
+        """Append a piece of at least one transition, whose frames are written already."""
+        self._rows.append(piece)
+        self.transitions += len(piece.actions)
+        self.pieces += 1
+
+    def commit(self, position: int) -> None:
+        """Make safe what was added: a later run goes on at `position`."""
+        self._frames.flush()
+        state = {
+            "identity": self._identity,
+            "position": position,
+            "frames": self.frames,
+            "crc32": self._frames.crc32,
+            "transitions": self.transitions,
+            "pieces": self.pieces,
+            "left_out": dict(self.left_out),
+        }
+        columns = {name: [getattr(piece, name) for piece in self._rows] for name in SCHEMA.names}
+        columns["actions"] = [piece.actions.tobytes() for piece in self._rows]
+        table = pa.table(columns, schema=SCHEMA.with_metadata({METADATA_KEY: json.dumps(state)}))
+        with replacing(self._folder / PIECES / f"{self._parts:05d}.parquet") as temporary:
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        self._parts += 1
+        self._rows.clear()
+        self.position = position
+
+    def finish(
+        self,
+        *,
+        game: str,
+        source: str,
+        kind: str,
+        read_from: str,
+        command: str,
+        recorded: dict[str, Any],
+        differs: list[str],
+    ) -> Origin:
+        """Write the origin of what was committed, and give the folder its name.
+
+        Raises:
+            QzooError: there is no transition in it.
+        """
+        if self.transitions == 0:
+            raise QzooError(f"{read_from}: no transition is left of it: {dict(self.left_out)}")
+        self._frames.close()
+        origin = Origin(
+            game=game,
+            source=source,
+            kind=kind,
+            read_from=read_from,
+            command=command,
+            recorded=recorded,
+            differs=differs,
+            left_out=dict(self.left_out),
+            frames=self.frames,
+            transitions=self.transitions,
+            pieces=self.pieces,
+            frames_crc32=self._frames.crc32,
+        )
+        write_json(self._folder / ORIGIN, asdict(origin))
+        self._folder.replace(self._path)
+        return origin
+
+
+def set_name(game: str, source: str) -> str:
+    """The name of a set's folder: "Breakout.dqn_replay.frames"."""
+    return f"{game}.{source}{SUFFIX}"
+
+
+def read_origin(path: Path) -> Origin:
+    """Where a set comes from.
+
+    Raises:
+        QzooError: no set, an unfinished one, or one of another format version or an unknown game.
+    """
+    if path.with_name(f".{path.name}.partial").exists() and not path.exists():
+        raise QzooError(f"{path}: its import was not finished; give the same command again to go on with it")
+    try:
+        content = dict(json.loads((path / ORIGIN).read_text()))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise QzooError(f"{path}: no imported set, as it has no {ORIGIN}") from error
+    except ValueError as error:
+        raise QzooError(f"{path / ORIGIN}: damaged ({error}); import it again") from error
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise QzooError(f"{path}: format_version {version}, this qzoo reads {FORMAT_VERSION}; update qzoo")
+    if wrong := {field.name for field in fields(Origin)} ^ set(content):
+        raise QzooError(f"{path / ORIGIN}: fields {sorted(wrong)} are missing or unknown")
+    if content["game"] not in all_games():
+        raise QzooError(f"{path}: of {content['game']!r}, a game that this qzoo does not know; update qzoo")
+    return Origin(**content)
+
+
+def open_frame_set(path: Path, *, check: bool = True) -> FrameSet:
+    """Open an imported set as a frame store of one game.
+
+    Args:
+        check: read every frame once and compare their checksum.
+
+    Raises:
+        QzooError: as `read_origin`; or frames or pieces that are damaged or don't fit each other.
+    """
+    origin = read_origin(path)
+    frames = open_frames(path / FRAMES, origin.frames, origin.frames_crc32 if check else None)
+    table = _read_pieces(path)
+    steps = np.asarray(pa.compute.binary_length(table["actions"])).astype(np.int64)
+    _check_pieces(path, origin, table, steps)
+    start, first = table["start"].to_numpy(), table["first"].to_numpy()
+    actions = np.frombuffer(b"".join(table["actions"].to_pylist()), dtype=np.uint8)
+    if actions.max() >= NUM_ACTIONS:
+        raise QzooError(f"{path / PIECES}: action {actions.max()} is not below {NUM_ACTIONS}; import it again")
+    offset = np.arange(len(actions)) - np.repeat(np.cumsum(steps) - steps, steps)
+    store = FrameStore(
+        frames=frames,
+        actions=torch.from_numpy(actions.astype(np.int64)),
+        rewards=torch.from_numpy(table["rewards"].combine_chunks().flatten().to_numpy().copy()),
+        frame_index=torch.from_numpy(np.repeat(first, steps) + offset),
+        episode_start=torch.from_numpy(np.repeat(start, steps)),
+        steps_left=torch.from_numpy(np.repeat(steps, steps) - offset),
+        terminated=torch.from_numpy(np.repeat(table["terminated"].to_numpy(zero_copy_only=False), steps)),
+        ranges={origin.game: (0, len(actions))},
+    )
+    return FrameSet(path, origin, store)
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted((folder / PIECES).glob("[0-9]*.parquet"))  # not those that a kill left half written
+
+
+def _read_state(part: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads(pq.read_schema(part).metadata[METADATA_KEY])
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise QzooError(f"{part}: damaged; delete {part.parent.parent} to begin again") from error
+    return state
+
+
+def _read_pieces(path: Path) -> pa.Table:
+    try:
+        tables = [pq.read_table(part, page_checksum_verification=True) for part in _parts(path)]
+        return pa.concat_tables([table.replace_schema_metadata().cast(SCHEMA) for table in tables])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        what = str(error).partition("\n")[0]
+        raise QzooError(f"{path / PIECES}: damaged or missing ({what}); import it again") from error
+
+
+def _check_pieces(path: Path, origin: Origin, table: pa.Table, steps: NDArray[np.int64]) -> None:
+    """Refuse pieces that contradict themselves, the frames or the origin."""
+    start, first = table["start"].to_numpy(), table["first"].to_numpy()
+    last = first + steps - table["terminated"].to_numpy(zero_copy_only=False)
+    rewards = np.asarray(pa.compute.list_value_length(table["rewards"]))
+    wrong = (steps < 1) | (rewards != steps) | (start < 0) | (start > first) | (last >= origin.frames)
+    if wrong.any():
+        raise QzooError(f"{path / PIECES}: piece {np.flatnonzero(wrong)[0]} contradicts itself or the frames")
+    if (len(steps), int(steps.sum())) != (origin.pieces, origin.transitions):
+        raise QzooError(
+            f"{path / PIECES}: {len(steps)} pieces of {int(steps.sum())} transitions, "
+            f"but {ORIGIN} says {origin.pieces} of {origin.transitions}; import it again"
+        )

@@ -1,0 +1,62 @@
+"""Imported sets as one frame store for training, and the rule that kinds of data are not mixed by accident."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from zoo.errors import QzooError
+from zoo.imports.frame_set import FrameSet
+from zoo.recordings.store import FrameStore
+
+COLUMNS = ("actions", "rewards", "frame_index", "episode_start", "steps_left", "terminated")
+OURS = "recordings of qzoo"
+
+
+def check_origins(sets: Sequence[FrameSet], *, with_recordings: bool, allow_mix: bool) -> None:
+    """Refuse data that was recorded in different ways, unless a mix is asked for.
+
+    Raises:
+        QzooError: names two that differ, and how.
+    """
+    origins = {(frame_set.origin.kind, tuple(frame_set.origin.differs)): str(frame_set.path) for frame_set in sets}
+    names = [*origins.values(), *([OURS] if with_recordings and sets else [])]
+    if len(names) > 1 and not allow_mix:
+        differs = "; ".join(sets[0].origin.differs)
+        raise QzooError(
+            f"{names[0]} and {names[1]} were not recorded alike ({differs}); --allow-mixed-origins trains on both"
+        )
+
+
+def join_stores(
+    sets: Sequence[FrameSet], recordings: FrameStore | None = None, *, allow_mix: bool = False
+) -> FrameStore:
+    """One store of imported sets, and of replayed recordings if any.
+
+    A single set stays memory-mapped. Frames of several are copied into RAM. What is of one game becomes one range.
+
+    Raises:
+        QzooError: as `check_origins`.
+    """
+    check_origins(sets, with_recordings=recordings is not None, allow_mix=allow_mix)
+    stores = [frame_set.store for frame_set in sets] + ([recordings] if recordings is not None else [])
+    if len(stores) == 1:
+        return stores[0]
+    parts: dict[str, list[dict[str, Tensor]]] = {}
+    frames = 0
+    for store in stores:
+        for game, (first, last) in store.ranges.items():
+            part = {name: getattr(store, name)[first:last] for name in COLUMNS}
+            for name in ("frame_index", "episode_start"):
+                part[name] = part[name] + frames
+            parts.setdefault(game, []).append(part)
+        frames += len(store.frames)
+    ordered = [part for group in parts.values() for part in group]
+    ranges, first = {}, 0
+    for game, group in parts.items():
+        last = first + sum(len(part["actions"]) for part in group)
+        ranges[game], first = (first, last), last
+    columns = {name: torch.cat([part[name] for part in ordered]) for name in COLUMNS}
+    return FrameStore(frames=torch.cat([store.frames for store in stores]), **columns, ranges=ranges)
