@@ -39,10 +39,12 @@ class Pretrain:
     dataset: str = "custom"
     """What the model's config calls the selection of data."""
     run_config: RunConfig = field(default_factory=RunConfig)
-    store: Literal["auto", "ram", "memmap"] = "auto"
-    """Where frames live: memory, a memory-mapped file, or memory where they fit in half of what is free."""
+    store: Literal["auto", "ram", "memmap", "blocks"] = "auto"
+    """Where frames live: raw in memory (7 KB each), raw in a memory-mapped file, or compressed in files of blocks,
+    which the system keeps in memory as far as they fit. auto: raw in memory where they fit in half of what is free,
+    else blocks. What a step draws is the same in all."""
     cache: Path = Path("runs/frames")
-    """Folder of memory-mapped frames."""
+    """Folder of the files of frames, used again by every run on the same play; delete it when you like."""
     device: str = "auto"
     """auto, cpu, cuda."""
     time_budget: str = ""
@@ -63,8 +65,9 @@ class Pretrain:
         from zoo.device import pick_device
         from zoo.pretrain.loop import TrainingProgress, train
         from zoo.pretrain.run import new_objective, write_run_model
+        from zoo.recordings.build import fingerprint
         from zoo.recordings.library import load_recordings
-        from zoo.recordings.store import fingerprint, place_store
+        from zoo.recordings.store import place_store
 
         started = time.time()
         deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
