@@ -1,5 +1,6 @@
 """The frame store: stacks, n-step returns and successors against a slow and obvious reference."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 import zoo.recordings.store as store_module
 from tests.recording_helpers import recorded
 from zoo import device
+from zoo.recordings import blocks as blocks_module
 from zoo.recordings.blocks import BlockFrames, open_blocks, write_blocks
 from zoo.recordings.build import fingerprint
 from zoo.recordings.format import Recording, read_recording
@@ -58,6 +60,14 @@ def in_blocks(episodes: Sequence[Tensor], folder: Path, threads: int = 1) -> Blo
 
 def in_blocks_by_threads(episodes: Sequence[Tensor], folder: Path) -> FrameSource:
     return in_blocks(episodes, folder, threads=3)
+
+
+def in_blocks_larger_than_memory(episodes: Sequence[Tensor], folder: Path) -> FrameSource:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks_module, "free_memory", lambda: 0)
+        frames = in_blocks(episodes, folder)
+    assert frames.read_ahead or os.name == "nt"
+    return frames
 
 
 def on_gpu(episodes: Sequence[Tensor], folder: Path) -> FrameSource:
@@ -117,7 +127,10 @@ class Synthetic:
         return self.stack(episode, step), action, total, 0.0 if over else discount, successor
 
 
-@pytest.fixture(scope="module", params=[in_ram, in_memmap, in_blocks, in_blocks_by_threads, on_gpu])
+KINDS = (in_ram, in_memmap, in_blocks, in_blocks_by_threads, in_blocks_larger_than_memory, on_gpu)
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
     """The same episodes in every kind of store."""
     return Synthetic(request.param, tmp_path_factory.mktemp("made"))

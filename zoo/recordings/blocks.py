@@ -51,19 +51,21 @@ class BlockFrames:
     """F frames in the blocks of one or more files, the files after one another; see `FrameSource`.
 
     The files are memory-mapped: what fits stays in RAM as the system's page cache, shared by all processes, and the
-    rest is read when it is needed.
+    rest is read when it is needed, all blocks of a call at once.
 
     firsts: int64 (N + 1,), the first frame of each block, in order and counted over all files, then F.
     offsets, sizes, owners: int64 (N,), where a block begins, its bytes, and the number of the file that it is in.
-    files: their contents. threads: how many unpack.
+    files: their contents. threads: how many unpack. read_ahead: whether to ask the system for all blocks of a call
+    before the first is unpacked, which pays where files are larger than memory.
     """
 
     firsts: Numbers
     offsets: Numbers
     sizes: Numbers
     owners: Numbers
-    files: tuple[pa.Buffer, ...]
+    files: tuple[mmap.mmap, ...]
     threads: int
+    read_ahead: bool
 
     def __len__(self) -> int:
         return int(self.firsts[-1])
@@ -71,7 +73,7 @@ class BlockFrames:
     @property
     def nbytes(self) -> int:
         """Bytes of the files."""
-        return sum(file.size for file in self.files)
+        return sum(len(file) for file in self.files)
 
     def fetch(self, rows: Tensor) -> Tensor:
         """Copies of frames, each block that holds any of them unpacked once; see `FrameSource`.
@@ -87,6 +89,8 @@ class BlockFrames:
         found, counts = np.unique(blocks, return_counts=True)
         ends = np.cumsum(counts)
         jobs = list(zip(found.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True))
+        if self.read_ahead:
+            self._ask_for(found)
         fetched = torch.empty((len(wanted), FRAME_SIZE, FRAME_SIZE), dtype=torch.uint8)
         out = fetched.numpy()
 
@@ -114,8 +118,15 @@ class BlockFrames:
             tensor[int(rows[0]) : int(rows[-1]) + 1] = self.fetch(rows).to(device)
         return RawFrames(tensor)
 
+    def _ask_for(self, blocks: Numbers) -> None:
+        begins = self.offsets[blocks] // mmap.PAGESIZE * mmap.PAGESIZE
+        sizes = self.offsets[blocks] + self.sizes[blocks] - begins
+        for owner, begin, size in zip(self.owners[blocks].tolist(), begins.tolist(), sizes.tolist(), strict=True):
+            self.files[owner].madvise(mmap.MADV_WILLNEED, begin, size)
+
     def _unpacked(self, codec: pa.Codec, block: int) -> Frames:
-        packed = self.files[self.owners[block]].slice(self.offsets[block], self.sizes[block])
+        offset = int(self.offsets[block])
+        packed = memoryview(self.files[self.owners[block]])[offset : offset + int(self.sizes[block])]
         frames = codec.decompress(packed, int(self.firsts[block + 1] - self.firsts[block]) * FRAME_BYTES)
         return np.frombuffer(frames, dtype=np.uint8).reshape(-1, FRAME_SIZE, FRAME_SIZE)
 
@@ -134,7 +145,7 @@ def open_blocks(paths: Sequence[Path], frames: Sequence[int], threads: int) -> B
     """
     indices = [_checked_index(path, count) for path, count in zip(paths, frames, strict=True)]
     starts = np.cumsum([0, *frames])
-    random = sum(path.stat().st_size for path in paths) > free_memory()
+    larger = sum(path.stat().st_size for path in paths) > free_memory() and hasattr(mmap, "MADV_RANDOM")
     return BlockFrames(
         firsts=np.concatenate(
             [*(index[:, 0] + start for index, start in zip(indices, starts, strict=False)), starts[-1:]]
@@ -142,8 +153,9 @@ def open_blocks(paths: Sequence[Path], frames: Sequence[int], threads: int) -> B
         offsets=np.concatenate([index[:, 1] for index in indices]),
         sizes=np.concatenate([index[:, 2] for index in indices]),
         owners=np.repeat(np.arange(len(paths)), [len(index) for index in indices]),
-        files=tuple(_mapped(path, random) for path in paths),
+        files=tuple(_mapped(path, larger) for path in paths),
         threads=threads,
+        read_ahead=larger,
     )
 
 
@@ -227,10 +239,10 @@ def _checked_index(path: Path, frames: int) -> Numbers:
         return np.frombuffer(file.read(24 * blocks), dtype="<i8").reshape(-1, 3).astype(np.int64)
 
 
-def _mapped(path: Path, random: bool) -> pa.Buffer:
+def _mapped(path: Path, random: bool) -> mmap.mmap:
     """A file's contents, memory-mapped; `random`: reading a block should not bring in its neighbours."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if random and hasattr(mmap, "MADV_RANDOM"):
+    if random:
         mapped.madvise(mmap.MADV_RANDOM)
-    return pa.py_buffer(mapped)
+    return mapped

@@ -92,8 +92,7 @@ class FrameStore:
         wanted = frame_index[:, None] + torch.arange(1 - STACK, 1, device=frame_index.device)
         before = wanted < episode_start[:, None]
         stacked = self.frames.fetch(torch.where(before, episode_start[:, None], wanted).flatten())
-        if bool(before.any()):
-            stacked[before.flatten()] = 0
+        stacked.index_fill_(0, before.flatten().nonzero().flatten(), 0)
         return stacked.view(-1, STACK, FRAME_SIZE, FRAME_SIZE)
 
     def gather(self, index: Tensor, n_step: int, gamma: float, reward_clip: float | None = 1.0) -> Batch:
