@@ -15,11 +15,10 @@ from tests.recording_helpers import recorded
 from zoo import device
 from zoo.recordings import blocks as blocks_module
 from zoo.recordings.blocks import BlockFrames, open_blocks, write_blocks
-from zoo.recordings.build import fingerprint
 from zoo.recordings.format import Recording, read_recording
-from zoo.recordings.frames import FrameSource, RawFrames
+from zoo.recordings.frames import FRAME_BYTES, FrameSource, RawFrames
 from zoo.recordings.replay import Frames, empty_frames, num_frames, replay
-from zoo.recordings.store import FeatureStore, FrameStore, Placement, build_store
+from zoo.recordings.store import FeatureStore, FrameStore, Placement, build_store, fingerprint
 
 # (steps, whether the game ended): the others were cut by the step limit. Shorter than a stack, than n and than a block,
 # and longer; whole blocks and one frame more.
@@ -262,10 +261,11 @@ def test_other_recordings_have_other_fingerprints(two_games: list[Recording]) ->
         assert fingerprint([changed, *two_games[1:]]) != name
 
 
-def test_placement_follows_free_memory(two_games: list[Recording]) -> None:
-    assert store_module.choose_placement(two_games) == "ram"
-    many = replace(two_games[0], episodes=two_games[0].episodes * 1_000_000)
-    assert store_module.choose_placement([many]) == "blocks"
+def test_placement_follows_free_memory(two_games: list[Recording], monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = FRAME_BYTES * sum(num_frames(episode) for recording in two_games for episode in recording.episodes)
+    for free, placement in ((2 * raw + 1, "ram"), (2 * raw, "blocks"), (0, "blocks")):
+        monkeypatch.setattr(store_module, "free_memory", lambda free=free: free)
+        assert store_module.choose_placement(two_games) == placement
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux")

@@ -65,9 +65,8 @@ class Pretrain:
         from zoo.device import pick_device
         from zoo.pretrain.loop import TrainingProgress, train
         from zoo.pretrain.run import new_objective, write_run_model
-        from zoo.recordings.build import fingerprint
         from zoo.recordings.library import load_recordings
-        from zoo.recordings.store import place_store
+        from zoo.recordings.store import fingerprint, place_store
 
         started = time.time()
         deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")

@@ -17,10 +17,22 @@ from torch import Tensor
 
 from zoo.atari import FRAME_SIZE, STACK
 from zoo.device import free_memory
-from zoo.recordings.build import block_frames, frames_of, mapped_frames, ram_frames
+from zoo.recordings.build import block_frames, fingerprint, frames_of, mapped_frames, ram_frames
 from zoo.recordings.format import Recording
 from zoo.recordings.frames import FRAME_BYTES, FrameSource, RawFrames
 from zoo.recordings.replay import num_frames
+
+__all__ = [
+    "Batch",
+    "FeatureStore",
+    "FrameStore",
+    "Placement",
+    "build_store",
+    "choose_placement",
+    "feature_store",
+    "fingerprint",
+    "place_store",
+]
 
 Placement = Literal["ram", "memmap", "blocks"]
 FEATURE_BLOCK = 512
