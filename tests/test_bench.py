@@ -27,4 +27,6 @@ def test_bench(recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     replay = result["replay"]
     assert replay["ratio"] == pytest.approx(replay["steps_per_s"] / replay["limit_steps_per_s"])
     assert result["store"]["bytes_per_frame"] == 84 * 84
+    assert 0 < result["store_blocks"]["bytes_per_frame"] < 84 * 84 / 8
+    assert result["store"]["samples_per_s"] > 0 and result["store_blocks"]["samples_per_s"] > 0
     assert result["frozen"]["speedup"] > 0 and result["machine"]["torch"]

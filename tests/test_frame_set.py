@@ -57,7 +57,7 @@ def test_the_trainer_takes_it(folder: Path, tmp_path: Path) -> None:
 def test_writing_to_the_store_leaves_the_file_alone(folder: Path) -> None:
     before = (folder / "frames.u8").read_bytes()
     store = open_frame_set(folder).store
-    store.frames.fill_(1)
+    store.frames.tensor.fill_(1)
     assert (folder / "frames.u8").read_bytes() == before
 
 

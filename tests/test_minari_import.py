@@ -120,7 +120,7 @@ def test_minimal_actions_are_mapped_and_jpeg_is_told(tmp_path: Path) -> None:
     path, origin = import_minari(dataset([episode.buffer()], env, jpeg_encoding=True), tmp_path)
     store = open_frame_set(path).store
     assert store.actions.tolist() == [minimal_actions(GAME)[action] for action in episode.actions]
-    assert not np.array_equal(store.frames[0].numpy(), episode.observations[0])
+    assert not np.array_equal(store.frames.tensor[0].numpy(), episode.observations[0])
     assert any("JPEG" in line for line in origin.differs)
     assert "sticky actions: 0.0, ours 0.25" in origin.differs
 

@@ -1,7 +1,7 @@
 """The frame store: stacks, n-step returns and successors against a slow and obvious reference."""
 
-import shutil
-from collections import namedtuple
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,22 +11,74 @@ import torch
 from torch import Tensor
 
 import zoo.recordings.store as store_module
-from tests.recording_helpers import played, recorded, refused
+from tests.recording_helpers import recorded
 from zoo import device
+from zoo.recordings import blocks as blocks_module
+from zoo.recordings.blocks import BlockFrames, open_blocks, write_blocks
 from zoo.recordings.format import Recording, read_recording
-from zoo.recordings.replay import empty_frames, num_frames, replay
-from zoo.recordings.store import FrameStore, build_store, fingerprint
+from zoo.recordings.frames import FRAME_BYTES, FrameSource, RawFrames
+from zoo.recordings.replay import Frames, empty_frames, num_frames, replay
+from zoo.recordings.store import FeatureStore, FrameStore, Placement, build_store, fingerprint
 
-# (steps, whether the game ended): the others were cut by the step limit. Shorter than a stack and than n,
-# too.
-EPISODES = ((9, True), (1, True), (3, False), (12, False), (2, True), (1, False), (7, True))
+# (steps, whether the game ended): the others were cut by the step limit. Shorter than a stack, than n and than a block,
+# and longer; whole blocks and one frame more.
+EPISODES = ((9, True), (1, True), (3, False), (12, False), (2, True), (1, False), (37, True), (16, True), (16, False))
+PONG = 25  # transitions
 GAMMA = 0.9
+CPU = torch.device("cpu")
+PLACEMENTS: tuple[Placement, ...] = ("ram", "memmap", "blocks")
+
+
+def in_ram(episodes: Sequence[Tensor], folder: Path) -> FrameSource:
+    return RawFrames(torch.cat(list(episodes)))
+
+
+def in_memmap(episodes: Sequence[Tensor], folder: Path) -> FrameSource:
+    frames = torch.cat(list(episodes)).numpy()
+    frames.tofile(folder / "frames")
+    return RawFrames(torch.from_numpy(np.memmap(folder / "frames", dtype=np.uint8, mode="c", shape=frames.shape)))
+
+
+def in_blocks(episodes: Sequence[Tensor], folder: Path, threads: int = 1) -> BlockFrames:
+    """In two files, with the episodes of each written at the same time, as a replay does."""
+
+    def fill(part: Sequence[Tensor]) -> Callable[[Sequence[object]], None]:
+        def write(sinks: Sequence[object]) -> None:
+            for step in range(max(len(frames) for frames in part)):
+                for frames, sink in zip(part, sinks, strict=True):
+                    if step < len(frames):
+                        sink[step] = frames[step].numpy()  # type: ignore[index]
+
+        return write
+
+    parts, paths = (episodes[:4], episodes[4:]), (folder / "a.blocks", folder / "b.blocks")
+    for path, part in zip(paths, parts, strict=True):
+        write_blocks(path, [len(frames) for frames in part], fill(part))
+    return open_blocks(paths, [sum(map(len, part)) for part in parts], threads)
+
+
+def in_blocks_by_threads(episodes: Sequence[Tensor], folder: Path) -> FrameSource:
+    return in_blocks(episodes, folder, threads=3)
+
+
+def in_blocks_larger_than_memory(episodes: Sequence[Tensor], folder: Path) -> FrameSource:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks_module, "free_memory", lambda: 0)
+        frames = in_blocks(episodes, folder)
+    assert frames.read_ahead or os.name == "nt"
+    return frames
+
+
+def on_gpu(episodes: Sequence[Tensor], folder: Path) -> FrameSource:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    return in_blocks(episodes, folder).to(torch.device("cuda"))
 
 
 class Synthetic:
     """Episodes with random frames and rewards, and what they should give."""
 
-    def __init__(self) -> None:
+    def __init__(self, hold: Callable[[Sequence[Tensor], Path], FrameSource], folder: Path) -> None:
         generator = torch.Generator().manual_seed(0)
         self.rewards = [torch.randint(-3, 4, (n,), generator=generator).float() for n, _ in EPISODES]
         self.actions = [torch.randint(18, (n,), generator=generator) for n, _ in EPISODES]
@@ -36,16 +88,21 @@ class Synthetic:
         ]
         starts = np.cumsum([0, *(len(frames) for frames in self.frames)])[:-1]
         self.where = [(e, t) for e, (n, _) in enumerate(EPISODES) for t in range(n)]
-        self.store = FrameStore(
-            frames=torch.cat(self.frames),
+        store = FrameStore(
+            frames=hold(self.frames, folder),
             actions=torch.cat(self.actions),
             rewards=torch.cat(self.rewards),
             frame_index=torch.tensor([starts[e] + t for e, t in self.where]),
             episode_start=torch.tensor([starts[e] for e, _ in self.where]),
             steps_left=torch.tensor([EPISODES[e][0] - t for e, t in self.where]),
             terminated=torch.tensor([EPISODES[e][1] for e, _ in self.where]),
-            ranges={"Pong": (0, 25), "Breakout": (25, len(self.where))},
+            ranges={"Pong": (0, PONG), "Breakout": (PONG, len(self.where))},
         )
+        # What a store on a GPU draws is compared on the CPU.
+        self.store = store.to(torch.device("cuda")) if hold is on_gpu else store
+
+    def gather(self, index: Tensor, n_step: int, clip: float | None = 1.0) -> store_module.Batch:
+        return self.store.gather(index.to(self.store.actions.device), n_step, GAMMA, clip).to(CPU)
 
     def stack(self, episode: int, step: int) -> Tensor:
         blank = torch.zeros(84, 84, dtype=torch.uint8)
@@ -69,11 +126,19 @@ class Synthetic:
         return self.stack(episode, step), action, total, 0.0 if over else discount, successor
 
 
+KINDS = (in_ram, in_memmap, in_blocks, in_blocks_by_threads, in_blocks_larger_than_memory, on_gpu)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
+    """The same episodes in every kind of store."""
+    return Synthetic(request.param, tmp_path_factory.mktemp("made"))
+
+
 @pytest.mark.parametrize("n_step", [1, 3, 5, 20])
 @pytest.mark.parametrize("clip", [1.0, 2.0, None])
-def test_gather_is_the_obvious_one(n_step: int, clip: float | None) -> None:
-    made = Synthetic()
-    batch = made.store.gather(torch.arange(made.store.transitions), n_step, GAMMA, clip)
+def test_gather_is_the_obvious_one(made: Synthetic, n_step: int, clip: float | None) -> None:
+    batch = made.gather(torch.arange(made.store.transitions), n_step, clip)
     for row in range(made.store.transitions):
         state, action, total, discount, successor = made.transition(row, n_step, clip)
         assert torch.equal(batch.observations[row], state), row
@@ -84,10 +149,9 @@ def test_gather_is_the_obvious_one(n_step: int, clip: float | None) -> None:
             assert torch.equal(batch.next_observations[row], successor), row
 
 
-def test_gather_takes_any_order_and_repetition() -> None:
-    made = Synthetic()
-    rows = torch.tensor([30, 2, 2, 0, 34, 9])
-    batch = made.store.gather(rows, 3, GAMMA)
+def test_gather_takes_any_order_and_repetition(made: Synthetic) -> None:
+    rows = torch.tensor([60, 2, 2, 0, 34, 9, 60])
+    batch = made.gather(rows, 3)
     for at, row in enumerate(rows.tolist()):
         state, action, total, *_ = made.transition(row, 3, 1.0)
         assert torch.equal(batch.observations[at], state)
@@ -95,21 +159,48 @@ def test_gather_takes_any_order_and_repetition() -> None:
         assert float(batch.returns[at]) == pytest.approx(total, abs=1e-5)
 
 
-def test_gather_leaves_the_store_alone() -> None:
-    made = Synthetic()
-    before = made.store.frames.clone()
-    made.store.gather(torch.arange(made.store.transitions), 3, GAMMA).observations.zero_()
-    assert torch.equal(made.store.frames, before)
+def test_gather_leaves_the_store_alone(made: Synthetic) -> None:
+    index = torch.arange(made.store.transitions, device=made.store.actions.device)
+    for _ in range(2):
+        batch = made.store.gather(index, 3, GAMMA)
+        assert batch.observations.any() and batch.next_observations.any()
+        batch.observations.zero_()
+        batch.next_observations.zero_()
 
 
-def test_sample_is_balanced_uniform_and_seeded() -> None:
-    store = Synthetic().store
+def test_fetch_gives_copies_of_rows(made: Synthetic) -> None:
+    frames, expected = made.store.frames, torch.cat(made.frames)
+    device = made.store.actions.device
+    assert len(frames) == len(expected) and frames.nbytes > 0
+    for rows in (torch.arange(len(expected)), torch.tensor([len(expected) - 1, 3, 0, 3]), torch.tensor([], dtype=int)):
+        assert torch.equal(frames.fetch(rows.to(device)).cpu(), expected[rows])
+    if device == CPU:  # a GPU would stop the process
+        for row in (-1, len(expected)):
+            with pytest.raises(IndexError):
+                frames.fetch(torch.tensor([0, row]))
+
+
+def test_features_of_every_state_from_every_store(made: Synthetic) -> None:
+    def network(states: Tensor) -> Tensor:
+        return states.flatten(2).float().mean(2)  # (B, 4): the mean of each frame
+
+    features = store_module.feature_store(made.store, network, CPU)
+    moved = features.to(CPU)
+    assert isinstance(features, FeatureStore) and isinstance(moved, FeatureStore)
+    rows = torch.arange(made.store.transitions)
+    batch, frames = moved.gather(rows, 5, GAMMA), made.gather(rows, 5)
+    assert torch.equal(batch.observations, network(frames.observations).bfloat16())
+    assert torch.equal(batch.next_observations, network(frames.next_observations).bfloat16())
+
+
+def test_sample_is_balanced_uniform_and_seeded(made: Synthetic) -> None:
+    store = made.store.to(CPU)
     rows = store.sample(["Breakout", "Pong"], 4_000, torch.Generator().manual_seed(0))
     breakout, pong = rows[:4_000], rows[4_000:]
     assert len(rows) == 8_000
-    assert set(breakout.tolist()) == set(range(25, store.transitions))
-    assert set(pong.tolist()) == set(range(25))
-    counts = torch.bincount(pong, minlength=25).float()
+    assert set(breakout.tolist()) == set(range(PONG, store.transitions))
+    assert set(pong.tolist()) == set(range(PONG))
+    counts = torch.bincount(pong, minlength=PONG).float()
     assert float((counts - 160).abs().max()) < 5 * 160**0.5
     assert torch.equal(rows, store.sample(["Breakout", "Pong"], 4_000, torch.Generator().manual_seed(0)))
 
@@ -126,19 +217,30 @@ def two_games(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
     return [read_recording(path) for path in paths]
 
 
-def test_build_store_keeps_each_frame_once_in_order(two_games: list[Recording]) -> None:
-    store = build_store(two_games, num_threads=2)
-    ordered = [two_games[0], two_games[2], two_games[1]]
-    episodes = [(r.metadata.game, episode) for r in ordered for episode in r.episodes]
+@pytest.fixture(scope="module")
+def replayed(two_games: list[Recording]) -> list[Frames]:
+    """The frames of each episode, replayed one by one; games together, in the order in which they first appear."""
+    outputs = []
+    for recording in (two_games[0], two_games[2], two_games[1]):
+        for episode in recording.episodes:
+            outputs.append(empty_frames(num_frames(episode)))
+            replay(recording.metadata.game, [episode], outputs[-1:], num_threads=1)
+    return outputs
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_build_store_keeps_each_frame_once_in_order(
+    two_games: list[Recording], replayed: list[Frames], placement: Placement, tmp_path: Path
+) -> None:
+    store = build_store(two_games, placement, tmp_path, num_threads=2)
+    episodes = [episode for number in (0, 2, 1) for episode in two_games[number].episodes]
     assert store.games == ("Breakout", "Frostbite")
-    steps = {game: sum(e.length for name, e in episodes if name == game) for game in store.games}
-    assert store.ranges["Breakout"] == (0, steps["Breakout"])
-    assert store.ranges["Frostbite"] == (steps["Breakout"], store.transitions)
-    assert store.frames.shape == (store.transitions, 84, 84)  # all of them ended by themselves
+    breakout = two_games[0].transitions + two_games[2].transitions
+    assert store.ranges["Breakout"] == (0, breakout)
+    assert store.ranges["Frostbite"] == (breakout, store.transitions)
+    assert len(store.frames) == store.transitions  # all of them ended by themselves
     row = 0
-    for game, episode in episodes:
-        frames = empty_frames(num_frames(episode))
-        replay(game, [episode], [frames], num_threads=1)
+    for episode, frames in zip(episodes, replayed, strict=True):
         rows = torch.arange(row, row + episode.length)
         batch = store.gather(rows, 1, GAMMA, None)
         assert np.array_equal(batch.observations[:, -1].numpy(), frames)
@@ -147,18 +249,6 @@ def test_build_store_keeps_each_frame_once_in_order(two_games: list[Recording]) 
         assert batch.discounts.tolist() == pytest.approx([GAMMA] * (episode.length - 1) + [0.0])
         assert not batch.observations[0, :3].any() and batch.observations[3, 0].any()
         row += episode.length
-
-
-def test_memory_mapped_frames_are_the_same_and_used_again(two_games: list[Recording], tmp_path: Path) -> None:
-    ram = build_store(two_games, num_threads=1)
-    counted: list[int] = []
-    mapped = build_store(two_games, "memmap", tmp_path, num_threads=1, on_steps=counted.append)
-    assert torch.equal(ram.frames, mapped.frames)
-    assert sum(counted) == ram.transitions
-    mapped.frames[0] = 7  # copy on write: the file stays as it is
-    again = build_store(two_games, "memmap", tmp_path, on_steps=lambda steps: pytest.fail("replayed again"))
-    assert torch.equal(again.frames, ram.frames)
-    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_other_recordings_have_other_fingerprints(two_games: list[Recording]) -> None:
@@ -171,25 +261,11 @@ def test_other_recordings_have_other_fingerprints(two_games: list[Recording]) ->
         assert fingerprint([changed, *two_games[1:]]) != name
 
 
-def test_a_full_disk_is_told_before_replay(
-    two_games: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 1_000))
-    refused(lambda: build_store(two_games, "memmap", tmp_path), tmp_path, "free")
-
-
-def test_a_failed_replay_leaves_no_file(two_games: list[Recording], tmp_path: Path) -> None:
-    episode = played("Breakout", 2)[0]
-    wrong = replace(two_games[0], episodes=(replace(episode, seed=episode.seed + 1),))
-    refused(lambda: build_store([wrong], "memmap", tmp_path, num_threads=1), "episode 0, step")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_placement_follows_free_memory(two_games: list[Recording]) -> None:
-    assert store_module.choose_placement(two_games) == "ram"
-    many = replace(two_games[0], episodes=two_games[0].episodes * 1_000_000)
-    assert store_module.choose_placement([many]) == "memmap"
+def test_placement_follows_free_memory(two_games: list[Recording], monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = FRAME_BYTES * sum(num_frames(episode) for recording in two_games for episode in recording.episodes)
+    for free, placement in ((2 * raw + 1, "ram"), (2 * raw, "blocks"), (0, "blocks")):
+        monkeypatch.setattr(store_module, "free_memory", lambda free=free: free)
+        assert store_module.choose_placement(two_games) == placement
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux")
@@ -203,9 +279,15 @@ def test_a_containers_limit_counts_as_free_memory(tmp_path: Path, monkeypatch: p
     assert device.free_memory() == 400
 
 
-def test_moving_a_store_moves_everything() -> None:
-    store = Synthetic().store
-    moved = store.to(torch.device("cpu"))
-    assert torch.equal(moved.frames, store.frames) and moved.ranges == store.ranges
-    batch = store.gather(torch.arange(3), 2, GAMMA)
-    assert torch.equal(batch.to(torch.device("cpu")).returns, batch.returns)
+def test_moving_a_store_moves_everything(made: Synthetic) -> None:
+    moved = made.store.to(CPU)
+    rows = torch.arange(made.store.transitions)
+    one, two = moved.gather(rows, 2, GAMMA), made.gather(rows, 2)
+    assert all(torch.equal(getattr(one, name), getattr(two, name)) for name in vars(one))
+    assert moved.ranges == made.store.ranges
+
+
+def test_blocks_unpack_into_a_tensor_for_a_gpu(tmp_path: Path) -> None:
+    made = Synthetic(in_blocks, tmp_path)
+    assert isinstance(made.store.frames, BlockFrames)
+    assert torch.equal(made.store.frames.unpacked(CPU).tensor, torch.cat(made.frames))

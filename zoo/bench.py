@@ -128,10 +128,8 @@ def bench_replay(recording: Recording, num_threads: int, steps: int) -> dict[str
 def bench_store(store: FrameStore, batch_size: int) -> dict[str, float]:
     """Stacked samples with their n-step successors a second, as one batched call."""
     index = torch.randint(0, store.transitions, (batch_size,), device=store.actions.device)
-    device = store.frames.device
-    (seconds,) = in_turns([lambda: store.gather(index, 5, 0.99)], device, 20)
-    frames = store.frames
-    return {"samples_per_s": batch_size / seconds, "bytes_per_frame": frames.element_size() * frames[0].numel()}
+    (seconds,) = in_turns([lambda: store.gather(index, 5, 0.99)], store.actions.device, 20)
+    return {"samples_per_s": batch_size / seconds, "bytes_per_frame": store.frames.nbytes / len(store.frames)}
 
 
 def bench_frozen(arch: str, store: FrameStore, device: torch.device, batch_size: int, steps: int) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -59,6 +60,8 @@ class Bench:
             bar.advance(task)
             bar.update(task, note="store")
             result["store"] = bench_store(store, 256)
+            with TemporaryDirectory() as cache:
+                result["store_blocks"] = bench_store(build_store([recording], "blocks", Path(cache)), 256)
             bar.advance(task)
             bar.update(task, note="frozen")
             result["frozen"] = bench_frozen(self.archs[0], store, device, self.batch_size, self.steps)
@@ -89,12 +92,13 @@ def print_tables(result: dict[str, Any]) -> None:
         )
     console = Console()
     console.print(table)
-    replay, store, frozen = result["replay"], result["store"], result["frozen"]
+    replay, frozen = result["replay"], result["frozen"]
     console.print(
         f"replay: {replay['steps_per_s']:,.0f} steps/s, {replay['ratio']:.2f} of the bare vector environment's "
         f"{replay['limit_steps_per_s']:,.0f}"
     )
-    console.print(
-        f"store: {store['samples_per_s']:,.0f} samples/s with successors, {store['bytes_per_frame']} B a frame"
-    )
+    for name, key in (("store, raw", "store"), ("store, blocks", "store_blocks")):
+        store = result[key]
+        speed, size = store["samples_per_s"], store["bytes_per_frame"]
+        console.print(f"{name}: {speed:,.0f} samples/s with successors, {size:,.0f} B a frame")
     console.print(f"frozen: a step on features is {frozen['speedup']:.1f} times as fast as one end to end")

@@ -48,10 +48,12 @@ class Pretrain:
     uniform: bool = False
     """Draw single transitions, not whole episodes, where --transitions or --per-game limits them."""
     run_config: RunConfig = field(default_factory=RunConfig)
-    store: Literal["auto", "ram", "memmap"] = "auto"
-    """Where frames live: memory, a memory-mapped file, or memory where they fit in half of what is free."""
+    store: Literal["auto", "ram", "memmap", "blocks"] = "auto"
+    """Where frames live: raw in memory (7 KB each), raw in a memory-mapped file, or compressed in files of blocks,
+    which the system keeps in memory as far as they fit. auto: raw in memory where they fit in half of what is free,
+    else blocks. What a step draws is the same in all."""
     cache: Path = Path("runs/frames")
-    """Folder of memory-mapped frames."""
+    """Folder of the files of frames, used again by every run on the same play; delete it when you like."""
     device: str = "auto"
     """auto, cpu, cuda."""
     time_budget: str = ""

@@ -38,6 +38,7 @@ from zoo.files import replacing, write_json
 from zoo.games import all_games
 from zoo.imports.frame_file import FrameFile, open_frames
 from zoo.recordings.replay import Frames
+from zoo.recordings.frames import RawFrames
 from zoo.recordings.store import FrameStore
 
 FORMAT_VERSION = 1
@@ -267,7 +268,7 @@ def open_frame_set(path: Path, *, check: bool = True) -> FrameSet:
         raise QzooError(f"{path / PIECES}: action {actions.max()} is not below {NUM_ACTIONS}; import it again")
     offset = np.arange(len(actions)) - np.repeat(np.cumsum(steps) - steps, steps)
     store = FrameStore(
-        frames=frames,
+        frames=RawFrames(frames),
         actions=torch.from_numpy(actions.astype(np.int64)),
         rewards=torch.from_numpy(table["rewards"].combine_chunks().flatten().to_numpy().copy()),
         frame_index=torch.from_numpy(np.repeat(first, steps) + offset),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zoo.errors import QzooError
 from zoo.imports.frame_set import FrameSet
+from zoo.recordings.frames import JoinedFrames
 from zoo.recordings.store import FrameStore
 
 COLUMNS = ("actions", "rewards", "frame_index", "episode_start", "steps_left", "terminated")
@@ -35,7 +36,7 @@ def join_stores(
 ) -> FrameStore:
     """One store of imported sets, and of replayed recordings if any.
 
-    A single set stays memory-mapped. Frames of several are copied into RAM. What is of one game becomes one range.
+    Frames stay where they are. What is of one game becomes one range.
 
     Raises:
         QzooError: as `check_origins`.
@@ -59,4 +60,4 @@ def join_stores(
         last = first + sum(len(part["actions"]) for part in group)
         ranges[game], first = (first, last), last
     columns = {name: torch.cat([part[name] for part in ordered]) for name in COLUMNS}
-    return FrameStore(frames=torch.cat([store.frames for store in stores]), **columns, ranges=ranges)
+    return FrameStore(JoinedFrames(tuple(store.frames for store in stores)), **columns, ranges=ranges)

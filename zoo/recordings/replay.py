@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,16 @@ from zoo.recordings.format import CHECK_INTERVAL, Episode, Recording, check_valu
 
 ENVS_PER_THREAD = 4
 Frames = NDArray[np.uint8]
+
+
+class FrameSink(Protocol):
+    """What takes the frames of an episode, each once and in order: an array, or what acts like one."""
+
+    def __len__(self) -> int:
+        """Frames that it has room for."""
+
+    def __setitem__(self, step: int, frame: Frames, /) -> None:
+        """Take frame `step`, uint8 (84, 84), which changes afterwards."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ def num_frames(episode: Episode) -> int:
 def replay(
     game: str,
     episodes: Sequence[Episode],
-    outputs: Sequence[Frames],
+    outputs: Sequence[FrameSink],
     *,
     name: str = "",
     num_threads: int | None = None,
@@ -56,8 +67,8 @@ def replay(
         game: the game they were recorded on.
         episodes: in any order; threads take them longest first, which changes no frame.
         outputs: for each episode an uint8 array (num_frames(episode), 84, 84) to fill; frame t is the newest
-            of the stack in which the action of step t was chosen. Memory-mapped arrays do. One with room for
-            length + 1 frames gets the last state's too.
+            of the stack in which the action of step t was chosen. Memory-mapped arrays do, and any `FrameSink`. One
+            with room for length + 1 frames gets the last state's too.
         name: the file the episodes come from, for errors.
         num_threads: emulator threads, one vector environment each; all cores by default.
         on_steps: called now and then with the number of steps replayed since the last call.
@@ -79,7 +90,7 @@ def replay(
 def _replay_queue(
     game: str,
     episodes: Sequence[Episode],
-    outputs: Sequence[Frames],
+    outputs: Sequence[FrameSink],
     queue: Iterator[int],
     name: str,
     on_steps: Callable[[int], None],
@@ -96,7 +107,7 @@ def _replay_queue(
 def _replay_slots(
     game: str,
     episodes: Sequence[Episode],
-    outputs: Sequence[Frames],
+    outputs: Sequence[FrameSink],
     queue: Iterator[int],
     name: str,
     on_steps: Callable[[int], None],

@@ -1,19 +1,15 @@
 """The frame store: recorded play as frames, each once, and batches of stacked transitions gathered from them.
 
-Frames live as uint8 in one tensor, in RAM, in a memory-mapped file or on a GPU; the gather is the same code
-on each, and runs on the device that holds them.
+What holds the frames is a `FrameSource`: a tensor in RAM, in a memory-mapped file or on a GPU, or compressed blocks.
+The gather is the same code on each, and runs on the device that holds them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,11 +17,24 @@ from torch import Tensor
 
 from zoo.atari import FRAME_SIZE, STACK
 from zoo.device import free_memory
-from zoo.errors import QzooError
+from zoo.recordings.build import block_frames, fingerprint, frames_of, mapped_frames, ram_frames
 from zoo.recordings.format import Recording
-from zoo.recordings.replay import num_frames, replay
+from zoo.recordings.frames import FRAME_BYTES, FrameSource, RawFrames
+from zoo.recordings.replay import num_frames
 
-Placement = Literal["ram", "memmap"]
+__all__ = [
+    "Batch",
+    "FeatureStore",
+    "FrameStore",
+    "Placement",
+    "build_store",
+    "choose_placement",
+    "feature_store",
+    "fingerprint",
+    "place_store",
+]
+
+Placement = Literal["ram", "memmap", "blocks"]
 FEATURE_BLOCK = 512
 
 
@@ -57,14 +66,14 @@ class Batch:
 class FrameStore:
     """Frames and per-transition columns of one or more games, games after one another.
 
-    frames: uint8 (F, 84, 84).
+    frames: F frames, uint8 (84, 84).
     actions: int64 (T,). rewards: float32 (T,), raw. frame_index: int64 (T,), the newest frame of a state.
     episode_start: int64 (T,), index of the first frame of its episode. steps_left: int64 (T,), steps to the
     episode's end, this one included. terminated: bool (T,), whether that end is the game's own.
     ranges: for each game the half-open range of its transitions.
     """
 
-    frames: Tensor
+    frames: FrameSource
     actions: Tensor
     rewards: Tensor
     frame_index: Tensor
@@ -85,19 +94,18 @@ class FrameStore:
 
     def to(self, device: torch.device) -> FrameStore:
         """The whole store on another device: frames resident in GPU memory, say."""
-        columns = {name: getattr(self, name).to(device) for name in self.__dataclass_fields__ if name != "ranges"}
-        return FrameStore(**columns, ranges=self.ranges)
+        columns: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, frames=self.frames.to(device), **columns)
 
     def stack(self, frame_index: Tensor, episode_start: Tensor) -> Tensor:
         """States: a frame and the three before it, zeros before the episode's start: uint8 (B, 4, 84, 84)."""
-        offsets = torch.arange(1 - STACK, 1, device=self.frames.device)
-        wanted = frame_index[:, None] + offsets
-        inside = wanted >= episode_start[:, None]
-        rows = torch.where(inside, wanted, episode_start[:, None])
-        stacked = self.frames.index_select(0, rows.flatten()).view(-1, STACK, FRAME_SIZE, FRAME_SIZE)
-        if not bool(inside.all()):
-            stacked *= inside[:, :, None, None]
-        return stacked
+        wanted = frame_index[:, None] + torch.arange(1 - STACK, 1, device=frame_index.device)
+        before = wanted < episode_start[:, None]
+        stacked = self.frames.fetch(torch.where(before, episode_start[:, None], wanted).flatten())
+        stacked.index_fill_(0, before.flatten().nonzero().flatten(), 0)
+        return stacked.view(-1, STACK, FRAME_SIZE, FRAME_SIZE)
 
     def gather(self, index: Tensor, n_step: int, gamma: float, reward_clip: float | None = 1.0) -> Batch:
         """The transitions `index` (int64 (B,)) with their n-step returns and successors; see `Batch`."""
@@ -116,12 +124,14 @@ class FrameStore:
         frame, start = self.frame_index[index], self.episode_start[index]
         # A terminated episode has no frame after its last state; its successor is never used (discount 0).
         successor = torch.where(ended, frame, frame + ahead)
+        # In one go: most states share a block with their successors.
+        states = self.stack(torch.cat([frame, successor]), torch.cat([start, start]))
         return Batch(
-            observations=self.stack(frame, start),
+            observations=states[: len(index)],
             actions=self.actions[index],
             returns=returns,
             discounts=discounts,
-            next_observations=self.stack(successor, start),
+            next_observations=states[len(index) :],
         )
 
     def sample(self, games: Sequence[str], per_game: int, generator: torch.Generator) -> Tensor:
@@ -135,7 +145,7 @@ class FrameStore:
 
 @dataclass(frozen=True)
 class FeatureStore(FrameStore):
-    """A store whose states are features, computed once by a frozen network: `frames` is float (F, K) instead.
+    """A store whose states are features, computed once by a frozen network: `frames` are rows of float (F, K).
 
     Row f is what the network makes of the stack that ends in frame f; batches carry (B, K) rows as
     observations.
@@ -143,7 +153,7 @@ class FeatureStore(FrameStore):
 
     def stack(self, frame_index: Tensor, episode_start: Tensor) -> Tensor:
         """The features of states: (B, K)."""
-        return self.frames.index_select(0, frame_index)
+        return self.frames.fetch(frame_index)
 
 
 def feature_store(
@@ -157,22 +167,22 @@ def feature_store(
     Features are kept in bfloat16, on the store's device; `on_frames` is told the number done after each
     block.
     """
-    start = torch.zeros(len(store.frames), dtype=torch.int64, device=store.frames.device)
+    held = store.actions.device
+    start = torch.zeros(len(store.frames), dtype=torch.int64, device=held)
     start[store.episode_start] = store.episode_start
     # Each frame belongs to the last episode that starts at or before it; transitions name those starts.
     start = torch.cummax(start, dim=0).values
     features: Tensor | None = None
-    every = torch.arange(len(store.frames), device=store.frames.device)
+    every = torch.arange(len(store.frames), device=held)
     with torch.no_grad():
         for block in every.split(FEATURE_BLOCK):
-            part = network(store.stack(block, start[block]).to(device)).to(store.frames.device, torch.bfloat16)
+            part = network(store.stack(block, start[block]).to(device)).to(held, torch.bfloat16)
             if features is None:
                 features = torch.empty(len(every), part.shape[1], dtype=part.dtype, device=part.device)
             features[block] = part
             on_frames(len(block))
     assert features is not None
-    columns = {name: getattr(store, name) for name in store.__dataclass_fields__ if name != "frames"}
-    return FeatureStore(frames=features, **columns)
+    return FeatureStore(**{**vars(store), "frames": RawFrames(features)})
 
 
 def build_store(
@@ -188,97 +198,45 @@ def build_store(
     appear.
 
     Args:
-        placement: "ram", or "memmap": frames in a file in `cache`, used again when the recordings are equal.
-        cache: folder of the memory-mapped files.
+        placement: "ram", raw; "memmap", raw in a file in `cache`; "blocks", compressed in files in `cache`, one a
+            recording. Files are used again when the recordings are equal. Both kinds are read through memory maps, so
+            that the system keeps in RAM what fits.
+        cache: folder of the files.
+        num_threads: threads that replay, and that unpack blocks; by default as many as there are cores, and as many
+            as torch uses.
+        on_steps: called now and then with the number of steps that are done since the last call, those found in the
+            cache included; with 0 while another process builds in the same folder.
 
     Raises:
-        QzooError: as `replay`, or a disk without room.
+        QzooError: as `replay`; a disk without room; a damaged file in the cache, named.
     """
     games: dict[str, list[Recording]] = {}
     for recording in recordings:
         games.setdefault(recording.metadata.game, []).append(recording)
     ordered = [recording for group in games.values() for recording in group]
-    total = sum(num_frames(episode) for recording in ordered for episode in recording.episodes)
-    if placement == "memmap":
-        if cache is None:
-            raise ValueError("a memory-mapped store needs a cache folder")
-        frames = _memmap_frames(ordered, total, cache, num_threads, on_steps)
-    else:
-        frames = np.empty((total, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
-        _fill(frames, ordered, num_threads, on_steps)
-    return _index(ordered, torch.from_numpy(frames))
+    if placement == "ram":
+        return _index(ordered, ram_frames(ordered, num_threads, on_steps))
+    if cache is None:
+        raise ValueError(f"placement {placement} needs a cache folder")
+    build = mapped_frames if placement == "memmap" else block_frames
+    return _index(ordered, build(ordered, cache, num_threads, on_steps))
 
 
 def choose_placement(recordings: Sequence[Recording]) -> Placement:
-    """Whether to hold frames in RAM: where they take less than half of the memory that is free now."""
-    total = sum(num_frames(episode) for recording in recordings for episode in recording.episodes)
-    return "ram" if 2 * total * FRAME_SIZE * FRAME_SIZE < free_memory() else "memmap"
+    """Raw in RAM where frames take less than half of the memory that is free now, else in compressed blocks."""
+    return "ram" if 2 * frames_of(recordings) * FRAME_BYTES < free_memory() else "blocks"
 
 
 def place_store(store: FrameStore, device: torch.device) -> FrameStore:
-    """The store on `device` where its frames take at most 80% of the memory that is free there, else where it is."""
+    """The store on `device` where its frames, raw, take at most 80% of the memory that is free there, else as it is."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        if store.frames.numel() * store.frames.element_size() > 0.8 * free:
+        if len(store.frames) * FRAME_BYTES > 0.8 * free:
             return store
     return store.to(device)
 
 
-def fingerprint(recordings: Sequence[Recording]) -> str:
-    """Names the frames that these recordings give: a hash over games, seeds and actions, in order."""
-    total = hashlib.sha256()
-    for recording in recordings:
-        total.update(json.dumps([recording.metadata.game, recording.metadata.rom_md5]).encode())
-        for episode in recording.episodes:
-            total.update(f"{episode.seed},{episode.length};".encode() + episode.actions.tobytes())
-    return total.hexdigest()[:16]
-
-
-def _memmap_frames(
-    recordings: Sequence[Recording],
-    total: int,
-    cache: Path,
-    num_threads: int | None,
-    on_steps: Callable[[int], None],
-) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-    path = cache / f"{fingerprint(recordings)}.frames"
-    shape = (total, FRAME_SIZE, FRAME_SIZE)
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        need = total * FRAME_SIZE * FRAME_SIZE
-        free = shutil.disk_usage(cache).free
-        if free < need:
-            raise QzooError(f"{cache}: {need / 1e9:.1f} GB of frames need room, {free / 1e9:.1f} GB are free")
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            building = np.memmap(temporary, dtype=np.uint8, mode="w+", shape=shape)
-            _fill(building, recordings, num_threads, on_steps)
-            building.flush()
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    # Copy-on-write: torch wants writable memory, and nothing may ever change the file.
-    return np.memmap(path, dtype=np.uint8, mode="c", shape=shape)
-
-
-def _fill(
-    frames: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]],
-    recordings: Sequence[Recording],
-    num_threads: int | None,
-    on_steps: Callable[[int], None],
-) -> None:
-    first = 0
-    for recording in recordings:
-        outputs = []
-        for episode in recording.episodes:
-            outputs.append(frames[first : first + num_frames(episode)])
-            first += num_frames(episode)
-        metadata = recording.metadata
-        name = str(recording.path or f"{metadata.game}.{metadata.source}")
-        replay(metadata.game, recording.episodes, outputs, name=name, num_threads=num_threads, on_steps=on_steps)
-
-
-def _index(recordings: Sequence[Recording], frames: Tensor) -> FrameStore:
+def _index(recordings: Sequence[Recording], frames: FrameSource) -> FrameStore:
     actions, rewards, frame_index, start, left, terminated = [], [], [], [], [], []
     ranges: dict[str, tuple[int, int]] = {}
     first_frame = first = 0

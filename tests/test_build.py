@@ -1,0 +1,229 @@
+"""Files of frames: made once, shared, refused when damaged; builds side by side and builds that die half-way."""
+
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import GAMES
+from tests.recording_helpers import refused
+from zoo.cli import run_command
+from zoo.errors import QzooError
+from zoo.pretrain.config import RunConfig
+from zoo.pretrain.loop import Batches
+from zoo.recordings import blocks as blocks_module
+from zoo.recordings import build
+from zoo.recordings.blocks import BLOCK, TAIL, EpisodeBlocks, open_blocks, write_blocks
+from zoo.recordings.format import Recording
+from zoo.recordings.frames import FRAME_BYTES
+from zoo.recordings.replay import replay
+from zoo.recordings.store import FrameStore, Placement, build_store
+from zoo.state import load_state
+
+CPU = torch.device("cpu")
+FILES: tuple[Placement, ...] = ("memmap", "blocks")
+
+
+@pytest.fixture
+def replays(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The games that are replayed, one entry a recording."""
+    games: list[str] = []
+
+    def counted(game: str, *arguments: object, **options: object) -> None:
+        games.append(game)
+        replay(game, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(build, "replay", counted)
+    return games
+
+
+def same_frames(store: FrameStore, other: FrameStore) -> bool:
+    every = torch.arange(len(store.frames))
+    return torch.equal(store.frames.fetch(every), other.frames.fetch(every))
+
+
+def visible(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
+@pytest.mark.parametrize("placement", FILES)
+def test_files_give_the_same_batches_and_are_used_again(
+    recordings: list[Recording], store: FrameStore, placement: Placement, tmp_path: Path, replays: list[str]
+) -> None:
+    """What a step draws depends on seed and step alone, whatever holds the frames."""
+    counted: list[int] = []
+    folder = tmp_path / "new"
+    first = build_store(recordings, placement, folder, num_threads=2, on_steps=counted.append)
+    assert sum(counted) == first.transitions and replays == list(GAMES)
+    config = RunConfig(batch_size=16, random_shift=4)
+    one, two = Batches(store, config, CPU), Batches(first, config, CPU)
+    for step in (0, 1, 7):
+        mine, theirs = one.get(step), two.get(step)
+        assert all(torch.equal(getattr(mine, name), getattr(theirs, name)) for name in vars(mine))
+    one.close()
+    two.close()
+    if placement == "memmap":
+        first.frames.tensor[0] = 7  # type: ignore[attr-defined]  # copy on write: the file stays as it is
+    counted.clear()
+    again = build_store(recordings, placement, folder, on_steps=counted.append)
+    assert sum(counted) == again.transitions and replays == list(GAMES)
+    assert same_frames(again, store)
+    assert len(visible(folder)) == (1 if placement == "memmap" else 2)
+
+
+def test_blocks_of_real_play_are_small(recordings: list[Recording], tmp_path: Path) -> None:
+    frames = build_store(recordings[:1], "blocks", tmp_path, num_threads=1).frames
+    assert frames.nbytes == sum(path.stat().st_size for path in tmp_path.glob("*.blocks"))
+    assert frames.nbytes < 800 * len(frames) < FRAME_BYTES * len(frames) / 8
+
+
+def test_a_replay_holds_a_block_of_each_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded: no more than one block of an episode lives at a time."""
+    asked: list[int] = []
+    make = blocks_module.empty_frames
+    monkeypatch.setattr(blocks_module, "empty_frames", lambda count: asked.append(count) or make(count))
+    written: list[tuple[int, int]] = []
+    sink = EpisodeBlocks(100, 2 * BLOCK + 3, lambda first, packed: written.append((first, len(packed))))
+    for step in range(2 * BLOCK + 3):
+        sink[step] = np.full((84, 84), step, dtype=np.uint8)
+    assert [first for first, _ in written] == [100, 100 + BLOCK, 100 + 2 * BLOCK]
+    assert asked == [0, BLOCK, BLOCK, 3]
+
+
+def test_data_sets_share_recordings(recordings: list[Recording], tmp_path: Path, replays: list[str]) -> None:
+    build_store(recordings[1:], "blocks", tmp_path, num_threads=1)
+    both = build_store(recordings, "blocks", tmp_path, num_threads=1)
+    assert replays == [GAMES[1], GAMES[0]]
+    assert both.games == GAMES
+
+
+def test_builds_at_the_same_time_share_the_work(
+    recordings: list[Recording], store: FrameStore, tmp_path: Path, replays: list[str]
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        tasks = [pool.submit(build_store, recordings, "blocks", tmp_path, 1) for _ in range(2)]
+        assert all(same_frames(task.result(), store) for task in tasks)
+    assert sorted(replays) == sorted(GAMES)
+
+
+def test_who_waits_for_another_build_can_give_up(recordings: list[Recording], tmp_path: Path) -> None:
+    def give_up(steps: int) -> None:
+        raise QzooError(f"out of time after {steps} steps")
+
+    with build._alone_in(tmp_path, lambda steps: None), pytest.raises(QzooError, match="after 0 steps"):
+        build_store(recordings, "blocks", tmp_path, on_steps=give_up)
+
+
+def test_a_killed_build_goes_on_and_leaves_nothing(
+    recordings: list[Recording], recordings_dir: Path, store: FrameStore, tmp_path: Path, replays: list[str]
+) -> None:
+    program = """
+import os, sys
+from pathlib import Path
+from zoo.recordings.library import load_recordings
+from zoo.recordings.store import build_store
+
+recordings = load_recordings(sys.argv[3:], paths=[Path(sys.argv[1])])
+done = 0
+
+def die(steps):
+    global done
+    done += steps
+    if done > recordings[0].transitions:
+        os._exit(9)
+
+build_store(recordings, "blocks", Path(sys.argv[2]), 1, die)
+"""
+    killed = subprocess.run([sys.executable, "-c", program, str(recordings_dir), str(tmp_path), *GAMES])
+    assert killed.returncode == 9
+    names = visible(tmp_path)
+    assert len(names) == 2 and ".tmp." in names[0] and names[1].startswith(GAMES[0])
+    assert same_frames(build_store(recordings, "blocks", tmp_path, num_threads=1), store)
+    assert replays == [GAMES[1]]
+    assert [name.split(".")[0] for name in visible(tmp_path)] == list(GAMES)
+
+
+@pytest.mark.parametrize("placement", FILES)
+def test_a_failed_replay_leaves_no_file(recordings: list[Recording], placement: Placement, tmp_path: Path) -> None:
+    episode = recordings[0].episodes[0]
+    wrong = replace(recordings[0], episodes=(replace(episode, rewards=episode.rewards + 1),))
+    refused(lambda: build_store([wrong], placement, tmp_path, num_threads=1), "episode 0, step")
+    assert visible(tmp_path) == []
+
+
+def test_a_full_disk_is_told(recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 1_000))
+    refused(lambda: build_store(recordings, "memmap", tmp_path), tmp_path, "free")
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build, "replay", full)
+    refused(lambda: build_store(recordings, "blocks", tmp_path), GAMES[0], "No space left", "--cache")
+    assert visible(tmp_path) == []
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(place: int) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[place] ^= 1
+        path.write_bytes(content)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [shorten, lambda path: path.write_bytes(b""), flip(100), flip(-TAIL.size - 1), flip(-TAIL.size), flip(-1)],
+    ids=["shortened", "empty", "a frame", "the index", "the tail", "the checksum"],
+)
+def test_a_damaged_block_file_is_refused(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "a.blocks"
+
+    def fill(sinks: object) -> None:
+        for step in range(20):
+            sinks[0][step] = np.full((84, 84), step, dtype=np.uint8)  # type: ignore[index]
+
+    write_blocks(path, [20], fill)
+    assert len(open_blocks([path], [20], 1)) == 20
+    refused(lambda: open_blocks([path], [21], 1), path, "20 frames", "21", "delete it")
+    damage(path)
+    refused(lambda: open_blocks([path], [20], 1), path, "delete it")
+
+
+@pytest.mark.parametrize("placement", FILES)
+def test_a_truncated_file_in_the_cache_is_refused(
+    recordings: list[Recording], placement: Placement, tmp_path: Path
+) -> None:
+    build_store(recordings[:1], placement, tmp_path, num_threads=1)
+    (path,) = (path for path in tmp_path.iterdir() if path.name != ".lock")
+    shorten(path)
+    refused(lambda: build_store(recordings[:1], placement, tmp_path), path, "delete it")
+
+
+def test_training_is_the_same_to_the_bit_from_every_store(recordings_dir: Path, tmp_path: Path) -> None:
+    states = []
+    for store in ("ram", "memmap", "blocks"):
+        options = [
+            *("--name", "nature.test", "--games", "Breakout", "--recordings", str(recordings_dir)),
+            *("--steps", "4", "--batch-size", "8", "--feature-dim", "16", "--json"),
+            *("--store", store, "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / store)),
+        ]
+        run_command("pretrain", options)
+        states.append(load_state(tmp_path / store / "nature.test" / "checkpoint.safetensors")[0])
+    assert len(visible(tmp_path / "cache")) == 2
+    for other in states[1:]:
+        assert all(torch.equal(states[0][name], other[name]) for name in states[0])

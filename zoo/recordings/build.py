@@ -1,0 +1,155 @@
+"""From recordings to frames: into RAM, into a memory-mapped file, or into files of compressed blocks.
+
+Files are kept in a cache folder, named after the play that they hold, and used again. One process at a time builds in
+a folder; the others wait, and take what it made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from zoo.atari import FRAME_SIZE
+from zoo.errors import QzooError
+from zoo.files import replacing
+from zoo.recordings.blocks import BlockFrames, open_blocks, write_blocks
+from zoo.recordings.format import Recording
+from zoo.recordings.frames import FRAME_BYTES, RawFrames
+from zoo.recordings.replay import Frames, FrameSink, empty_frames, num_frames, replay
+
+OnSteps = Callable[[int], None]
+
+
+def frames_of(recordings: Sequence[Recording]) -> int:
+    """How many frames recordings give."""
+    return sum(num_frames(episode) for recording in recordings for episode in recording.episodes)
+
+
+def fingerprint(recordings: Sequence[Recording]) -> str:
+    """Names the frames that these recordings give: a hash over games, seeds and actions, in order."""
+    total = hashlib.sha256()
+    for recording in recordings:
+        total.update(json.dumps([recording.metadata.game, recording.metadata.rom_md5]).encode())
+        for episode in recording.episodes:
+            total.update(f"{episode.seed},{episode.length};".encode() + episode.actions.tobytes())
+    return total.hexdigest()[:16]
+
+
+def ram_frames(recordings: Sequence[Recording], num_threads: int | None, on_steps: OnSteps) -> RawFrames:
+    """Frames in RAM, raw."""
+    frames = empty_frames(frames_of(recordings))
+    _fill(frames, recordings, num_threads, on_steps)
+    return RawFrames(torch.from_numpy(frames))
+
+
+def mapped_frames(
+    recordings: Sequence[Recording], cache: Path, num_threads: int | None, on_steps: OnSteps
+) -> RawFrames:
+    """Frames in a memory-mapped file, raw: one file for all recordings.
+
+    Raises:
+        QzooError: as `replay`; a disk without room; a cached file of another size.
+    """
+    path = cache / f"{fingerprint(recordings)}.frames"
+    shape = (frames_of(recordings), FRAME_SIZE, FRAME_SIZE)
+    size = shape[0] * FRAME_BYTES
+
+    def write() -> None:
+        free = shutil.disk_usage(cache).free
+        if free < size:
+            raise QzooError(f"{cache}: {size / 1e9:.1f} GB of frames need room, {free / 1e9:.1f} GB are free")
+        with replacing(path) as temporary:
+            building = np.memmap(temporary, dtype=np.uint8, mode="w+", shape=shape)
+            _fill(building, recordings, num_threads, on_steps)
+            building.flush()
+
+    _make(path, write, sum(recording.transitions for recording in recordings), on_steps)
+    if path.stat().st_size != size:
+        raise QzooError(f"{path}: {path.stat().st_size:,} bytes instead of {size:,}; delete it, and it is made again")
+    # Copy-on-write: torch wants writable memory, and nothing may ever change the file.
+    return RawFrames(torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c", shape=shape)))
+
+
+def block_frames(
+    recordings: Sequence[Recording], cache: Path, num_threads: int | None, on_steps: OnSteps
+) -> BlockFrames:
+    """Frames in compressed blocks: a file a recording, so that data sets share those that they have in common.
+
+    A build that is killed goes on with the recordings that it had done.
+
+    Raises:
+        QzooError: as `replay`; a disk without room; a damaged file in the cache.
+    """
+    paths = []
+    for recording in recordings:
+        path = cache / f"{recording.metadata.game}.{fingerprint([recording])}.blocks"
+        lengths = [num_frames(episode) for episode in recording.episodes]
+
+        def write(path: Path = path, recording: Recording = recording, lengths: list[int] = lengths) -> None:
+            write_blocks(path, lengths, lambda sinks: _replay(recording, sinks, num_threads, on_steps))
+
+        _make(path, write, recording.transitions, on_steps)
+        paths.append(path)
+    threads = num_threads or torch.get_num_threads()
+    return open_blocks(paths, [frames_of([recording]) for recording in recordings], threads)
+
+
+def _make(path: Path, write: Callable[[], None], transitions: int, on_steps: OnSteps) -> None:
+    """Have `write` make a file of the cache, unless it is there or another process is making it."""
+    try:
+        if not path.exists():
+            with _alone_in(path.parent, on_steps):
+                if not path.exists():
+                    write()
+                    return
+    except (OSError, NotImplementedError) as error:
+        raise QzooError(f"{path}: could not be written ({error}); free some space, or name another --cache") from error
+    on_steps(transitions)
+
+
+@contextmanager
+def _alone_in(folder: Path, on_steps: OnSteps) -> Iterator[None]:
+    """Wait until no other process builds in a folder, then remove what killed ones left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    while True:
+        try:
+            lock.acquire(timeout=1)
+            break
+        except Timeout:
+            on_steps(0)  # the caller may be out of time
+    try:
+        for kind in ("frames", "blocks"):
+            for left in folder.glob(f".*.tmp.{kind}"):
+                left.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+def _fill(
+    frames: NDArray[np.uint8], recordings: Sequence[Recording], num_threads: int | None, on_steps: OnSteps
+) -> None:
+    """Replay recordings into an array, uint8 (F, 84, 84)."""
+    first = 0
+    for recording in recordings:
+        outputs: list[Frames] = []
+        for episode in recording.episodes:
+            outputs.append(frames[first : first + num_frames(episode)])
+            first += num_frames(episode)
+        _replay(recording, outputs, num_threads, on_steps)
+
+
+def _replay(recording: Recording, outputs: Sequence[FrameSink], num_threads: int | None, on_steps: OnSteps) -> None:
+    metadata = recording.metadata
+    name = str(recording.path or f"{metadata.game}.{metadata.source}")
+    replay(metadata.game, recording.episodes, outputs, name=name, num_threads=num_threads, on_steps=on_steps)

@@ -1,0 +1,85 @@
+"""What holds a store's frames: one interface, `FrameSource`, and its simplest form, a tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from zoo.atari import FRAME_SIZE
+
+FRAME_BYTES = FRAME_SIZE * FRAME_SIZE
+
+
+class FrameSource(Protocol):
+    """F frames by number, in RAM, in a file or on a GPU."""
+
+    def __len__(self) -> int:
+        """F."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take where they are."""
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """Copies of the frames `rows`, int64 (N,) in any order and with repetitions: uint8 (N, 84, 84)."""
+
+    def to(self, device: torch.device) -> FrameSource:
+        """The same frames for rows that are on `device`."""
+
+
+@dataclass(frozen=True)
+class RawFrames:
+    """Frames as a tensor, uint8 (F, 84, 84): in RAM, in a memory-mapped file, on a GPU.
+
+    Rows of anything else do too, such as features, float (F, K).
+    """
+
+    tensor: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return self.tensor.nbytes
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """Copies of rows of the tensor; see `FrameSource`."""
+        return self.tensor.index_select(0, rows)
+
+    def to(self, device: torch.device) -> RawFrames:
+        """The tensor on another device."""
+        return RawFrames(self.tensor.to(device))
+
+
+@dataclass(frozen=True)
+class JoinedFrames:
+    """Frames of several sources, one after the other, each left where it is."""
+
+    sources: tuple[FrameSource, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all sources."""
+        return sum(source.nbytes for source in self.sources)
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """Copies of frames, from whichever source holds them; see `FrameSource`."""
+        fetched = torch.empty(len(rows), FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8, device=rows.device)
+        first = 0
+        for source in self.sources:
+            mine = ((rows >= first) & (rows < first + len(source))).nonzero().flatten()
+            fetched[mine] = source.fetch(rows[mine] - first)
+            first += len(source)
+        return fetched
+
+    def to(self, device: torch.device) -> JoinedFrames:
+        """Every source for rows on another device."""
+        return JoinedFrames(tuple(source.to(device) for source in self.sources))
