@@ -10,7 +10,6 @@ import pytest
 import zoo
 from tests.recording_helpers import made_up, recorded, refused
 from zoo.cli import run_command
-from zoo.commands.common import check_selected
 from zoo.commands.finetune import FinetuneOffline
 from zoo.commands.pretrain import Pretrain
 from zoo.games import OTHER_PLAYERS, games_of, get_game
@@ -28,7 +27,6 @@ from zoo.recordings.datasets import (
 )
 from zoo.recordings.format import Episode, Recording, new_metadata, read_recording, write_recording
 from zoo.recordings.library import load_recordings, recorded_files, subsample
-from zoo.recordings.store import build_store
 
 LEARNER12 = Path(__file__).parents[1] / "model_cards" / "nature.scaledql_learner12"
 
@@ -259,13 +257,6 @@ def test_finetuning_takes_learners_or_a_dataset(tmp_path: Path) -> None:
     assert held(named.selection("Pong").load([tmp_path])) == held(own.selection("Pong").load([tmp_path]))
     other = FinetuneOffline("Breakout", "nature.x", dataset="heldout5").selection("Breakout")
     refused(lambda: other.load([tmp_path]), "heldout5: Breakout is not one of its games")
-
-
-def test_a_store_of_other_transitions_than_selected_is_refused(tmp_path: Path) -> None:
-    recordings = [read_recording(recorded(tmp_path, count=1))]
-    store = build_store(recordings, num_threads=1)
-    check_selected(store, recordings)
-    refused(lambda: check_selected(store, subsample(recordings, 5, uniform=True)), "--uniform: 5 transitions")
 
 
 def test_pretraining_takes_the_dataset_and_says_so(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from zoo.recordings import blocks as blocks_module
 from zoo.recordings.blocks import BlockFrames, open_blocks, write_blocks
 from zoo.recordings.format import Recording, read_recording
 from zoo.recordings.frames import FRAME_BYTES, FrameSource, RawFrames
+from zoo.recordings.library import subsample
 from zoo.recordings.replay import Frames, empty_frames, num_frames, replay
-from zoo.recordings.store import FeatureStore, FrameStore, Placement, build_store, fingerprint
+from zoo.recordings.store import FeatureStore, FrameStore, Placement, build_store, feature_store, fingerprint
 
 # (steps, whether the game ended): the others were cut by the step limit. Shorter than a stack, than n and than a block,
 # and longer; whole blocks and one frame more.
@@ -291,3 +292,43 @@ def test_blocks_unpack_into_a_tensor_for_a_gpu(tmp_path: Path) -> None:
     made = Synthetic(in_blocks, tmp_path)
     assert isinstance(made.store.frames, BlockFrames)
     assert torch.equal(made.store.frames.unpacked(CPU).tensor, torch.cat(made.frames))
+
+
+def test_only_kept_steps_are_drawn(recordings: list[Recording]) -> None:
+    """A selection of single transitions: frames of whole episodes, batches of the steps chosen."""
+    part = [*subsample(recordings[:1], 40, uniform=True), recordings[1]]
+    made, whole = build_store(part, num_threads=1), build_store([replace_kept(r) for r in part], num_threads=1)
+    games = ("Breakout", "SpaceInvaders")
+    assert made.transitions == 40 + recordings[1].transitions and len(made.frames) == len(whole.frames)
+    drawn = made.sample(games, 2_000, torch.Generator().manual_seed(0))
+    kept, first = set(), 0
+    for episode in part[0].episodes:
+        assert episode.kept is not None
+        kept |= {first + step for step in episode.kept.tolist()}
+        first += episode.length
+    assert set(drawn[:2_000].tolist()) == kept
+    assert drawn[2_000:].min() >= first and drawn[2_000:].max() < first + recordings[1].steps
+    one, other = made.gather(drawn[:64], 3, 0.9), whole.gather(drawn[:64], 3, 0.9)
+    assert torch.equal(one.observations, other.observations) and torch.equal(one.returns, other.returns)
+    features = feature_store(made, lambda frames: frames.float().mean((2, 3)), torch.device("cpu"))
+    assert features.transitions == made.transitions
+    assert torch.equal(
+        features.sample(games, 9, torch.Generator().manual_seed(1)),
+        made.sample(games, 9, torch.Generator().manual_seed(1)),
+    )
+
+
+def replace_kept(recording: Recording) -> Recording:
+    """The same episodes, every step drawable."""
+    return replace(recording, episodes=tuple(replace(episode, kept=None) for episode in recording.episodes))
+
+
+def test_pretraining_draws_single_transitions(recordings_dir: Path, tmp_path: Path) -> None:
+    from zoo.cli import run_command
+    from zoo.model_folder import read_results
+
+    arguments = ["--name", "nature.x", "--games", "Breakout", "--recordings", str(recordings_dir), "--uniform"]
+    arguments += ["--transitions", "50", "--steps", "2", "--batch-size", "4", "--feature-dim", "8"]
+    _, result = run_command("pretrain", [*arguments, "--device", "cpu", "--out", str(tmp_path), "--json"])
+    training = (read_results(Path(result["model"])) or {})["training"]
+    assert training["recordings"][0]["transitions"] == 50 and training["selection"]["uniform"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -19,10 +18,6 @@ from rich.progress import (
 
 from zoo.errors import QzooError
 from zoo.games import all_games, games_of, get_game
-
-if TYPE_CHECKING:
-    from zoo.recordings.format import Recording
-    from zoo.recordings.store import FrameStore
 
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 GROUPS = ("train", "held_out", "extra")
@@ -51,17 +46,6 @@ def parse_games(names: Sequence[str]) -> list[str]:
     if not games:
         raise QzooError("--games: name at least one game, or train, held_out, extra, all")
     return list(dict.fromkeys(games))
-
-
-def check_selected(store: FrameStore, recordings: Sequence[Recording]) -> None:
-    """Refuse a store that would draw more or fewer transitions than were selected.
-
-    Raises:
-        QzooError: it does.
-    """
-    selected = sum(recording.transitions for recording in recordings)
-    if store.transitions != selected:
-        raise QzooError(f"--uniform: {selected} transitions are selected, the frame store draws {store.transitions}")
 
 
 def cores() -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from finetune.offline import FinetuneConfig, Mode
-from zoo.commands.common import check_selected, parse_duration, progress_bar
+from zoo.commands.common import parse_duration, progress_bar
 from zoo.recordings.datasets import CUSTOM, Selection
 
 
@@ -76,7 +76,6 @@ class FinetuneOffline:
         with progress_bar(quiet=self.json) as bar:
             replayed = bar.add_task("replay", total=sum(r.steps for r in recordings), note="")
             store = place_store(build_store(recordings, on_steps=lambda steps: bar.advance(replayed, steps)), device)
-            check_selected(store, recordings)
             trained = bar.add_task(f"{self.mode}", total=self.finetune_config.steps, note="")
 
             def show(progress: TrainingProgress) -> None:

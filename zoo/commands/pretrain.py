@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zoo.commands.common import check_selected, parse_duration, parse_games, progress_bar
+from zoo.commands.common import parse_duration, parse_games, progress_bar
 from zoo.errors import QzooError
 from zoo.pretrain.config import RunConfig
 from zoo.recordings.datasets import CUSTOM
@@ -171,9 +171,7 @@ class Pretrain:
                 if time.time() > deadline:
                     raise QzooError(f"--time-budget {self.time_budget}: over before the {total:,} steps were replayed")
 
-            store = build_store(recordings, placement, self.cache, on_steps=advance)
-        check_selected(store, recordings)
-        return store
+            return build_store(recordings, placement, self.cache, on_steps=advance)
 
     def _command(self) -> str:
         return shlex.join(["zoo", *sys.argv[1:]])

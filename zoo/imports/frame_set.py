@@ -37,8 +37,8 @@ from zoo.errors import QzooError
 from zoo.files import replacing, write_json
 from zoo.games import all_games
 from zoo.imports.frame_file import FrameFile, open_frames
-from zoo.recordings.replay import Frames
 from zoo.recordings.frames import RawFrames
+from zoo.recordings.replay import Frames
 from zoo.recordings.store import FrameStore
 
 FORMAT_VERSION = 1

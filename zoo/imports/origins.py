@@ -39,9 +39,11 @@ def join_stores(
     Frames stay where they are. What is of one game becomes one range.
 
     Raises:
-        QzooError: as `check_origins`.
+        QzooError: as `check_origins`; or recordings of which only single transitions are drawn.
     """
     check_origins(sets, with_recordings=recordings is not None, allow_mix=allow_mix)
+    if recordings is not None and recordings.kept is not None:
+        raise QzooError("--uniform: single transitions of recordings can't be joined with imported sets")
     stores = [frame_set.store for frame_set in sets] + ([recordings] if recordings is not None else [])
     if len(stores) == 1:
         return stores[0]

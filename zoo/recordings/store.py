@@ -70,7 +70,8 @@ class FrameStore:
     actions: int64 (T,). rewards: float32 (T,), raw. frame_index: int64 (T,), the newest frame of a state.
     episode_start: int64 (T,), index of the first frame of its episode. steps_left: int64 (T,), steps to the
     episode's end, this one included. terminated: bool (T,), whether that end is the game's own.
-    ranges: for each game the half-open range of its transitions.
+    kept: int64 (K,), sorted: the transitions that may be drawn; None where all may.
+    ranges: for each game the half-open range of its transitions, or of its entries in `kept`.
     """
 
     frames: FrameSource
@@ -81,11 +82,12 @@ class FrameStore:
     steps_left: Tensor
     terminated: Tensor
     ranges: dict[str, tuple[int, int]]
+    kept: Tensor | None = None
 
     @property
     def transitions(self) -> int:
-        """Number of transitions of all games."""
-        return len(self.actions)
+        """Number of transitions of all games that may be drawn."""
+        return len(self.actions if self.kept is None else self.kept)
 
     @property
     def games(self) -> tuple[str, ...]:
@@ -140,7 +142,8 @@ class FrameStore:
         for game in games:
             first, last = self.ranges[game]
             drawn.append(torch.randint(first, last, (per_game,), generator=generator))
-        return torch.cat(drawn).to(self.actions.device)
+        index = torch.cat(drawn).to(self.actions.device)
+        return index if self.kept is None else self.kept[index]
 
 
 @dataclass(frozen=True)
@@ -237,12 +240,12 @@ def place_store(store: FrameStore, device: torch.device) -> FrameStore:
 
 
 def _index(recordings: Sequence[Recording], frames: FrameSource) -> FrameStore:
-    actions, rewards, frame_index, start, left, terminated = [], [], [], [], [], []
+    actions, rewards, frame_index, start, left, terminated, kept = [], [], [], [], [], [], []
     ranges: dict[str, tuple[int, int]] = {}
-    first_frame = first = 0
+    first_frame = first = drawable = 0
     for recording in recordings:
         game = recording.metadata.game
-        begin = ranges[game][0] if game in ranges else first
+        begin = ranges[game][0] if game in ranges else drawable
         for episode in recording.episodes:
             steps = np.arange(episode.length)
             actions.append(episode.actions)
@@ -251,9 +254,11 @@ def _index(recordings: Sequence[Recording], frames: FrameSource) -> FrameStore:
             start.append(np.full(episode.length, first_frame))
             left.append(episode.length - steps)
             terminated.append(np.full(episode.length, episode.terminated))
+            kept.append(first + (steps if episode.kept is None else episode.kept))
             first_frame += num_frames(episode)
             first += episode.length
-        ranges[game] = (begin, first)
+            drawable += episode.transitions
+        ranges[game] = (begin, drawable)
     return FrameStore(
         frames=frames,
         actions=torch.from_numpy(np.concatenate(actions).astype(np.int64)),
@@ -263,4 +268,5 @@ def _index(recordings: Sequence[Recording], frames: FrameSource) -> FrameStore:
         steps_left=torch.from_numpy(np.concatenate(left)),
         terminated=torch.from_numpy(np.concatenate(terminated)),
         ranges=ranges,
+        kept=torch.from_numpy(np.concatenate(kept)) if drawable < first else None,
     )
