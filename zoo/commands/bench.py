@@ -46,7 +46,7 @@ class Bench:
         from zoo.recordings.store import build_store
 
         device = pick_device(self.device)
-        (recording,) = load_recordings([self.game], ("learner",), (), self.replay_steps)
+        recording = load_recordings([self.game], ("learner",), (), self.replay_steps)[0]
         store = build_store([recording]).to(device)
         result: dict[str, Any] = {"machine": machine(device), "steps": [], "peers": []}
         with progress_bar(quiet=self.json) as bar:
