@@ -174,4 +174,9 @@ class Pretrain:
             return build_store(recordings, placement, self.cache, on_steps=advance)
 
     def _command(self) -> str:
-        return shlex.join(["zoo", *sys.argv[1:]])
+        """What makes this model again, without what only parted the run in time."""
+        words = ["zoo", *sys.argv[1:]]
+        if "--time-budget" in words:
+            at = words.index("--time-budget")
+            del words[at : at + 2]
+        return shlex.join(word for word in words if word != "--resume" and not word.startswith("--time-budget="))
