@@ -119,7 +119,6 @@ def _front_matter(config: ModelConfig, rows: Sequence[Mapping[str, Any]]) -> str
 def _introduction(config: ModelConfig) -> str:
     game = config.games[0]
     call, agent = f'zoo.load("{config.name}")', f'zoo.load_agent("{config.name}", "{game}")'
-    width = max(len(call), len(agent))
     return (
         f"# {config.name}\n\n"
         f"An Atari encoder, `{config.arch}`, pretrained offline by Q-learning on recorded play of "
@@ -127,8 +126,8 @@ def _introduction(config: ModelConfig) -> str:
         f"has {config.parameters:,} parameters, the heads not counted. The Q-value heads it was trained "
         "with, one a game, come with it.\n\n"
         "```python\nimport zoo\n\n"
-        f"encoder = {call:{width}}  # uint8 (B, 4, 84, 84) -> float32 (B, {config.feature_dim})\n"
-        f"policy = {agent:{width}}   # uint8 (B, 4, 84, 84) -> actions, int64 (B,)\n"
+        f"encoder = {call}  # uint8 (B, 4, 84, 84) -> float32 (B, {config.feature_dim})\n"
+        f"policy = {agent}  # uint8 (B, 4, 84, 84) -> actions, int64 (B,)\n"
         "```"
     )
 

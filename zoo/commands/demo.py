@@ -38,7 +38,7 @@ class Demo:
     """About so many transitions of recorded play, whole episodes at random."""
     episodes: int = 32
     """Episodes that each agent plays, on the same seeds."""
-    finetune_config: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(steps=1_500))
+    finetune_config: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(steps=500))
     device: str = "auto"
     """auto, cpu, cuda."""
     out: Path = Path("runs/demo")
