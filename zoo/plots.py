@@ -34,6 +34,7 @@ def plot_demo(results: dict[str, Any], curves: dict[str, list[dict[str, Any]]], 
         capsize=4,
         color=[COLOURS[name] for name in names],
     )
+    left.axhline(arms["random"]["score"], color="black", linewidth=0.8, linestyle=":")
     left.set_ylabel("score (mean, 95% interval)")
     left.set_title(f"{results['game']}: {results['episodes']} episodes each")
     for name, curve in curves.items():
