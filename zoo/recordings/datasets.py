@@ -68,7 +68,7 @@ DATASETS = (
     ),
     Dataset(
         name="learner12",
-        summary="what nature.scaledql_learner12 was trained on",
+        summary="twelve games, about 200,000 transitions of each learner's life at random, and random play",
         games=(
             *("Amidar", "Assault", "BankHeist", "Boxing", "Breakout", "Carnival"),
             *("CrazyClimber", "DemonAttack", "Freeway", "Gopher", "Kangaroo", "Qbert"),
