@@ -39,7 +39,7 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def counted(game: str, *arguments: object, **options: object) -> None:
         games.append(game)
-        replay(game, *arguments, **options)  # type: ignore[arg-type]
+        replay(game, *arguments, **options)
 
     monkeypatch.setattr(build, "replay", counted)
     return games
@@ -71,7 +71,7 @@ def test_files_give_the_same_batches_and_are_used_again(
     one.close()
     two.close()
     if placement == "memmap":
-        first.frames.tensor[0] = 7  # type: ignore[attr-defined]  # copy on write: the file stays as it is
+        first.frames.tensor[0] = 7  # copy on write: the file stays as it is
     counted.clear()
     again = build_store(recordings, placement, folder, on_steps=counted.append)
     assert sum(counted) == again.transitions and replays == list(GAMES)
@@ -195,7 +195,7 @@ def test_a_damaged_block_file_is_refused(damage: Callable[[Path], None], tmp_pat
 
     def fill(sinks: object) -> None:
         for step in range(20):
-            sinks[0][step] = np.full((84, 84), step, dtype=np.uint8)  # type: ignore[index]
+            sinks[0][step] = np.full((84, 84), step, dtype=np.uint8)
 
     write_blocks(path, [20], fill)
     assert len(open_blocks([path], [20], 1)) == 20

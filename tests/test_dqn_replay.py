@@ -24,8 +24,8 @@ from tests.dqn_replay_helpers import (
 from tests.recording_helpers import refused
 from zoo.atari import minimal_actions
 from zoo.cli import run_command
-from zoo.imports.dqn_replay import Cutter, Rows, import_dqn_replay
-from zoo.imports.frame_set import FrameSetWriter, open_frame_set
+from zoo.exchange.dqn_replay import Cutter, Rows, import_dqn_replay
+from zoo.exchange.frame_set import FrameSetWriter, open_frame_set
 
 GAME, EPISODES = "SpaceInvaders", 3
 
@@ -218,7 +218,7 @@ def test_missing_checkpoints_and_games_are_one_line(buffer: LoggedBuffer, tmp_pa
 
 def test_a_disk_without_room_is_one_line(buffer: LoggedBuffer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = shutil.disk_usage(tmp_path)._replace(free=10**6)
-    monkeypatch.setattr("zoo.imports.frame_file.shutil.disk_usage", lambda folder: free)
+    monkeypatch.setattr("zoo.files.shutil.disk_usage", lambda folder: free)
     refused(lambda: import_dqn_replay(buffer.folder, tmp_path), "0.0 GB are free")
 
 

@@ -19,12 +19,12 @@ from tests.conftest import GAMES
 from tests.recording_helpers import recorded, refused
 from zoo.atari import PROTOCOL, make_vector_env, rom_md5
 from zoo.cli import run_command
+from zoo.exchange.export import replayed, sources_of
+from zoo.exchange.export_minari import environment, export_minari
+from zoo.exchange.export_parquet import export_parquet, write_card
+from zoo.exchange.frame_set import open_frame_set
+from zoo.exchange.minari import import_minari
 from zoo.games import all_games
-from zoo.imports.export import replayed, sources_of
-from zoo.imports.export_minari import environment, export_minari
-from zoo.imports.export_parquet import export_parquet, write_card
-from zoo.imports.frame_set import open_frame_set
-from zoo.imports.minari import import_minari
 from zoo.recordings.format import Recording, read_recording
 from zoo.recordings.store import FrameStore
 
@@ -147,7 +147,7 @@ def test_the_command_goes_on_and_refuses_another_selection(form: str, recordings
     written = Path(str(first["path"])).stat().st_mtime_ns
     both = export("--games", *GAMES)
     assert both[GAMES[0]] == first and Path(str(first["path"])).stat().st_mtime_ns == written
-    assert int(both[GAMES[1]]["steps"]) >= 600  # type: ignore[call-overload]
+    assert int(both[GAMES[1]]["steps"]) >= 600
     assert (tmp_path / "README.md").exists() == (form == "parquet")
     refused(lambda: export("--games", GAMES[0], "--transitions", "10"), first["path"], "another selection")
     refused(lambda: export("--games", GAMES[0], "--threads", "-1"), "--threads -1")

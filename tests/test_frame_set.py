@@ -12,9 +12,9 @@ import torch
 
 from tests.dqn_replay_helpers import rows_of, write_dqn_replay
 from tests.recording_helpers import refused
-from zoo.imports.dqn_replay import import_dqn_replay
-from zoo.imports.frame_set import FrameSet, FrameSetWriter, Piece, open_frame_set
-from zoo.imports.origins import OURS, join_stores
+from zoo.exchange.dqn_replay import import_dqn_replay
+from zoo.exchange.frame_set import FrameSet, FrameSetWriter, Piece, open_frame_set
+from zoo.exchange.origins import OURS, join_stores
 from zoo.pretrain.config import RunConfig
 from zoo.pretrain.loop import train
 from zoo.pretrain.run import new_objective

@@ -19,8 +19,8 @@ from minari.data_collector import EpisodeBuffer
 from tests.recording_helpers import refused
 from zoo.atari import minimal_actions
 from zoo.cli import run_command
-from zoo.imports.frame_set import open_frame_set
-from zoo.imports.minari import import_minari
+from zoo.exchange.frame_set import open_frame_set
+from zoo.exchange.minari import import_minari
 
 GAME, STEPS = "Breakout", 25
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
@@ -65,11 +65,11 @@ def preprocessed(**settings: Any) -> gymnasium.Env[Any, Any]:
 def play(env: gymnasium.Env[Any, Any], steps: int = STEPS, seed: int = 0) -> Played:
     """An episode of random play that is cut after `steps`, or ends by itself before."""
     played, generator = Played(), np.random.default_rng(seed)
-    ale = env.unwrapped.ale  # type: ignore[attr-defined]
+    ale = env.unwrapped.ale
     played.observations.append(env.reset(seed=seed)[0])
     played.screens.append(ale.getScreenGrayscale())
     while len(played.actions) < steps and not played.terminated:
-        action = int(generator.integers(env.action_space.n))  # type: ignore[attr-defined]
+        action = int(generator.integers(env.action_space.n))
         observation, reward, played.terminated, _, _ = env.step(action)
         played.observations.append(observation)
         played.actions.append(action)
@@ -220,7 +220,7 @@ def test_unknown_games_and_datasets_are_one_line(tmp_path: Path) -> None:
 
 
 def test_a_killed_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.imports.minari.COMMIT_FRAMES", 10)
+    monkeypatch.setattr("zoo.exchange.minari.COMMIT_FRAMES", 10)
     env = preprocessed()
     episodes = [play(env, seed=seed) for seed in range(4)]
     folder = dataset([episode.buffer() for episode in episodes], env)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -266,3 +267,18 @@ def test_held_out_games_stay_out_of_pretraining(recordings_dir: Path, tmp_path: 
 
     with pytest.raises(QzooError, match=r"SpaceInvaders: held out.*--allow-held-out"):
         Pretrain(name="x", games=("SpaceInvaders",), recordings=(recordings_dir,), out=tmp_path).run()
+
+
+def test_the_recorded_command_makes_the_model_in_one_go(
+    recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How a run was parted in time is no part of what makes its model."""
+    arguments = [
+        *("--name", "x", "--games", "Breakout", "--recordings", str(recordings_dir), "--steps", "1"),
+        *("--batch-size", "4", "--feature-dim", "8", "--out", str(tmp_path), "--json"),
+    ]
+    parted = ["--resume", "--time-budget", "5m"]
+    monkeypatch.setattr("sys.argv", ["zoo", "pretrain", *parted, *arguments])
+    _, result = run_command("pretrain", [*parted, *arguments])
+    command = json.loads((Path(result["model"]) / "results.json").read_text())["training"]["command"]
+    assert command == shlex.join(["zoo", "pretrain", *arguments])

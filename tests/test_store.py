@@ -13,13 +13,16 @@ from torch import Tensor
 import zoo.recordings.store as store_module
 from tests.recording_helpers import recorded
 from zoo import device
+from zoo.cli import run_command
+from zoo.model_folder import read_results
 from zoo.recordings import blocks as blocks_module
 from zoo.recordings.blocks import BlockFrames, open_blocks, write_blocks
+from zoo.recordings.build import fingerprint
 from zoo.recordings.format import Recording, read_recording
 from zoo.recordings.frames import FRAME_BYTES, FrameSource, RawFrames
 from zoo.recordings.library import subsample
 from zoo.recordings.replay import Frames, empty_frames, num_frames, replay
-from zoo.recordings.store import FeatureStore, FrameStore, Placement, build_store, feature_store, fingerprint
+from zoo.recordings.store import FeatureStore, FrameStore, Placement, build_store, feature_store
 
 # (steps, whether the game ended): the others were cut by the step limit. Shorter than a stack, than n and than a block,
 # and longer; whole blocks and one frame more.
@@ -48,7 +51,7 @@ def in_blocks(episodes: Sequence[Tensor], folder: Path, threads: int = 1) -> Blo
             for step in range(max(len(frames) for frames in part)):
                 for frames, sink in zip(part, sinks, strict=True):
                     if step < len(frames):
-                        sink[step] = frames[step].numpy()  # type: ignore[index]
+                        sink[step] = frames[step].numpy()
 
         return write
 
@@ -297,7 +300,7 @@ def test_blocks_unpack_into_a_tensor_for_a_gpu(tmp_path: Path) -> None:
 def test_only_kept_steps_are_drawn(recordings: list[Recording]) -> None:
     """A selection of single transitions: frames of whole episodes, batches of the steps chosen."""
     part = [*subsample(recordings[:1], 40, uniform=True), recordings[1]]
-    made, whole = build_store(part, num_threads=1), build_store([replace_kept(r) for r in part], num_threads=1)
+    made, whole = build_store(part, num_threads=1), build_store([every_step_kept(r) for r in part], num_threads=1)
     games = ("Breakout", "SpaceInvaders")
     assert made.transitions == 40 + recordings[1].transitions and len(made.frames) == len(whole.frames)
     drawn = made.sample(games, 2_000, torch.Generator().manual_seed(0))
@@ -318,15 +321,12 @@ def test_only_kept_steps_are_drawn(recordings: list[Recording]) -> None:
     )
 
 
-def replace_kept(recording: Recording) -> Recording:
+def every_step_kept(recording: Recording) -> Recording:
     """The same episodes, every step drawable."""
     return replace(recording, episodes=tuple(replace(episode, kept=None) for episode in recording.episodes))
 
 
 def test_pretraining_draws_single_transitions(recordings_dir: Path, tmp_path: Path) -> None:
-    from zoo.cli import run_command
-    from zoo.model_folder import read_results
-
     arguments = ["--name", "nature.x", "--games", "Breakout", "--recordings", str(recordings_dir), "--uniform"]
     arguments += ["--transitions", "50", "--steps", "2", "--batch-size", "4", "--feature-dim", "8"]
     _, result = run_command("pretrain", [*arguments, "--device", "cpu", "--out", str(tmp_path), "--json"])

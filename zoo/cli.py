@@ -46,8 +46,8 @@ COMMANDS = {
     "data stats": ("zoo.commands.data", "Stats", "episodes, transitions, scores and bytes of recordings"),
     "data verify": ("zoo.commands.data", "Verify", "replay recordings and compare"),
     "data worth": ("zoo.commands.worth", "Worth", "compare recorded play by what can be learned from it"),
-    "data import": ("zoo.commands.transfer", "Import", "read play of DQN Replay or Minari as frames"),
-    "data export": ("zoo.commands.transfer", "Export", "write recordings as Minari or Parquet datasets"),
+    "data import": ("zoo.commands.exchange", "Import", "read play of DQN Replay or Minari as frames"),
+    "data export": ("zoo.commands.exchange", "Export", "write recordings as Minari or Parquet datasets"),
 }
 SETTINGS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from zoo.errors import QzooError
 
 
 @contextmanager
@@ -41,3 +44,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, indented, whole or not at all."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Refuse to begin where the disk has no room for `size` bytes.
+
+    Raises:
+        QzooError: says how much is needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise QzooError(f"{folder}: {size / 1e9:.1f} GB of frames need room, {free / 1e9:.1f} GB are free")

@@ -5,18 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")  # files only; no window, no display needed
-import matplotlib.pyplot as plt
-
-from zoo.files import replacing
-from zoo.plot_style import COLOURS
+from zoo.plot_style import COLOURS, save_png
 
 
 def plot_demo(results: dict[str, Any], curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Scores of the arms with their intervals, and the training loss of those that train."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
     arms = results["arms"]
     names = list(arms)
     scores = [arms[name]["score"] for name in names]
@@ -46,11 +43,4 @@ def plot_demo(results: dict[str, Any], curves: dict[str, list[dict[str, Any]]], 
     right.legend()
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    save_figure(figure, path)
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a PNG under a temporary name, then rename, and close the figure."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    plt.close(figure)
+    save_png(figure, path)

@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from zoo.agent import Agent
 from zoo.evaluate import human_iqm, play_episodes, summarize
 from zoo.files import write_json
+from zoo.games import get_game
 from zoo.metrics import interquartile_mean
 from zoo.pretrain.config import RunConfig
+from zoo.pretrain.loop import TrainingProgress, train
+from zoo.pretrain.run import new_objective
+from zoo.recordings.build import fingerprint
 from zoo.recordings.format import Recording
 from zoo.recordings.library import load_recordings
+from zoo.recordings.store import build_store
 
 
 @dataclass(frozen=True)
@@ -63,13 +70,6 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
     Raises:
         QzooError: recordings are missing or damaged; the run was started with other settings.
     """
-    import torch
-
-    from zoo.agent import Agent
-    from zoo.pretrain.loop import TrainingProgress, train
-    from zoo.pretrain.run import new_objective
-    from zoo.recordings.store import build_store, fingerprint
-
     torch.set_num_threads(1)
     recordings = load_recordings(job.games, job.sources, job.paths, job.transitions)
     identity = {"data": fingerprint(recordings)}
@@ -137,8 +137,6 @@ def summarize_worth(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         all seeds, with its 95% interval), `iqm_data` (that of the data's mean returns), `beats_data` (games whose mean
         score is above their data's mean), `games` ({game: as `zoo evaluate` gives it, and `data`}), `samples`.
     """
-    from zoo.games import get_game
-
     rows = []
     for name in dict.fromkeys(result["name"] for result in results):
         runs = [result for result in results if result["name"] == name]
@@ -160,14 +158,3 @@ def summarize_worth(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
             }
         )
     return sorted(rows, key=lambda row: -float(row["iqm_human"]["value"]))
-
-
-def worth_jobs(
-    candidates: Mapping[str, tuple[Path, ...]], seeds: int, config: RunConfig, template: WorthJob
-) -> list[WorthJob]:
-    """The jobs of all candidates, first seeds first, so that an interrupted comparison still compares."""
-    return [
-        replace(template, name=name, paths=paths, config=replace(config, seed=seed))
-        for seed in range(seeds)
-        for name, paths in candidates.items()
-    ]

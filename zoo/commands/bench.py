@@ -66,7 +66,6 @@ class Bench:
             bar.update(task, note="frozen")
             result["frozen"] = bench_frozen(self.archs[0], store, device, self.batch_size, self.steps)
             bar.advance(task)
-        self.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.out, result)
         if not self.json:
             print_tables(result)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -46,6 +48,11 @@ def parse_games(names: Sequence[str]) -> list[str]:
     if not games:
         raise QzooError("--games: name at least one game, or train, held_out, extra, all")
     return list(dict.fromkeys(games))
+
+
+def typed_command() -> str:
+    """The command line that runs, as one would type it."""
+    return shlex.join(["zoo", *sys.argv[1:]])
 
 
 def cores() -> int:

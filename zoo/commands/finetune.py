@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import tyro
 
 from finetune.offline import FinetuneConfig, Mode
-from zoo.commands.common import parse_duration, progress_bar
+from zoo.commands.common import parse_duration, progress_bar, typed_command
 from zoo.recordings.datasets import CUSTOM, Selection
 
 
@@ -107,7 +105,7 @@ class FinetuneOffline:
             "data_mean": sum(e.score for r in recordings for e in r.episodes)
             / sum(len(r.episodes) for r in recordings),
             "evaluation": summarize(game, scores) if scores is not None else None,
-            "command": shlex.join(["zoo", *sys.argv[1:]]),
+            "command": typed_command(),
         }
         config = ModelConfig.of(
             network,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zoo.commands.common import parse_duration, parse_games, progress_bar
+from zoo.commands.common import parse_duration, parse_games, progress_bar, typed_command
 from zoo.errors import QzooError
 from zoo.pretrain.config import RunConfig
 from zoo.recordings.datasets import CUSTOM
@@ -74,7 +74,8 @@ class Pretrain:
         from zoo.device import pick_device
         from zoo.pretrain.loop import TrainingProgress, train
         from zoo.pretrain.run import new_objective, write_run_model
-        from zoo.recordings.store import fingerprint, place_store
+        from zoo.recordings.build import fingerprint
+        from zoo.recordings.store import place_store
 
         started = time.time()
         deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
@@ -175,7 +176,7 @@ class Pretrain:
 
     def _command(self) -> str:
         """What makes this model again, without what only parted the run in time."""
-        words = ["zoo", *sys.argv[1:]]
+        words = shlex.split(typed_command())
         if "--time-budget" in words:
             at = words.index("--time-budget")
             del words[at : at + 2]

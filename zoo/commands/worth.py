@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from zoo.commands.common import cores, parse_games, progress_bar
+from zoo.commands.common import cores, parse_games, progress_bar, typed_command
 from zoo.errors import QzooError
 from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
 
 
 def _run_config() -> RunConfig:
-    # For a quarter of an hour on one core a candidate: a small batch, a high rate, and a strong conservative term.
+    # For small budgets: a small batch, a high rate, and a strong conservative term.
     return RunConfig(
         steps=20_000,
         batch_size=128,
@@ -61,7 +59,7 @@ class Worth:
         """Measure every candidate; one row each, best first."""
         from zoo.files import write_json
         from zoo.recordings.pool import run_all
-        from zoo.worth import WorthJob, WorthProgress, measure, summarize_worth, worth_jobs
+        from zoo.worth import WorthJob, WorthProgress, measure, summarize_worth
 
         games = tuple(parse_games(self.games))
         self.run_config.check(len(games))
@@ -69,10 +67,21 @@ class Worth:
             if getattr(self, name) < 1:
                 raise QzooError(f"--{name} {getattr(self, name)}: must be at least 1")
         candidates = parse_candidates(self.candidates)
-        template = WorthJob(
-            "", (), games, self.sources, self.transitions, self.run_config, self.episodes, self.out, self.cache
-        )
-        jobs = worth_jobs(candidates, self.seeds, self.run_config, template)
+        jobs = [
+            WorthJob(
+                name,
+                paths,
+                games,
+                self.sources,
+                self.transitions,
+                replace(self.run_config, seed=seed),
+                self.episodes,
+                self.out,
+                self.cache,
+            )
+            for seed in range(self.seeds)  # first seeds first, so that an interrupted comparison still compares
+            for name, paths in candidates.items()
+        ]
         with progress_bar(quiet=self.json) as bar:
             tasks = {
                 (job.name, job.config.seed): bar.add_task(
@@ -87,7 +96,7 @@ class Worth:
 
             results = run_all(measure, jobs, min(self.workers or cores(), len(jobs)), show)
         rows = summarize_worth(results)
-        content = {"command": shlex.join(["zoo", *sys.argv[1:]]), "run_config": self.run_config.to_dict(), "rows": rows}
+        content = {"command": typed_command(), "run_config": self.run_config.to_dict(), "rows": rows}
         write_json(self.out / "worth.json", content)
         if not self.json:
             print_rows(rows)

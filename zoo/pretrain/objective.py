@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -9,16 +10,16 @@ from torch import Tensor, nn
 from zoo.recordings.store import Batch
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """The networks of a method and the loss between them; its whole state is checkpointed."""
 
+    @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars, `loss` among them, the one to minimise."""
-        raise NotImplementedError
 
     def after_step(self, step: int) -> None:
         """Called when `step` gradient steps have been taken."""
 
+    @abstractmethod
     def parameter_groups(self) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
         """(encoder's, heads') trainable parameters."""
-        raise NotImplementedError

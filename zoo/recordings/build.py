@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from zoo.atari import FRAME_SIZE
 from zoo.errors import QzooError
-from zoo.files import replacing
+from zoo.files import check_room, replacing
 from zoo.recordings.blocks import BlockFrames, open_blocks, write_blocks
 from zoo.recordings.format import Recording
 from zoo.recordings.frames import FRAME_BYTES, RawFrames
@@ -64,15 +63,13 @@ def mapped_frames(
     size = shape[0] * FRAME_BYTES
 
     def write() -> None:
-        free = shutil.disk_usage(cache).free
-        if free < size:
-            raise QzooError(f"{cache}: {size / 1e9:.1f} GB of frames need room, {free / 1e9:.1f} GB are free")
+        check_room(cache, size)
         with replacing(path) as temporary:
             building = np.memmap(temporary, dtype=np.uint8, mode="w+", shape=shape)
             _fill(building, recordings, num_threads, on_steps)
             building.flush()
 
-    _make(path, write, sum(recording.transitions for recording in recordings), on_steps)
+    _make(path, write, sum(recording.steps for recording in recordings), on_steps)
     if path.stat().st_size != size:
         raise QzooError(f"{path}: {path.stat().st_size:,} bytes instead of {size:,}; delete it, and it is made again")
     # Copy-on-write: torch wants writable memory, and nothing may ever change the file.
@@ -97,13 +94,13 @@ def block_frames(
         def write(path: Path = path, recording: Recording = recording, lengths: list[int] = lengths) -> None:
             write_blocks(path, lengths, lambda sinks: _replay(recording, sinks, num_threads, on_steps))
 
-        _make(path, write, recording.transitions, on_steps)
+        _make(path, write, recording.steps, on_steps)
         paths.append(path)
     threads = num_threads or torch.get_num_threads()
     return open_blocks(paths, [frames_of([recording]) for recording in recordings], threads)
 
 
-def _make(path: Path, write: Callable[[], None], transitions: int, on_steps: OnSteps) -> None:
+def _make(path: Path, write: Callable[[], None], steps: int, on_steps: OnSteps) -> None:
     """Have `write` make a file of the cache, unless it is there or another process is making it."""
     try:
         if not path.exists():
@@ -111,9 +108,9 @@ def _make(path: Path, write: Callable[[], None], transitions: int, on_steps: OnS
                 if not path.exists():
                     write()
                     return
-    except (OSError, NotImplementedError) as error:
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         raise QzooError(f"{path}: could not be written ({error}); free some space, or name another --cache") from error
-    on_steps(transitions)
+    on_steps(steps)
 
 
 @contextmanager
@@ -150,6 +147,5 @@ def _fill(
 
 
 def _replay(recording: Recording, outputs: Sequence[FrameSink], num_threads: int | None, on_steps: OnSteps) -> None:
-    metadata = recording.metadata
-    name = str(recording.path or f"{metadata.game}.{metadata.source}")
-    replay(metadata.game, recording.episodes, outputs, name=name, num_threads=num_threads, on_steps=on_steps)
+    game, episodes = recording.metadata.game, recording.episodes
+    replay(game, episodes, outputs, name=recording.name, num_threads=num_threads, on_steps=on_steps)

@@ -119,6 +119,11 @@ class Recording:
     path: Path | None = None
 
     @property
+    def name(self) -> str:
+        """What errors call it: its file, or its game and source."""
+        return str(self.path or f"{self.metadata.game}.{self.metadata.source}")
+
+    @property
     def steps(self) -> int:
         """Steps of all episodes: what a replay plays."""
         return sum(episode.length for episode in self.episodes)

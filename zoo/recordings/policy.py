@@ -6,8 +6,6 @@ played once more on a plain emulator, which compares rewards and ends and gives 
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from zoo.atari import action_values, make_ale, make_vector_env, play_step
 from zoo.errors import QzooError
 from zoo.recordings.format import CHECK_INTERVAL, Episode, check_value
-from zoo.recordings.record import Progress, RecordJob, job_progress, recorded_episodes, save_job, unused_seed
+from zoo.recordings.record import Progress, RecordJob, job_progress, play_on, recorded_episodes, save_job, unused_seed
 
 NUM_ENVS = 16
 
@@ -32,36 +30,27 @@ def record_policy(job: RecordJob, report: Callable[[Progress], None] = lambda pr
     import torch
 
     from zoo.agent import Agent
-    from zoo.hub import find_model, load_qnetwork
+    from zoo.hub import load_qnetwork
 
     torch.set_num_threads(1)  # one process a core
-    network = load_qnetwork(find_model(job.model))
+    network = load_qnetwork(job.model)
     config = network.model_config
     name = f"policy/{config.name}@{config.sha256[:8]}/epsilon={job.epsilon:g}/seed={job.seed}"
     episodes = recorded_episodes(job, name)
     recorded = sum(episode.length for episode in episodes)
-    began = saved = reported = time.time()
-    began_steps, parent = recorded, os.getppid()
+    if recorded >= job.steps:
+        return job_progress(job, episodes, recorded, 0.0)
     agent = Agent(network, job.game, config.support, job.epsilon, seed=job.seed + len(episodes))
     players = FramePlayers(job.game, NUM_ENVS, unused_seed(job, episodes))
-    while recorded < job.steps:
-        for seed, actions, rewards, terminated in players.step(agent(players.observations)):
-            episodes.append(checked_episode(job.game, seed, actions, rewards, terminated, name, recorded))
-            recorded += len(actions)
-        now = time.time()
-        if now - reported > 1.0:
-            report(job_progress(job, episodes, recorded, (recorded - began_steps) / (now - began)))
-            reported = now
-            if now > job.deadline or os.getppid() != parent:
-                break
-        if now - saved > job.save_seconds:
-            save_job(job, episodes)
-            saved = time.time()
-    save_job(job, episodes)
-    speed = (recorded - began_steps) / max(time.time() - began, 1e-9)
-    final = job_progress(job, episodes, recorded, speed)
-    report(final)
-    return final
+
+    def play() -> list[Episode]:
+        finished: list[Episode] = []
+        for played in players.step(agent(players.observations)):
+            before = sum(episode.length for episode in (*episodes, *finished))
+            finished.append(checked_episode(job.game, *played, policy=name, policy_step=before))
+        return finished
+
+    return play_on(job, episodes, NUM_ENVS, play, lambda: save_job(job, episodes), report)
 
 
 class FramePlayers:

@@ -143,27 +143,48 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
     policy, num_envs = make_policy(job)
     played = _restore(job, policy, episodes) if episodes else 0
     players = Players(job.game, num_envs, name, unused_seed(job, episodes), steps=played)
-    began = saved = reported = time.time()
-    began_steps, parent = players.steps, os.getppid()
-    while recorded < job.steps:
+
+    def play() -> list[Episode]:
         policy.observe(*players.step(policy.act(players.ram)))
-        if players.finished:
-            recorded += sum(episode.length for episode in players.finished)
-            episodes += players.finished
-            players.finished.clear()
+        finished = players.finished.copy()
+        players.finished.clear()
+        return finished
+
+    return play_on(job, episodes, num_envs, play, lambda: save_job(job, episodes, policy, players.steps), report)
+
+
+def play_on(
+    job: RecordJob,
+    episodes: list[Episode],
+    num_envs: int,
+    play: Callable[[], list[Episode]],
+    save: Callable[[], None],
+    report: Callable[[Progress], None],
+) -> Progress:
+    """Play and save until `episodes` hold `job.steps` transitions, the deadline comes, or the parent process is gone.
+
+    Args:
+        play: one step of all `num_envs` games; returns the episodes that it ended, which join `episodes`.
+    """
+    recorded, played = sum(episode.length for episode in episodes), 0
+    began = saved = reported = time.time()
+    parent = os.getppid()
+    while recorded < job.steps:
+        finished = play()
+        played += num_envs
+        episodes += finished
+        recorded += sum(episode.length for episode in finished)
         now = time.time()
         if now - reported > 1.0:
-            speed = (players.steps - began_steps) / (now - began)
-            report(job_progress(job, episodes, recorded, speed))
+            report(job_progress(job, episodes, recorded, played / (now - began)))
             reported = now
             if now > job.deadline or os.getppid() != parent:
                 break
         if now - saved > job.save_seconds:
-            save_job(job, episodes, policy, players.steps)
+            save()
             saved = time.time()
-    save_job(job, episodes, policy, players.steps)
-    speed = (players.steps - began_steps) / max(time.time() - began, 1e-9)
-    final = job_progress(job, episodes, recorded, speed)
+    save()
+    final = job_progress(job, episodes, recorded, played / max(time.time() - began, 1e-9))
     report(final)
     return final
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoo.atari import FRAME_SIZE, STACK
 from zoo.device import free_memory
-from zoo.recordings.build import block_frames, fingerprint, frames_of, mapped_frames, ram_frames
+from zoo.recordings.build import block_frames, frames_of, mapped_frames, ram_frames
 from zoo.recordings.format import Recording
 from zoo.recordings.frames import FRAME_BYTES, FrameSource, RawFrames
 from zoo.recordings.replay import num_frames
@@ -30,7 +30,6 @@ __all__ = [
     "build_store",
     "choose_placement",
     "feature_store",
-    "fingerprint",
     "place_store",
 ]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import QzooError
-from zoo.imports.frame_set import FrameSet
+from zoo.exchange.frame_set import FrameSet
 from zoo.recordings.frames import JoinedFrames
 from zoo.recordings.store import FrameStore
 

@@ -31,10 +31,11 @@ from numpy.typing import NDArray
 
 from zoo.atari import FRAME_SIZE, STACK, minimal_actions
 from zoo.errors import QzooError
+from zoo.exchange.frame_set import FrameSetWriter, Origin, Piece, set_name
+from zoo.exchange.npy_stream import NpyStream, read_numbers
+from zoo.files import check_room
 from zoo.games import all_games, get_game
-from zoo.imports.frame_file import check_room
-from zoo.imports.frame_set import FrameSetWriter, Origin, Piece, set_name
-from zoo.imports.npy_stream import NpyStream, read_numbers
+from zoo.recordings.frames import FRAME_BYTES
 from zoo.recordings.replay import Frames
 
 KIND = "dqn_replay"
@@ -100,7 +101,7 @@ def import_dqn_replay(
     target = out / set_name(game, source)
     identity = {"kind": KIND, "path": str(folder.resolve()), "game": game, "checkpoints": numbers, "rows": lengths}
     with FrameSetWriter(target, identity) as writer:
-        check_room(out, sum(lengths[writer.position :]))
+        check_room(out, FRAME_BYTES * sum(lengths[writer.position :]))
         on_rows(sum(lengths[: writer.position]))
         for position in range(writer.position, len(numbers)):
             cutter = Cutter(writer, at_start=numbers[position] == 0)

@@ -18,11 +18,12 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 
 from zoo.atari import FRAME_SIZE, NUM_ACTIONS, PROTOCOL
 from zoo.errors import QzooError
+from zoo.exchange.export import replayed
+from zoo.files import check_room
 from zoo.games import get_game
-from zoo.imports.export import replayed
-from zoo.imports.frame_file import check_room
+from zoo.recordings.build import fingerprint
 from zoo.recordings.format import Recording
-from zoo.recordings.store import fingerprint
+from zoo.recordings.frames import FRAME_BYTES
 
 if TYPE_CHECKING:
     from minari.dataset.minari_storage import MinariStorage
@@ -61,12 +62,12 @@ def export_minari(
     if target.exists():
         if _exported(target) != fingerprint(recordings):
             raise QzooError(f"{target}: holds another selection; move it away, or give another --out")
-        on_steps(sum(episode.length for recording in recordings for episode in recording.episodes))
+        on_steps(sum(recording.steps for recording in recordings))
         return name, target
     building = target.with_name(f".{target.name}.partial")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    check_room(out, sum(episode.length + 1 for recording in recordings for episode in recording.episodes))
+    check_room(out, FRAME_BYTES * sum(recording.steps + len(recording.episodes) for recording in recordings))
     try:
         storage = MinariStorage.new(
             building / "data",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from zoo.commands.common import parse_games, progress_bar
+from zoo.commands.common import parse_games, progress_bar, typed_command
 from zoo.errors import QzooError
 
 if TYPE_CHECKING:
-    from zoo.imports.frame_set import Origin
+    from zoo.exchange.frame_set import Origin
     from zoo.recordings.format import Recording
 
 Format = Literal["dqn_replay", "minari"]
@@ -75,9 +74,9 @@ class Import:
     def _import(
         self, source: str, on_start: Callable[[int], None], on_done: Callable[[int], None]
     ) -> tuple[Path, Origin]:
-        game, command = self.game or None, _command()
+        game, command = self.game or None, typed_command()
         if self.format == "dqn_replay":
-            from zoo.imports.dqn_replay import import_dqn_replay
+            from zoo.exchange.dqn_replay import import_dqn_replay
 
             return import_dqn_replay(
                 self.path,
@@ -89,7 +88,7 @@ class Import:
                 on_start=on_start,
                 on_rows=on_done,
             )
-        from zoo.imports.minari import import_minari
+        from zoo.exchange.minari import import_minari
 
         return import_minari(
             self.path, self.out, game=game, source=source, command=command, on_start=on_start, on_steps=on_done
@@ -129,7 +128,7 @@ class Export:
 
     def run(self) -> dict[str, Any]:
         """Export, one game and source after the other."""
-        from zoo.imports.export import sources_of
+        from zoo.exchange.export import sources_of
         from zoo.recordings.library import load_recordings
 
         if self.threads < 0:
@@ -139,31 +138,27 @@ class Export:
         parts: list[dict[str, Any]] = []
         with progress_bar(quiet=self.json) as bar:
             for (game, source), recordings in groups.items():
-                steps = sum(episode.length for recording in recordings for episode in recording.episodes)
+                steps = sum(recording.steps for recording in recordings)
                 episodes = sum(len(recording.episodes) for recording in recordings)
                 task = bar.add_task(f"{game}.{source}", total=steps, note="")
                 about = self._export(recordings, partial(bar.advance, task))
                 parts.append({"game": game, "source": source, "episodes": episodes, "steps": steps, **about})
         if self.format == "parquet":
-            from zoo.imports.export_parquet import write_card
+            from zoo.exchange.export_parquet import write_card
 
-            write_card(self.out, _command())
+            write_card(self.out, typed_command())
         for part in parts:
             print(f"{part['path']}: {part['steps']:,} steps of {part['episodes']:,} episodes", file=sys.stderr)
         return {"format": self.format, "out": str(self.out), "datasets": parts}
 
     def _export(self, recordings: list[Recording], on_steps: Callable[[int], None]) -> dict[str, Any]:
-        threads = self.threads or None
+        threads, command = self.threads or None, typed_command()
         if self.format == "minari":
-            from zoo.imports.export_minari import export_minari
+            from zoo.exchange.export_minari import export_minari
 
-            name, path = export_minari(recordings, self.out, command=_command(), num_threads=threads, on_steps=on_steps)
+            name, path = export_minari(recordings, self.out, command=command, num_threads=threads, on_steps=on_steps)
             return {"id": name, "path": str(path)}
-        from zoo.imports.export_parquet import export_parquet
+        from zoo.exchange.export_parquet import export_parquet
 
-        written = export_parquet(recordings, self.out, command=_command(), num_threads=threads, on_steps=on_steps)
+        written = export_parquet(recordings, self.out, command=command, num_threads=threads, on_steps=on_steps)
         return {"path": str(written)}
-
-
-def _command() -> str:
-    return shlex.join(["zoo", *sys.argv[1:]])

@@ -34,9 +34,9 @@ from numpy.typing import NDArray
 
 from zoo.atari import NUM_ACTIONS
 from zoo.errors import QzooError
+from zoo.exchange.frame_file import FrameFile, open_frames
 from zoo.files import replacing, write_json
 from zoo.games import all_games
-from zoo.imports.frame_file import FrameFile, open_frames
 from zoo.recordings.frames import RawFrames
 from zoo.recordings.replay import Frames
 from zoo.recordings.store import FrameStore

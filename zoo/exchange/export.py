@@ -34,10 +34,10 @@ def replayed(
         QzooError: as `replay`.
     """
     for recording in recordings:
-        name = str(recording.path or f"{recording.metadata.game}.{recording.metadata.source}")
+        game, name = recording.metadata.game, recording.name
         for group in _groups(recording.episodes, group_frames):
             outputs = [empty_frames(episode.length + 1) for episode in group]
-            replay(recording.metadata.game, group, outputs, name=name, num_threads=num_threads, on_steps=on_steps)
+            replay(game, group, outputs, name=name, num_threads=num_threads, on_steps=on_steps)
             yield from zip(group, outputs, strict=True)
 
 

@@ -16,11 +16,11 @@ from huggingface_hub import DatasetCardData
 
 from zoo.atari import PROTOCOL
 from zoo.errors import QzooError
+from zoo.exchange.export import replayed
 from zoo.files import replacing, write_text
-from zoo.imports.export import replayed
+from zoo.recordings.build import fingerprint
 from zoo.recordings.format import Episode, Recording, file_name
 from zoo.recordings.replay import Frames
-from zoo.recordings.store import fingerprint
 
 METADATA_KEY = b"qzoo"
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -80,7 +80,7 @@ def export_parquet(
     """
     metadata = recordings[0].metadata
     path = out / "data" / file_name(metadata.game, metadata.source)
-    steps = sum(episode.length for recording in recordings for episode in recording.episodes)
+    steps = sum(recording.steps for recording in recordings)
     about = {
         "fingerprint": fingerprint(recordings),
         "game": metadata.game,

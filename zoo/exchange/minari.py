@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from zoo.atari import FRAME_SIZE, NUM_ACTIONS, PROTOCOL, STACK, minimal_actions
 from zoo.device import free_memory
 from zoo.errors import QzooError
+from zoo.exchange.frame_set import FrameSetWriter, Origin, Piece, set_name
+from zoo.files import check_room
 from zoo.games import get_game
-from zoo.imports.frame_file import check_room
-from zoo.imports.frame_set import FrameSetWriter, Origin, Piece, set_name
+from zoo.recordings.frames import FRAME_BYTES
 from zoo.recordings.replay import Frames
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def import_minari(
     on_start(total)
     identity = {"kind": KIND, "path": str(path.resolve()), "id": dataset.id, "game": game, "steps": total}
     with FrameSetWriter(target, identity) as writer:
-        check_room(out, total - writer.transitions)
+        check_room(out, FRAME_BYTES * (total - writer.transitions))
         on_steps(writer.transitions)
         saved = writer.frames
         for position in range(writer.position, len(dataset.episode_indices)):

@@ -6,7 +6,6 @@ A file holds frames of uint8 (84, 84) one after the other and nothing else, so t
 from __future__ import annotations
 
 import os
-import shutil
 import zlib
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from zoo.atari import FRAME_SIZE
 from zoo.errors import QzooError
+from zoo.recordings.frames import FRAME_BYTES
 from zoo.recordings.replay import Frames
 
-FRAME_BYTES = FRAME_SIZE * FRAME_SIZE
 CHECK_FRAMES = 4096
 
 
@@ -91,14 +90,3 @@ def open_frames(path: Path, count: int, crc32: int | None = None) -> Tensor:
         if found != crc32:
             raise QzooError(f"{path}: its frames are not those that were written; import it again")
     return torch.from_numpy(frames)
-
-
-def check_room(folder: Path, frames: int) -> None:
-    """Refuse to begin where the disk has no room for so many frames.
-
-    Raises:
-        QzooError: says how much is needed.
-    """
-    need, free = frames * FRAME_BYTES, shutil.disk_usage(folder).free
-    if free < need:
-        raise QzooError(f"{folder}: {need / 1e9:.1f} GB of frames need room, {free / 1e9:.1f} GB are free")
