@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_helpers import run_command
 from tests.recording_helpers import as_learner
-from zoo.cli import run_command
 from zoo.recordings import library
 
 
@@ -14,7 +14,7 @@ def test_bench(recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     as_learner(recordings_dir / "Breakout.random.parquet", shipped)
     monkeypatch.setattr(library, "SHIPPED", shipped)
     out = tmp_path / "bench.json"
-    _, result = run_command(
+    result = run_command(
         "bench",
         [
             *("--archs", "nature", "--batch-size", "8", "--steps", "1", "--replay-steps", "300"),

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.command_helpers import run_command
 from tests.conftest import GAMES
 from tests.recording_helpers import refused
-from zoo.cli import run_command
 from zoo.errors import QzooError
 from zoo.pretrain.config import RunConfig
 from zoo.pretrain.loop import Batches

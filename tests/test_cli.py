@@ -4,8 +4,11 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from zoo.cli import COMMANDS, find_command, main, usage
+from zoo.commands.common import PlainProgress
+from zoo.commands.pretrain import Pretrain
 from zoo.errors import QzooError
 
 
@@ -70,6 +73,30 @@ def test_bad_input_is_one_line_and_exit_code_2(
     shown = capsys.readouterr()
     assert shown.err.strip().startswith("error: ") and message in shown.err
     assert shown.err.strip().count("\n") == 0 and shown.out == ""
+
+
+def test_an_interrupt_says_what_was_saved_and_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(command: Pretrain) -> None:
+        raise KeyboardInterrupt("saved at step 50 in runs/x/checkpoint.safetensors")
+
+    monkeypatch.setattr(Pretrain, "run", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        main(["pretrain", "--name", "x"])
+    assert stopped.value.code == 130
+    shown = "interrupted; saved at step 50 in runs/x/checkpoint.safetensors; the same command with --resume goes on\n"
+    assert capsys.readouterr().err == shown
+
+
+def test_progress_in_a_log_is_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainProgress(Console(stderr=True), every=3600.0) as progress:
+        task = progress.add_task("replay", total=3, note="")
+        for done in (1, 2, 3):
+            progress.update(task, completed=done, note=f"{done} files")
+        progress.advance(progress.add_task("train", total=10, note="waiting"))
+    # The first change of a task at all, then what is finished; what is still waiting has nothing to tell.
+    assert capsys.readouterr().err == "replay: 1 of 3, 1 files\nreplay: 3 of 3, 3 files\n"
 
 
 def test_console_entry_point_runs_as_a_module() -> None:

@@ -7,8 +7,8 @@ import pytest
 from huggingface_hub import DatasetCard
 from PIL import Image
 
+from tests.command_helpers import run_command
 from tests.recording_helpers import made_up
-from zoo.cli import run_command
 from zoo.data_card import PICTURE, limitations, picture_rows, render_page, write_page
 from zoo.games import get_game
 from zoo.recordings.format import Recording, new_metadata, read_recording, write_recording
@@ -66,7 +66,7 @@ def test_the_page_by_hand(folder: Path) -> None:
     assert [config["data_files"] for config in card.data.configs] == ["*.learner*.parquet", "*.random*.parquet"]
     assert picture.name in text and picture.read_bytes().startswith(b"\x89PNG")
     before = (page.read_bytes(), picture.read_bytes())
-    _, written = run_command("data page", [str(folder), "--json"])
+    written = run_command("data page", [str(folder), "--json"])
     assert written == {"page": str(page), "picture": str(picture)}
     assert (page.read_bytes(), picture.read_bytes()) == before
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import zoo
+from tests.command_helpers import run_command
 from tests.recording_helpers import made_up, recorded, refused
-from zoo.cli import run_command
 from zoo.commands.finetune import FinetuneOffline
 from zoo.commands.pretrain import Pretrain
 from zoo.games import OTHER_PLAYERS, games_of, get_game
@@ -268,7 +268,7 @@ def test_pretraining_takes_the_dataset_and_says_so(tmp_path: Path) -> None:
     command = ["--name", "nature.x", "--recordings", str(tmp_path), "--steps", "2", "--batch-size", "40"]
     command += ["--feature-dim", "8", "--device", "cpu", "--json", "--out", str(tmp_path / "runs")]
     refused(lambda: run_command("pretrain", [*command, "--dataset", "novice40"]), "39 of 40 games are not recorded")
-    _, result = run_command("pretrain", [*command, "--dataset", "novice40", "--games", "Breakout"])
+    result = run_command("pretrain", [*command, "--dataset", "novice40", "--games", "Breakout"])
     config, results = read_config(Path(result["model"])), read_results(Path(result["model"]))
     assert config.dataset == "novice40" and results is not None
     training = results["training"]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.command_helpers import run_command
 from tests.recording_helpers import as_learner
-from zoo.cli import run_command
 from zoo.encoder import Encoder
 from zoo.model_folder import ModelConfig, write_model
 from zoo.pretrain.config import ObjectiveConfig
@@ -31,7 +31,7 @@ def test_demo(recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     as_learner(recordings_dir / "SpaceInvaders.random.parquet", shipped)
     monkeypatch.setattr(library, "SHIPPED", shipped)
     out = tmp_path / "demo"
-    _, results = run_command(
+    results = run_command(
         "demo",
         [
             *(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.command_helpers import run_command
 from tests.dqn_replay_helpers import (
     BLANK,
     LoggedBuffer,
@@ -23,7 +24,6 @@ from tests.dqn_replay_helpers import (
 )
 from tests.recording_helpers import refused
 from zoo.atari import minimal_actions
-from zoo.cli import run_command
 from zoo.exchange.dqn_replay import Cutter, Rows, import_dqn_replay
 from zoo.exchange.frame_set import FrameSetWriter, open_frame_set
 
@@ -224,7 +224,7 @@ def test_a_disk_without_room_is_one_line(buffer: LoggedBuffer, tmp_path: Path, m
 
 def test_the_command(buffer: LoggedBuffer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(buffer.folder), "--format", "dqn_replay", "--out", str(tmp_path), "--source", "run1", "--json"]
-    _, result = run_command("data import", arguments)
+    result = run_command("data import", arguments)
     assert json.loads(json.dumps(result))["left_out"]["stale"] == len(buffer.files) - 1
     assert result["path"] == str(tmp_path / f"{GAME}.run1.frames")
     assert "padding" in capsys.readouterr().err

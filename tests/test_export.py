@@ -15,10 +15,10 @@ import pytest
 import torch
 import yaml
 
+from tests.command_helpers import run_command
 from tests.conftest import GAMES
 from tests.recording_helpers import recorded, refused
 from zoo.atari import PROTOCOL, make_vector_env, rom_md5
-from zoo.cli import run_command
 from zoo.exchange.export import replayed, sources_of
 from zoo.exchange.export_minari import environment, export_minari
 from zoo.exchange.export_parquet import export_parquet, write_card
@@ -139,7 +139,7 @@ def test_the_card_tells_what_is_there(recordings: list[Recording], tmp_path: Pat
 def test_the_command_goes_on_and_refuses_another_selection(form: str, recordings_dir: Path, tmp_path: Path) -> None:
     def export(*more: str) -> dict[str, dict[str, object]]:
         arguments = ["--recordings", str(recordings_dir), "--format", form, "--out", str(tmp_path), "--json"]
-        _, result = run_command("data export", [*arguments, "--threads", "1", *more])
+        result = run_command("data export", [*arguments, "--threads", "1", *more])
         assert result["format"] == form
         return {part["game"]: part for part in result["datasets"]}
 

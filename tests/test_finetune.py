@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from finetune.offline import FinetuneConfig, Mode, finetune, frozen_features, start_network
-from zoo.cli import run_command
+from tests.command_helpers import run_command
 from zoo.encoder import Encoder
 from zoo.errors import QzooError
 from zoo.hub import load_agent, load_qnetwork
@@ -114,7 +114,7 @@ def test_command_writes_a_model_that_plays(encoder: Encoder, recordings_dir: Pat
         network, name="nature.tiny", support=support, objective="scaled_ql", dataset="none", pretraining={}
     )
     write_model(network, config, tmp_path / "pretrained")
-    _, result = run_command(
+    result = run_command(
         "finetune offline",
         [
             *(GAME, "--encoder", str(tmp_path / "pretrained"), "--mode", "full", "--steps", "20"),

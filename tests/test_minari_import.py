@@ -16,9 +16,9 @@ from gymnasium import spaces
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 from minari.data_collector import EpisodeBuffer
 
+from tests.command_helpers import run_command
 from tests.recording_helpers import refused
 from zoo.atari import minimal_actions
-from zoo.cli import run_command
 from zoo.exchange.frame_set import open_frame_set
 from zoo.exchange.minari import import_minari
 
@@ -243,6 +243,6 @@ def test_the_command(tmp_path: Path) -> None:
     env = preprocessed()
     folder = dataset([play(env).buffer()], env)
     arguments = [str(folder), "--format", "minari", "--out", str(tmp_path), "--json"]
-    result = json.loads(json.dumps(run_command("data import", arguments)[1]))
+    result = json.loads(json.dumps(run_command("data import", arguments)))
     assert result["transitions"] == STEPS and result["recorded"]["id"] == "test/set-v0"
     refused(lambda: run_command("data import", arguments), "is there already")

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.command_helpers import run_command
 from tests.conftest import GAMES
-from zoo.cli import run_command
 from zoo.device import pick_device, pick_precision
 from zoo.errors import QzooError
+from zoo.interrupt import stop_signals
 from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
 from zoo.pretrain.loop import (
     Batches,
@@ -92,6 +93,30 @@ def test_a_run_in_two_parts_equals_one_to_the_bit(store: FrameStore, tmp_path: P
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_it_between_steps_and_it_goes_on(
+    store: FrameStore, tmp_path: Path, number: signal.Signals
+) -> None:
+    handlers = [signal.getsignal(other) for other in (signal.SIGINT, signal.SIGTERM)]
+    objective = new_objective(SMALL, store.games)
+    with pytest.raises(KeyboardInterrupt, match=r"saved at step 50 in .*checkpoint\.safetensors"):
+        train(
+            objective, store, SMALL, tmp_path, device=CPU, report=lambda progress: signal.raise_signal(number)
+        )  # the signal comes at step 50, where the loop reports
+    assert load_state(tmp_path / "checkpoint.safetensors")[1]["step"] == 50
+    assert [signal.getsignal(other) for other in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert run(store, tmp_path, resume=True) == 100
+
+
+def test_a_second_signal_interrupts_at_once() -> None:
+    with stop_signals() as came:
+        assert not came()
+        signal.raise_signal(signal.SIGINT)
+        assert came()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_killed_by_sigkill_it_goes_on_to_the_bit(recordings_dir: Path, tmp_path: Path) -> None:
@@ -279,6 +304,6 @@ def test_the_recorded_command_makes_the_model_in_one_go(
     ]
     parted = ["--resume", "--time-budget", "5m"]
     monkeypatch.setattr("sys.argv", ["zoo", "pretrain", *parted, *arguments])
-    _, result = run_command("pretrain", [*parted, *arguments])
+    result = run_command("pretrain", [*parted, *arguments])
     command = json.loads((Path(result["model"]) / "results.json").read_text())["training"]["command"]
     assert command == shlex.join(["zoo", "pretrain", *arguments])

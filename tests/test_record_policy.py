@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.command_helpers import run_command
 from tests.model_helpers import make_config, make_network
 from tests.recording_helpers import refused
 from zoo.agent import Agent
 from zoo.atari import make_vector_env
-from zoo.cli import run_command
 from zoo.commands.record import parse_shard
 from zoo.hub import load_qnetwork
 from zoo.model_folder import write_model
@@ -31,14 +31,14 @@ def model(tmp_path: Path) -> Path:
 def test_play_of_a_model_is_recorded_and_goes_on(model: Path, tmp_path: Path) -> None:
     game, out = "Breakout", tmp_path / "out"
     arguments = [str(model), "--games", game, "--out", str(out), "--epsilon", "0.5", "--workers", "1", "--json"]
-    _, (first,) = run_command("record policy", [*arguments, "--steps", "300"])
+    (first,) = run_command("record policy", [*arguments, "--steps", "300"])
     recording = read_recording(out / f"{game}.policy.parquet")
     assert recording.transitions == first["steps"] >= 300
     assert verify_recording(recording) == []
     assert recording.metadata.command.startswith(f"zoo record policy {model.name} --epsilon 0.5 --games {game}")
     assert {episode.policy.split("@")[0] for episode in recording.episodes} == {f"policy/{model.name}"}
 
-    _, (second,) = run_command("record policy", [*arguments, "--steps", str(first["steps"] + 200)])
+    (second,) = run_command("record policy", [*arguments, "--steps", str(first["steps"] + 200)])
     longer = read_recording(recording.path or Path())
     assert longer.transitions == second["steps"] >= first["steps"] + 200
     assert [e.seed for e in longer.episodes[: len(recording.episodes)]] == [e.seed for e in recording.episodes]
@@ -99,6 +99,6 @@ def test_shards_share_out_the_games(tmp_path: Path) -> None:
         str(tmp_path),
         "--json",
     ]
-    _, results = run_command("record random", arguments)
+    results = run_command("record random", arguments)
     assert [result["game"] for result in results] == ["Frostbite"] and json.dumps(results)
     assert [path.name for path in tmp_path.glob("*.parquet")] == ["Frostbite.random.parquet"]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import zoo.recordings.store as store_module
+from tests.command_helpers import run_command
 from tests.recording_helpers import recorded
 from zoo import device
-from zoo.cli import run_command
 from zoo.model_folder import read_results
 from zoo.recordings import blocks as blocks_module
 from zoo.recordings.blocks import BlockFrames, open_blocks, write_blocks
@@ -329,6 +329,6 @@ def every_step_kept(recording: Recording) -> Recording:
 def test_pretraining_draws_single_transitions(recordings_dir: Path, tmp_path: Path) -> None:
     arguments = ["--name", "nature.x", "--games", "Breakout", "--recordings", str(recordings_dir), "--uniform"]
     arguments += ["--transitions", "50", "--steps", "2", "--batch-size", "4", "--feature-dim", "8"]
-    _, result = run_command("pretrain", [*arguments, "--device", "cpu", "--out", str(tmp_path), "--json"])
+    result = run_command("pretrain", [*arguments, "--device", "cpu", "--out", str(tmp_path), "--json"])
     training = (read_results(Path(result["model"])) or {})["training"]
     assert training["recordings"][0]["transitions"] == 50 and training["selection"]["uniform"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_helpers import run_command
 from tests.recording_helpers import refused
-from zoo.cli import run_command
 from zoo.commands.worth import parse_candidates
 from zoo.worth import summarize_worth
 
@@ -19,7 +19,7 @@ def test_worth_measures_once_and_compares(recordings_dir: Path, tmp_path: Path) 
     file = recordings_dir / "Breakout.random.parquet"
     arguments = ["--candidates", f"plain={file}", f"other={recordings_dir}", *SMALL]
     folders = ["--out", str(tmp_path / "worth"), "--cache", str(tmp_path / "frames"), "--workers", "1"]
-    _, rows = run_command("data worth", [*arguments, *folders, "--json"])
+    rows = run_command("data worth", [*arguments, *folders, "--json"])
     assert {row["name"] for row in rows} == {"plain", "other"}
     for row in rows:
         game = row["games"]["Breakout"]
@@ -32,7 +32,7 @@ def test_worth_measures_once_and_compares(recordings_dir: Path, tmp_path: Path) 
 
     done = tmp_path / "worth" / "plain" / "seed0" / "worth.json"
     before = done.stat().st_mtime_ns
-    _, again = run_command("data worth", [*arguments, *folders, "--json"])
+    again = run_command("data worth", [*arguments, *folders, "--json"])
     assert again == rows and done.stat().st_mtime_ns == before
 
 

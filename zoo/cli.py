@@ -94,23 +94,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments[0] in groups and arguments[1:] in (["-h"], ["--help"]):
         print(usage(arguments[0]))
         return
+    command = None
     try:
-        name, rest = find_command(arguments)
-        command, result = run_command(name, rest)
+        command = parse_command(*find_command(arguments))
+        result = command.run()
     except QzooError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        told = ("interrupted", str(error), getattr(command, "IF_INTERRUPTED", ""))
+        print("; ".join(filter(None, told)), file=sys.stderr)
         sys.exit(130)
     if command.json:
         print(json.dumps(result, indent=2))
     sys.exit(getattr(command, "exit_code", 0))
 
 
-def run_command(name: str, arguments: Sequence[str]) -> tuple[Any, Any]:
-    """Parse a command's settings and run it: (the command, its result)."""
+def parse_command(name: str, arguments: Sequence[str]) -> Any:
+    """The command of that name with its settings, ready to run."""
     module, class_name, _ = COMMANDS[name]
     command_class: Any = getattr(importlib.import_module(module), class_name)
-    command = tyro.cli(command_class, prog=f"zoo {name}", args=arguments, config=SETTINGS)
-    return command, command.run()
+    return tyro.cli(command_class, prog=f"zoo {name}", args=arguments, config=SETTINGS)

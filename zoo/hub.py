@@ -316,11 +316,12 @@ def _summary(folder: Path, config: ModelConfig) -> dict[str, Any]:
         "arch": config.arch,
         "objective": config.objective,
         "dataset": config.dataset,
+        "games": list(config.games),
         "parameters": config.parameters,
         "feature_dim": config.feature_dim,
         "bytes": weights.stat().st_size,
         "sha256": config.sha256,
-        "results": read_results(folder) or {},
+        "iqm_human": (read_results(folder) or {}).get("evaluation", {}).get("iqm_human"),
     }
 
 
@@ -328,8 +329,9 @@ def list_models() -> list[dict[str, Any]]:
     """The models on this machine (`models_dirs`), by name. Reads no weights.
 
     Returns:
-        One dict a model: name, arch, objective, dataset, parameters (of the encoder), feature_dim, bytes (of
-        the weights file), sha256 and results (results.json, or empty).
+        One dict a model: name, arch, objective, dataset, games, parameters (of the encoder), feature_dim, bytes (of
+        the weights file), sha256 and iqm_human (value, low and high of the human-normalized interquartile mean, or
+        None). `model_info` tells more.
 
     Raises:
         QzooError: one of the folders is not sound.
@@ -339,11 +341,12 @@ def list_models() -> list[dict[str, Any]]:
 
 
 def model_info(name_or_path: str | Path, *, revision: str | None = None) -> dict[str, Any]:
-    """All that is known of one model: the keys of `list_models`, every field of its config, and its path.
+    """All that is known of one model: the keys of `list_models`, every field of its config, its results and its path.
 
     Raises:
         QzooError: as `load`, weights unread.
     """
     folder = find_model(name_or_path, revision)
     config = read_config(folder)
-    return {**asdict(config), "games": list(config.games), **_summary(folder, config), "path": str(folder)}
+    results = read_results(folder) or {}
+    return {**asdict(config), **_summary(folder, config), "results": results, "path": str(folder)}

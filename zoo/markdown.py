@@ -19,5 +19,4 @@ def bullets(lines: Iterable[str]) -> str:
 
 def score_text(score: float) -> str:
     """A raw score with as many digits as matter: 12.3, 743, 12,345."""
-    text = f"{score:,.1f}" if abs(score) < 100 else f"{score:,.0f}"
-    return "0.0" if text == "-0.0" else text
+    return f"{score:z,.1f}" if abs(score) < 100 else f"{score:,.0f}"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zoo.encoder import Encoder
 from zoo.errors import QzooError, unknown_name
+from zoo.games import all_games
 
 
 class QNetwork(nn.Module):
@@ -63,8 +64,13 @@ class QNetwork(nn.Module):
         """Position of the head of `game`.
 
         Raises:
-            QzooError: the network has no head for it; the nearest games are offered.
+            QzooError: the network has no head for it; the games that it has heads for, or the nearest, are offered.
         """
+        if game in all_games() and game not in self.games:
+            raise QzooError(
+                f"{game}: the model has no head for it, only for {', '.join(self.games)}; "
+                f"`zoo finetune offline {game} --encoder MODEL` gives it one"
+            )
         if game not in self.games:
             raise unknown_name("game of this model", game, self.games)
         return self.games.index(game)

@@ -16,6 +16,7 @@ from zoo.errors import QzooError
 from zoo.games import games_of, get_game
 from zoo.markdown import bullets, markdown_table, score_text
 from zoo.model_folder import CONFIG, RESULTS, ModelConfig
+from zoo.recordings.datasets import DATASETS
 from zoo.recordings.stats import commands
 
 SCORES_PLOT, TRAINING_PLOT = "scores.png", "training.png"
@@ -144,7 +145,7 @@ def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Map
                 score_text(row["random"]),
                 score_text(row["data"]),
                 "–" if row["last20"] is None else score_text(row["last20"]),
-                f"{row['human_normalized']:.2f}",
+                f"{row['human_normalized']:z.2f}",
                 row["episodes"],
             )
             for row in rows
@@ -161,11 +162,11 @@ def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Map
         + f"\n\n![Human-normalized scores by game]({SCORES_PLOT})\n\n"
         "Scores are mean returns in the game's own points. The policy takes the best action by its Q-values, "
         f"and a random one in a share of {evaluation['epsilon']:g}; it and random play were scored on seeded "
-        f"episodes of at most {rules['max_steps'] * rules['frame_skip']:,} frames, with sticky actions "
+        f"episodes of at most {rules['max_steps']:,} steps of {rules['frame_skip']} frames, with sticky actions "
         f"({rules['sticky_actions']:g}). The checkpoint is the last one, not the best. Intervals are "
         'bootstrapped over episodes. "Data, mean" is over all recorded episodes of the game that it was '
-        'trained on, "data, last 20%" over the episodes that began in the last fifth of the steps, of the '
-        "source that ends best."
+        'trained on, random play included, "data, last 20%" over the episodes that began in the last fifth of the '
+        "steps, of the source that ends best."
     )
 
 
@@ -193,13 +194,33 @@ def _making(config: ModelConfig, results: Mapping[str, Any]) -> str:
     losses = [f"{key} {training['final'][key]:.3f}" for key in ("td", "cql") if key in training.get("final", {})]
     if losses:
         first = results["curve"][0] if results.get("curve") else {}
-        start = f"; the TD error at step {first['step']:,} was {first['td']:.3f}" if "td" in first else ""
+        start = f" (td at step {first['step']:,}: {first['td']:.3f}{_lowest_td(results)})" if "td" in first else ""
         facts.append(f"Losses at the end: {', '.join(losses)}{start}.")
     unseen = [game for game in games_of("held_out") if game not in data]
     if unseen:
         facts.append(f"Never seen in training, so fit to test transfer: {', '.join(unseen)}.")
     plot = f"\n\n![Losses over training]({TRAINING_PLOT})" if results.get("curve") else ""
-    return f"## How it was made\n\nTrained on `{config.dataset}`:\n\n{table}\n\n{bullets(facts)}{plot}"
+    return f"## How it was made\n\nTrained on {_data_text(config, results)}:\n\n{table}\n\n{bullets(facts)}{plot}"
+
+
+def _data_text(config: ModelConfig, results: Mapping[str, Any]) -> str:
+    """What the data are and how they were drawn."""
+    summary = {dataset.name: dataset.summary for dataset in DATASETS}.get(config.dataset)
+    text = f"`{config.dataset}`" + (f" ({summary})" if summary else "")
+    selection = results.get("training", {}).get("selection", {})
+    for limit, meaning in (("transitions", "of each game and source"), ("per_game", "of each game")):
+        if selection.get(limit):
+            drawn = "single transitions" if selection["uniform"] else "whole episodes"
+            text += f", of it about {selection[limit]:,} transitions {meaning}, {drawn} drawn at random"
+    return text
+
+
+def _lowest_td(results: Mapping[str, Any]) -> str:
+    """Where the TD error was lowest, if that was not at the end: its targets move with the policy."""
+    lowest = min(results["curve"], key=lambda point: float(point["td"]))
+    if lowest["td"] >= results["training"]["final"]["td"]:
+        return ""
+    return f"; lowest, {lowest['td']:.3f}, at step {lowest['step']:,}"
 
 
 def _settings(config: ModelConfig, results: Mapping[str, Any]) -> str:
@@ -318,4 +339,4 @@ def duration_text(seconds: float) -> str:
 
 
 def _iqm(iqm: Mapping[str, float]) -> str:
-    return f"{iqm['value']:.3f} ({iqm['low']:.3f} to {iqm['high']:.3f})"
+    return f"{iqm['value']:z.3f} ({iqm['low']:z.3f} to {iqm['high']:z.3f})"

@@ -6,13 +6,16 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -60,8 +63,33 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class PlainProgress(Progress):
+    """Progress for logs and pipes, where bars can't be redrawn: a line now and then, and one when a task is done."""
+
+    def __init__(self, console: Console, every: float = 15.0) -> None:
+        super().__init__(console=console, disable=True)
+        self.every, self._told = every, 0.0
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change the task, as in `Progress`, and print its line if it is time to."""
+        was_finished = self._tasks[task_id].finished
+        super().update(task_id, **changes)
+        task = self._tasks[task_id]
+        if task.total and (task.finished > was_finished or (task.completed and time.time() - self._told > self.every)):
+            self._told = time.time()
+            note = f", {task.fields['note']}" if task.fields.get("note") else ""
+            line = f"{task.description}: {task.completed:,.0f} of {task.total:,.0f}{note}"
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As in `Progress`."""
+        self.update(task_id, advance=advance)
+
+
 def progress_bar(*, quiet: bool) -> Progress:
-    """A progress bar on standard error, so that standard output stays clean for results."""
+    """Progress on standard error, so that standard output stays clean for results: bars, or lines in a log."""
+    if not quiet and not console.is_terminal:
+        return PlainProgress(console)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +29,8 @@ class Demo:
     Three agents get the same number of gradient steps on the same play: on frozen features, end to end, and the same
     network from scratch. Writes results.json, curves.png and play.mp4.
     """
+
+    IF_INTERRUPTED: ClassVar[str] = "the demo starts afresh each time"
 
     game: str = "SpaceInvaders"
     """A held-out game with recorded play."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tyro
 
@@ -20,6 +20,8 @@ class FinetuneOffline:
 
     Writes a model folder, runs/finetune/GAME.MODE.ENCODER/model, that `zoo evaluate` and `zoo.load_agent` open.
     """
+
+    IF_INTERRUPTED: ClassVar[str] = "the same command with --resume goes on"
 
     game: tyro.conf.Positional[str]
     """The game, as in SpaceInvaders."""

@@ -9,18 +9,6 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-LIST_KEYS = (
-    "name",
-    "arch",
-    "objective",
-    "dataset",
-    "parameters",
-    "feature_dim",
-    "bytes",
-    "sha256",
-    "results",
-)
-
 
 @dataclass
 class List:
@@ -30,10 +18,10 @@ class List:
     """Print the models as JSON on standard output."""
 
     def run(self) -> list[dict[str, Any]]:
-        """Show the table; returns one entry a model with the keys LIST_KEYS."""
+        """Show the table; returns what `zoo.list_models` gives."""
         from zoo.hub import list_models
 
-        models = [{key: model[key] for key in LIST_KEYS} for model in list_models()]
+        models = list_models()
         if not self.json:
             _show_list(models)
         return models
@@ -51,7 +39,7 @@ class Info:
     """Print it all as JSON on standard output."""
 
     def run(self) -> dict[str, Any]:
-        """Show it; returns the entry of `zoo list`, every field of config.json, and the path."""
+        """Show it; returns the entry of `zoo list`, every field of config.json, the results and the path."""
         from zoo.hub import model_info
 
         info = model_info(self.name, revision=self.revision)
@@ -70,9 +58,8 @@ def size_text(count: int) -> str:
     return f"{size:.1f} GB"
 
 
-def iqm_text(results: dict[str, Any]) -> str:
-    """The evaluation's human-normalized interquartile mean with its interval, or "not evaluated"."""
-    iqm = results.get("evaluation", {}).get("iqm_human")
+def iqm_text(iqm: dict[str, float] | None) -> str:
+    """A human-normalized interquartile mean with its interval, or "not evaluated"."""
     return f"{iqm['value']:.2f} [{iqm['low']:.2f}, {iqm['high']:.2f}]" if iqm else "not evaluated"
 
 
@@ -93,7 +80,7 @@ def _show_list(models: list[dict[str, Any]]) -> None:
             model["objective"],
             model["dataset"],
             size_text(model["bytes"]),
-            iqm_text(model["results"]),
+            iqm_text(model["iqm_human"]),
         )
     console.print(table)
 
@@ -106,7 +93,7 @@ def _show_info(info: dict[str, Any]) -> None:
         "trained with": f"{info['objective']} on {info['dataset']}",
         "weights": f"{size_text(info['bytes'])}, sha256 {info['sha256']}",
         "folder": info["path"],
-        "human-normalized IQM": iqm_text(info["results"]),
+        "human-normalized IQM": iqm_text(info["iqm_human"]),
         "load": f'zoo.load("{info["name"]}")',
     }
     console = Console()

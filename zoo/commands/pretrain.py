@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from zoo.commands.common import parse_duration, parse_games, progress_bar, typed_command
 from zoo.errors import QzooError
@@ -30,6 +30,8 @@ class Pretrain:
 
     The data are a named dataset (--dataset), or what --games and --sources choose of the recordings there are.
     """
+
+    IF_INTERRUPTED: ClassVar[str] = "the same command with --resume goes on"
 
     name: str
     """The model's name, arch.tag, as in nature.scaledql_mine; also its folder under --out."""

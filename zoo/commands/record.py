@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tyro
 
@@ -21,6 +21,8 @@ from zoo.recordings.record import Progress, RecordJob, Source
 
 @dataclass
 class _Record:
+    IF_INTERRUPTED: ClassVar[str] = "the last save is kept; the same command goes on"
+
     games: tuple[str, ...]
     """Games to record, or the groups train, held_out, extra, all."""
     steps: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.table import Table
@@ -32,6 +32,8 @@ class Worth:
     A dataset is worth the score of the policy learned from it. Candidates that were measured before with the same
     settings are not measured again; a comparison that was stopped goes on where it was.
     """
+
+    IF_INTERRUPTED: ClassVar[str] = "what was finished is kept; the same command goes on"
 
     candidates: tuple[str, ...]
     """NAME=PATH[,PATH...]: files or folders of recordings; a NAME alone is the recordings of the package."""

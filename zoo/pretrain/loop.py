@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from zoo.device import pick_precision
 from zoo.errors import QzooError
+from zoo.interrupt import stop_signals
 from zoo.pretrain.augment import shift_batch
 from zoo.pretrain.config import OptimizerConfig, RunConfig
 from zoo.pretrain.objective import Objective
@@ -145,6 +146,7 @@ def train(
 
     Raises:
         QzooError: a checkpoint in the way, damaged or of other settings; a loss that is not finite.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; the step at hand is finished and saved.
     """
     optimizer = make_optimizer(objective, config.optimizer)
     path = out / CHECKPOINT
@@ -156,8 +158,8 @@ def train(
     saved = logged = began
     objective.train()
     try:
-        with open_log(out, run.step) as log:
-            while run.step < config.steps and time.time() < deadline:
+        with open_log(out, run.step) as log, stop_signals() as interrupted:
+            while run.step < config.steps and time.time() < deadline and not interrupted():
                 set_learning_rates(optimizer, run.step, config)
                 losses = train_step(objective, batches.get(run.step), optimizer, config, dtype)
                 run.step += 1
@@ -183,6 +185,8 @@ def train(
                 raise QzooError(f"{out}: the loss is not finite at step {run.step}; lower --learning-rate")
             run.seconds = before + time.time() - began
             save_checkpoint(path, objective, optimizer, identity, run)
+            if interrupted():
+                raise KeyboardInterrupt(f"saved at step {run.step:,} in {path}")
     finally:
         batches.close()
     return run

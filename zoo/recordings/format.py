@@ -118,6 +118,10 @@ class Recording:
     episodes: tuple[Episode, ...]
     path: Path | None = None
 
+    def __repr__(self) -> str:
+        size = f"{len(self.episodes):,} episodes, {self.transitions:,} transitions"
+        return f"Recording({self.metadata.game}.{self.metadata.source}, {size})"
+
     @property
     def name(self) -> str:
         """What errors call it: its file, or its game and source."""

@@ -1,0 +1,37 @@
+"""Stopping long work between two steps instead of within one."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """While open, Ctrl-C and SIGTERM interrupt nothing: the function given says whether one came.
+
+    The caller asks it between steps, saves and raises KeyboardInterrupt. A second signal interrupts at once. Outside
+    the main thread, where Python allows no handlers, signals do what they did before.
+    """
+    came = False
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: came
+        return
+    before = {number: signal.signal(number, remember) for number in SIGNALS}
+    try:
+        yield lambda: came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
