@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 
 from tests.model_helpers import GAMES, NAME, make_config, make_network, one_line
 from zoo.cli import main
+from zoo.commands.report import Report
 from zoo.files import write_json
 from zoo.games import get_game
 from zoo.model_folder import ModelConfig, read_config, read_results, write_model
@@ -198,6 +199,45 @@ def test_missing_parts_are_named(part: str, folder: Path) -> None:
     results = example()
     del results["random"]["games"]["Pong"]
     one_line(lambda: score_rows(results), "Pong")
+
+
+def demo_run(game: str, seed: int, frozen: float) -> dict[str, Any]:
+    arms = {"random": 101.0, "data": 202.0, "scratch": 303.0, "frozen": frozen, "full": 505.0}
+    return {
+        "game": game,
+        "seed": seed,
+        "steps": 500,
+        "batch_size": 128,
+        "transitions": 50_321,
+        "episodes": 32,
+        "encoder_sha256": "",
+        "command": f"zoo demo --game {game} --seed {seed}",
+        "arms": {arm: {"score": score} for arm, score in arms.items()},
+    }
+
+
+def test_transfer_is_on_the_card(folder: Path, config: ModelConfig, tmp_path: Path) -> None:
+    assert "Transfer" not in (folder / "README.md").read_text()
+    paths = [tmp_path / f"{number}.json" for number in range(3)]
+    runs = [demo_run("StarGunner", 1, 440.0), demo_run("StarGunner", 0, 400.0), demo_run("MsPacman", 0, 1404.0)]
+    for path, run in zip(paths, runs, strict=True):
+        write_json(path, {**run, "encoder_sha256": config.sha256})
+    Report(folder, transfer=tuple(paths), card_only=True).run()
+    results = read_results(folder) or {}
+    assert [(run["game"], run["seed"]) for run in results["transfer"]] == [
+        ("MsPacman", 0),
+        ("StarGunner", 0),
+        ("StarGunner", 1),
+    ]
+    card = (folder / "README.md").read_text()
+    assert row_of(card, "MsPacman")[1:] == ["50,000", "500 x 128", "1", "101", "202", "303", "1,404", "505"]
+    ranges = ["101 (101 to 101)", "202 (202 to 202)", "303 (303 to 303)", "420 (400 to 440)", "505 (505 to 505)"]
+    assert row_of(card, "StarGunner")[3:] == ["2", *ranges]
+    assert "zoo demo --game StarGunner --seed 1" in card
+    write_json(paths[0], demo_run("StarGunner", 1, 440.0))
+    refusals = {paths[0]: "encoder_sha256", tmp_path / "none": "zoo demo", folder / "results.json": "zoo demo"}
+    for path, part in refusals.items():
+        one_line(lambda path=path: Report(folder, transfer=(path,), card_only=True).run(), str(path), part)
 
 
 def test_data_without_a_last_fifth(folder: Path) -> None:

@@ -47,24 +47,26 @@ class DemoConfig:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
 
 
-def run_demo(config: DemoConfig, out: Path, device: torch.device, show: Show) -> dict[str, Any]:
+def run_demo(config: DemoConfig, out: Path, device: torch.device, show: Show, command: str) -> dict[str, Any]:
     """Run every arm and write results.json, curves.png and play.mp4 into `out`; returns the results."""
     from zoo.plots import plot_demo  # matplotlib is slow to import
 
     started = time.time()
-    if config.game in model_info(config.encoder)["games"]:
+    model = model_info(config.encoder)
+    if config.game in model["games"]:
         raise QzooError(f"--game {config.game}: {config.encoder} was trained on it; the demo is about unseen games")
     encoder = load(config.encoder, device=device)
     store, returns = prepare(config, device, show)
     support = config.finetune.objective.support
     arms: dict[str, dict[str, Any]] = {}
-    arms["random"] = score_arm("random", random_policy(config.game), config, show)
+    arms["random"] = score_arm("random", random_policy(config.game, config.finetune.seed), config, show)
     arms["data"] = {**arm(config.game, returns), "seconds": 0.0}
     networks: dict[str, QNetwork] = {}
     curves: dict[str, Any] = {}
     for mode in MODES:
         networks[mode], seconds = train_arm(mode, encoder, store, config, out, show)
-        arms[mode] = score_arm(mode, Agent(networks[mode], config.game, support), config, show)
+        agent = Agent(networks[mode], config.game, support, seed=config.finetune.seed)
+        arms[mode] = score_arm(mode, agent, config, show)
         arms[mode]["seconds"] = seconds
         curves[mode] = read_curve(out / mode / LOG)
     best = max(MODES, key=lambda mode: float(arms[mode]["score"]))
@@ -74,11 +76,14 @@ def run_demo(config: DemoConfig, out: Path, device: torch.device, show: Show) ->
     show("video", 1, 1, best)
     results = {
         "game": config.game,
-        "encoder": config.encoder,
+        "encoder": model["name"],
+        "encoder_sha256": model["sha256"],
         "transitions": store.transitions,
         "steps": config.finetune.steps,
         "batch_size": config.finetune.batch_size,
         "episodes": config.episodes,
+        "seed": config.finetune.seed,
+        "command": command,
         "video": best,
         "machine": f"{device_name(device)}, {platform.machine()}",
         "arms": {name: arms[name] for name in ("random", "data", *MODES)},
@@ -91,7 +96,7 @@ def run_demo(config: DemoConfig, out: Path, device: torch.device, show: Show) ->
 
 def prepare(config: DemoConfig, device: torch.device, show: Show) -> tuple[FrameStore, np.ndarray[Any, Any]]:
     """The recorded play as frames, and the returns of its episodes."""
-    recordings = load_recordings([config.game], ("learner",), (), config.transitions)
+    recordings = load_recordings([config.game], ("learner",), (), config.transitions, config.finetune.seed)
     total, done = sum(recording.transitions for recording in recordings), 0
 
     def advance(steps: int) -> None:
@@ -130,7 +135,7 @@ def score_arm(name: str, policy: Any, config: DemoConfig, show: Show) -> dict[st
         done += 1
         show(f"play {name}", done, config.episodes, f"last {score:.0f}")
 
-    scores = play_episodes(policy, config.game, config.episodes, on_episode=on_episode)
+    scores = play_episodes(policy, config.game, config.episodes, seed=config.finetune.seed, on_episode=on_episode)
     return {**arm(config.game, scores), "seconds": time.time() - began}
 
 

@@ -109,7 +109,7 @@ _JSON_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -133,7 +133,7 @@ def read_config(folder: str | Path) -> ModelConfig:
         QzooError: no such file, or a field is missing, unknown, of another type or out of range.
     """
     path = Path(folder) / CONFIG
-    content = _read_json(path)
+    content = read_json(path)
     if content.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise QzooError(
             f"{path}: format_version is {content['format_version']!r}, this qzoo reads {FORMAT_VERSION}; "
@@ -211,7 +211,7 @@ def check_weights(path: Path, sha256: str, expected: Mapping[str, Tensor]) -> No
 def read_results(folder: str | Path) -> dict[str, Any] | None:
     """The results.json of a model folder, or None where there is none."""
     path = Path(folder) / RESULTS
-    return _read_json(path) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def default_card(config: ModelConfig) -> str:

@@ -1,7 +1,8 @@
 """The card of a model, made from its config.json and results.json alone.
 
 results.json holds `evaluation` and `random` (what `zoo evaluate` gives), `data` (`zoo.report.recorded_data`),
-and what the training wrote: `training` and `curve`. No figure on a card comes from anywhere else.
+`transfer` (runs of `zoo demo`) and what the training wrote: `training` and `curve`. No figure on a card comes from
+anywhere else.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from zoo.markdown import bullets, markdown_table, score_text
 from zoo.model_folder import CONFIG, RESULTS, ModelConfig
 from zoo.recordings.datasets import DATASETS
 from zoo.recordings.stats import commands
+from zoo.transfer_card import transfer_section
 
 SCORES_PLOT, TRAINING_PLOT = "scores.png", "training.png"
 
@@ -87,6 +89,7 @@ def render_card(config: ModelConfig, results: Mapping[str, Any]) -> str:
         _introduction(config),
         _scores(config, rows, results),
         _making(config, results),
+        *([transfer_section(results["transfer"])] if results.get("transfer") else []),
         _settings(config, results),
         "## Limitations\n\n" + bullets(limitations(rows, config, results)),
         _reproduction(results),

@@ -11,15 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune.offline import FinetuneConfig
-from zoo.commands.common import progress_bar
-
-NAMES = {
-    "random": "random play",
-    "data": "mean of the recorded data",
-    "scratch": "from scratch",
-    "frozen": "pretrained, frozen",
-    "full": "pretrained, end to end",
-}
+from zoo.commands.common import progress_bar, typed_command
+from zoo.transfer_card import ARMS
 
 
 @dataclass
@@ -39,7 +32,7 @@ class Demo:
     transitions: int = 50_000
     """About so many transitions of recorded play, whole episodes at random."""
     episodes: int = 32
-    """Episodes that each agent plays, on the same seeds."""
+    """Episodes that each agent plays, the same for all; other ones with another --seed."""
     finetune_config: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(steps=500))
     device: str = "auto"
     """auto, cpu, cuda."""
@@ -65,7 +58,7 @@ class Demo:
                     tasks[part] = bar.add_task(part, total=total, note=note)
                 bar.update(tasks[part], completed=done, note=note)
 
-            results = run_demo(config, self.out, pick_device(self.device), show)
+            results = run_demo(config, self.out, pick_device(self.device), show, typed_command())
         if not self.json:
             print_table(results)
             print(f"{self.out}/results.json, curves.png, play.mp4 ({results['video']}); {time.time() - started:.0f} s")
@@ -83,7 +76,7 @@ def print_table(results: dict[str, Any]) -> None:
         table.add_column(column, justify="right" if column else "left")
     for name, arm in results["arms"].items():
         table.add_row(
-            NAMES[name],
+            ARMS[name],
             f"{arm['score']:.1f}",
             f"[{arm['low']:.1f}, {arm['high']:.1f}]",
             f"{arm['human_normalized']:.3f}",

@@ -34,6 +34,8 @@ class Report:
     """Names the evaluation run."""
     device: str = "auto"
     """auto, cpu, cuda."""
+    transfer: tuple[Path, ...] = ()
+    """results.json of runs of `zoo demo` with the model, to be shown on the card; those shown before are replaced."""
     card_only: bool = False
     """Play nothing; rewrite card and plots from the results.json that is there."""
     json: bool = False
@@ -41,11 +43,16 @@ class Report:
 
     def run(self) -> dict[str, Any]:
         """Score, write; returns what results.json holds."""
-        from zoo.model_folder import read_results
+        from zoo.files import write_json
+        from zoo.model_folder import RESULTS, read_config, read_results
         from zoo.report import write_report
+        from zoo.transfer_card import read_transfer
 
+        transfer = read_transfer(self.transfer, read_config(self.folder))
         if not self.card_only:
             self._score()
+        if transfer:
+            write_json(self.folder / RESULTS, {**(read_results(self.folder) or {}), "transfer": transfer})
         for path in write_report(self.folder):
             print(path, file=sys.stderr)
         return read_results(self.folder) or {}
