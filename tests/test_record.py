@@ -187,12 +187,14 @@ def test_learner_learns_which_action_pays() -> None:
         np.zeros(2, dtype=np.bool_),
     )
     for _ in range(250):
-        learner.observe((learner.act(ram) == 3).astype(np.int32), ended, cut)
+        learner.observe((learner.act(ram) == 3).astype(np.int32), ended, cut, ended)
     assert np.mean([learner.act(ram) == 3 for _ in range(50)]) > 0.9
 
 
 # Episodes: steps, and whether the step limit cut them. Short ones, so that windows reach over several ends.
 HISTORY = ((4, False), (1, False), (2, True), (2, False), (9, False))
+LOST = (2, 3, 12)
+"""Steps of `HISTORY` that cost a life; the second one ends its episode too."""
 
 
 def expected_sample(rewards: list[float], row: int, n: int, gamma: float) -> tuple[float, float, float]:
@@ -204,6 +206,8 @@ def expected_sample(rewards: list[float], row: int, n: int, gamma: float) -> tup
         discount *= gamma
         if now in ends:
             return total, 0.0, float(not ends[now])
+        if now in LOST:
+            return total, 0.0, 1.0
     return total, discount, 1.0
 
 
@@ -215,17 +219,19 @@ def test_memory_samples_are_the_obvious_ones(n_step: int, whole: bool) -> None:
     begins = {0, *np.cumsum([length for length, _ in HISTORY]).tolist()}
     ram = torch.from_numpy(generator.integers(256, size=(count, 128), dtype=np.uint8))
     rewards = torch.from_numpy(generator.integers(-1, 2, size=count).astype(np.float32))
+    lost = torch.zeros(count, dtype=torch.bool)
+    lost[list(LOST)] = True
     numbers = torch.arange(count)  # in the place of actions: which step it is
     memory = Memory(1, capacity=4)  # it must grow
     first = 0
     for length, cut in HISTORY:
         rows = slice(first, first + length)
         if whole:
-            memory.add_episode(ram[rows], numbers[rows], rewards[rows], cut)
+            memory.add_episode(ram[rows], numbers[rows], rewards[rows], lost[rows], cut)
         else:
             for row in range(first, first + length):
                 last = torch.tensor([row == first + length - 1])
-                memory.add(ram[[row]], numbers[[row]], rewards[[row]], last, last & cut)
+                memory.add(ram[[row]], numbers[[row]], rewards[[row]], last, last & cut, lost[[row]])
         first += length
     states, drawn, returns, discounts, successors, weights = memory.sample(
         400, n_step, 0.9, torch.Generator().manual_seed(0)
@@ -246,7 +252,8 @@ def test_memory_draws_evenly_from_columns_of_different_lengths() -> None:
     memory = Memory(3)
     for first, length in ((0, 30), (100, 8)):
         numbers = torch.arange(first, first + length)
-        memory.add_episode(torch.ones(length, 128, dtype=torch.uint8), numbers, torch.zeros(length), False)
+        ram, lost = torch.ones(length, 128, dtype=torch.uint8), torch.zeros(length, dtype=torch.bool)
+        memory.add_episode(ram, numbers, torch.zeros(length), lost, False)
     states, drawn, *_ = memory.sample(6_000, 2, 0.9, torch.Generator().manual_seed(0))
     assert set(drawn.tolist()) == {*range(28), *range(100, 106)}
     assert states.all()

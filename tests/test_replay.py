@@ -160,11 +160,14 @@ def test_a_truncated_episode_keeps_its_last_state(monkeypatch: pytest.MonkeyPatc
 
 def test_replayed_ram_is_what_the_policy_saw() -> None:
     players = Players("Breakout", 1, "random", 11)
-    seen, generator = [], np.random.default_rng(0)
+    seen, lost, generator = [], [], np.random.default_rng(0)
     while not players.finished:
         seen.append(players.ram[0].copy())
         players.step(generator.choice([0, 1, 3, 4], size=1))
-    assert np.array_equal(replay_ram("Breakout", players.finished[0]), np.stack(seen))
+        lost.append(bool(players.lost_life[0]))
+    ram, lost_life = replay_ram("Breakout", players.finished[0])
+    assert np.array_equal(ram, np.stack(seen))
+    assert lost_life.tolist() == lost and sum(lost) == 5 and lost[-1]  # the last of five lives ends the game
 
 
 def test_players_take_a_new_seed_for_each_episode() -> None:

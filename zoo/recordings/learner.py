@@ -1,9 +1,9 @@
 """The learner: an online C51 agent on RAM, whose whole life is recorded.
 
 Only actions are kept and the play returns as frames, so the agent may see whatever is cheapest: the last two
-RAM states, 256 bytes, in a small network. The objective is that of Bellemare et al. 2017 with n-step returns;
-acting is epsilon-greedy, with epsilon falling from 1, so the recording goes from random to good, exploration
-included.
+RAM states, 256 bytes, in a small network. The objective is that of Bellemare et al. 2017 with n-step returns, in
+which a lost life is an end (the episode itself goes on, as the protocol says). Acting is epsilon-greedy, with epsilon
+falling from 1, so the recording goes from random to good, exploration included.
 """
 
 from __future__ import annotations
@@ -51,7 +51,13 @@ class LearnerConfig:
 
 
 class Memory:
-    """All transitions of the run: RAM, action, clipped reward and ends, one row of columns an environment."""
+    """All transitions of the run: RAM, action, clipped reward and ends, one row of columns an environment.
+
+    `ended`: the episode ended there; `cut`: by the step limit; `lost`: the step cost a life, which the returns learned
+    from take for an end.
+    """
+
+    COLUMNS = ("ram", "action", "reward", "ended", "cut", "lost")
 
     def __init__(self, num_envs: int, capacity: int = 8_192) -> None:
         self.ram = torch.zeros(num_envs, capacity, RAM_BYTES, dtype=torch.uint8)
@@ -59,6 +65,7 @@ class Memory:
         self.reward = torch.zeros(num_envs, capacity)
         self.ended = torch.zeros(num_envs, capacity, dtype=torch.bool)
         self.cut = torch.zeros(num_envs, capacity, dtype=torch.bool)
+        self.lost = torch.zeros(num_envs, capacity, dtype=torch.bool)
         self.size = torch.zeros(num_envs, dtype=torch.int64)
 
     def _reserve(self, more: int) -> None:
@@ -66,30 +73,27 @@ class Memory:
         need = int(self.size.max()) + more
         if need > capacity:
             extra = max(need, 2 * capacity) - capacity
-            for name in ("ram", "action", "reward", "ended", "cut"):
+            for name in self.COLUMNS:
                 old = getattr(self, name)
                 room = torch.zeros(old.shape[0], extra, *old.shape[2:], dtype=old.dtype)
                 setattr(self, name, torch.cat([old, room], dim=1))
 
-    def add(self, ram: Tensor, action: Tensor, reward: Tensor, ended: Tensor, cut: Tensor) -> None:
-        """One step of every environment."""
+    def add(self, *values: Tensor) -> None:
+        """One step of every environment: a value for each of COLUMNS."""
         self._reserve(1)
         env = torch.arange(len(self.size))
-        for column, value in zip(
-            (self.ram, self.action, self.reward, self.ended, self.cut),
-            (ram, action, reward, ended, cut),
-            strict=True,
-        ):
-            column[env, self.size] = value
+        for name, value in zip(self.COLUMNS, values, strict=True):
+            getattr(self, name)[env, self.size] = value
         self.size += 1
 
-    def add_episode(self, ram: Tensor, action: Tensor, reward: Tensor, cut: bool) -> None:
+    def add_episode(self, ram: Tensor, action: Tensor, reward: Tensor, lost: Tensor, cut: bool) -> None:
         """A whole episode, at the end of the shortest column."""
         env, length = int(self.size.argmin()), len(action)
         first = int(self.size[env])
         self._reserve(length)
         rows = slice(first, first + length)
-        self.ram[env, rows], self.action[env, rows], self.reward[env, rows] = ram, action, reward
+        self.ram[env, rows], self.action[env, rows] = ram, action
+        self.reward[env, rows], self.lost[env, rows] = reward, lost
         self.ended[env, first + length - 1] = True
         self.cut[env, first + length - 1] = cut
         self.size[env] += length
@@ -113,8 +117,9 @@ class Memory:
         env = torch.searchsorted(ends, drawn, right=True)
         step = drawn - torch.where(env > 0, ends[env - 1], 0)
         window = step[:, None] + torch.arange(n_step)
-        ended, cut = self.ended[env[:, None], window], self.cut[env[:, None], window]
-        alive = 1.0 - ended.float().cumsum(1).clamp(max=1.0)
+        over = self.ended[env[:, None], window] | self.lost[env[:, None], window]
+        cut = self.cut[env[:, None], window]
+        alive = 1.0 - over.float().cumsum(1).clamp(max=1.0)
         before = torch.cat([torch.ones(count, 1), alive[:, :-1]], dim=1)
         returns = (self.reward[env[:, None], window] * before * gamma ** torch.arange(n_step)).sum(1)
         weights = 1.0 - (cut.float() * before).amax(1)
@@ -189,10 +194,17 @@ class Learner:
         actions: NDArray[np.int64] = self.actions[self._last.numpy()]
         return actions
 
-    def observe(self, rewards: NDArray[np.int32], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> None:
+    def observe(
+        self,
+        rewards: NDArray[np.int32],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        lost_life: NDArray[np.bool_],
+    ) -> None:
         """Remember the step and learn from as many samples as it allows."""
         ended = torch.from_numpy(terminated | truncated)
-        self.memory.add(self._ram, self._last, clip_reward(rewards), ended, torch.from_numpy(truncated))
+        cut, lost = torch.from_numpy(truncated), torch.from_numpy(lost_life)
+        self.memory.add(self._ram, self._last, clip_reward(rewards), ended, cut, lost)
         self._previous, self._begins = self._ram, ended
         self.steps += len(rewards)
         if self.steps >= self.config.warmup_steps:
@@ -250,16 +262,19 @@ class Learner:
         choice = np.full(int(self.actions.max()) + 1, -1)
         choice[self.actions] = np.arange(len(self.actions))
         for episode in episodes:
-            ram = torch.from_numpy(replay_ram(self.game, episode))
+            ram, lost = map(torch.from_numpy, replay_ram(self.game, episode))
             actions = torch.from_numpy(choice[episode.actions])
-            self.memory.add_episode(ram, actions, clip_reward(episode.rewards), episode.truncated)
+            self.memory.add_episode(ram, actions, clip_reward(episode.rewards), lost, episode.truncated)
 
 
-def replay_ram(game: str, episode: Episode) -> NDArray[np.uint8]:
-    """The RAM in which each action of an episode was chosen: uint8 (length, 128)."""
+def replay_ram(game: str, episode: Episode) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The RAM in which each action of an episode was chosen, uint8 (length, 128), and which ones cost a life."""
     ram = np.empty((episode.length, RAM_BYTES), dtype=np.uint8)
+    lives = np.empty(episode.length + 1, dtype=np.int64)
     ale, actions = make_ale(game, episode.seed), action_values()
+    lives[0] = ale.lives()
     for step, action in enumerate(episode.actions.tolist()):
         ale.getRAM(ram[step])
         play_step(ale, actions[action])
-    return ram
+        lives[step + 1] = ale.lives()
+    return ram, np.diff(lives) < 0

@@ -27,6 +27,8 @@ class Players:
 
     Attributes:
         ram: uint8 (num_envs, 128), the RAM after the last step (the state that a RAM policy sees).
+        lost_life: bool (num_envs,), whether the last step cost a life (or ended the episode, in games of lives). The
+            protocol has no use for it; a learner may.
         finished: episodes that ended since the caller last emptied the list.
         steps: steps played so far by the policy, those of unfinished episodes included.
     """
@@ -37,6 +39,8 @@ class Players:
         self.steps = steps
         self.finished: list[Episode] = []
         self.ram = np.zeros((num_envs, RAM_BYTES), dtype=np.uint8)
+        self.lost_life = np.zeros(num_envs, dtype=np.bool_)
+        self._lives = [0] * num_envs
         self._next_seed = first_seed
         self._actions = action_values()
         self._ales = [make_ale(game, first_seed) for _ in range(num_envs)]
@@ -50,6 +54,7 @@ class Players:
         self._running[env] = _Running(self._next_seed, self.steps)
         self._next_seed += 1
         self.ram[env] = ale.getRAM()
+        self._lives[env] = ale.lives()
 
     def step(self, actions: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_]]:
         """Advance every emulator one step: actions (num_envs,) in the full set.
@@ -69,6 +74,9 @@ class Players:
             running.actions.append(action)
             running.rewards.append(reward)
             rewards[env] = reward
+            lives = ale.lives()
+            self.lost_life[env] = lives < self._lives[env]
+            self._lives[env] = lives
             length = len(running.actions)
             terminated[env] = ale.game_over()
             truncated[env] = not terminated[env] and length >= PROTOCOL.max_steps

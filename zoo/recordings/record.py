@@ -37,7 +37,13 @@ class PlayPolicy(Protocol):
         """RAM uint8 (N, 128) -> actions int64 (N,) in the full set."""
         ...
 
-    def observe(self, rewards: NDArray[np.int32], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> None:
+    def observe(
+        self,
+        rewards: NDArray[np.int32],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        lost_life: NDArray[np.bool_],
+    ) -> None:
         """The outcome of the last actions; learning happens here."""
         ...
 
@@ -103,7 +109,7 @@ class RandomPolicy:
         """Any action, whatever the RAM."""
         return self._actions[self._generator.integers(len(self._actions), size=len(ram))]
 
-    def observe(self, rewards: NDArray[np.int32], terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> None:
+    def observe(self, *outcome: NDArray[Any]) -> None:
         """Nothing to learn."""
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -145,7 +151,8 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
     players = Players(job.game, num_envs, name, unused_seed(job, episodes), steps=played)
 
     def play() -> list[Episode]:
-        policy.observe(*players.step(policy.act(players.ram)))
+        outcome = players.step(policy.act(players.ram))
+        policy.observe(*outcome, players.lost_life)
         finished = players.finished.copy()
         players.finished.clear()
         return finished
