@@ -158,7 +158,7 @@ def test_list_models_and_model_info(folder: Path, network: QNetwork) -> None:
     (folder.parent / "no-model").mkdir()
     write_model(make_network("impala"), make_config(make_network("impala")), folder.parent / "impala.test")
     first, second = hub.list_models()
-    assert first["name"] == "impala.test" and first["iqm_human"] is None
+    assert first["name"] == "impala.test" and first["results"] == {}
     assert second == {
         "name": NAME,
         "arch": "nature",
@@ -168,11 +168,11 @@ def test_list_models_and_model_info(folder: Path, network: QNetwork) -> None:
         "feature_dim": 8,
         "bytes": (folder / "model.safetensors").stat().st_size,
         "sha256": sha256_of(folder / "model.safetensors"),
-        "iqm_human": None,
+        "results": {},
         "games": list(GAMES),
     }
     info = hub.model_info(NAME)
-    assert {key: info[key] for key in second} == second
+    assert {**{key: info[key] for key in second}, "results": {}} == second
     assert info["results"] == RESULTS and info["path"] == str(folder)
     json.dumps(info)
 

@@ -55,7 +55,10 @@ def test_list_as_json_has_the_keys_that_scripts_rely_on(folder: Path, capsys: py
         "feature_dim": 8,
         "bytes": weights.stat().st_size,
         "sha256": sha256_of(weights),
-        "iqm_human": RESULTS["evaluation"]["iqm_human"],
+        "results": {
+            "iqm_human": RESULTS["evaluation"]["iqm_human"],
+            "games": {game: scores["mean"] for game, scores in RESULTS["evaluation"]["games"].items()},
+        },
         "games": list(GAMES),
     }
 
@@ -90,4 +93,4 @@ def test_an_unknown_model_is_one_line(folder: Path, capsys: pytest.CaptureFixtur
 
 def test_texts() -> None:
     assert [size_text(count) for count in (999, 6_540_000, 2_000_000_000)] == ["999 B", "6.5 MB", "2.0 GB"]
-    assert iqm_text(None) == "not evaluated"
+    assert iqm_text({}) == "not evaluated"

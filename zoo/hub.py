@@ -307,6 +307,14 @@ def load_agent(
     return Agent(network, game, network.model_config.support, epsilon, seed)
 
 
+def _scores(results: dict[str, Any]) -> dict[str, Any]:
+    """Of a model's results the scores alone, or nothing where it was not evaluated."""
+    if "evaluation" not in results:
+        return {}
+    games = {game: scores["mean"] for game, scores in results["evaluation"]["games"].items()}
+    return {"iqm_human": results["evaluation"]["iqm_human"], "games": games}
+
+
 def _summary(folder: Path, config: ModelConfig) -> dict[str, Any]:
     weights = folder / WEIGHTS
     if not weights.is_file():
@@ -321,7 +329,7 @@ def _summary(folder: Path, config: ModelConfig) -> dict[str, Any]:
         "feature_dim": config.feature_dim,
         "bytes": weights.stat().st_size,
         "sha256": config.sha256,
-        "iqm_human": (read_results(folder) or {}).get("evaluation", {}).get("iqm_human"),
+        "results": _scores(read_results(folder) or {}),
     }
 
 
@@ -330,8 +338,8 @@ def list_models() -> list[dict[str, Any]]:
 
     Returns:
         One dict a model: name, arch, objective, dataset, games, parameters (of the encoder), feature_dim, bytes (of
-        the weights file), sha256 and iqm_human (value, low and high of the human-normalized interquartile mean, or
-        None). `model_info` tells more.
+        the weights file), sha256 and results: mean scores by game, and iqm_human (value, low and high of the
+        human-normalized interquartile mean); empty where it was not evaluated. `model_info` tells more.
 
     Raises:
         QzooError: one of the folders is not sound.
@@ -341,7 +349,7 @@ def list_models() -> list[dict[str, Any]]:
 
 
 def model_info(name_or_path: str | Path, *, revision: str | None = None) -> dict[str, Any]:
-    """All that is known of one model: the keys of `list_models`, every field of its config, its results and its path.
+    """All that is known of one model: the keys of `list_models`, every field of its config, all results and its path.
 
     Raises:
         QzooError: as `load`, weights unread.

@@ -58,8 +58,9 @@ def size_text(count: int) -> str:
     return f"{size:.1f} GB"
 
 
-def iqm_text(iqm: dict[str, float] | None) -> str:
-    """A human-normalized interquartile mean with its interval, or "not evaluated"."""
+def iqm_text(scores: dict[str, Any]) -> str:
+    """The human-normalized interquartile mean of scores with its interval, or "not evaluated"."""
+    iqm = scores.get("iqm_human")
     return f"{iqm['value']:.2f} [{iqm['low']:.2f}, {iqm['high']:.2f}]" if iqm else "not evaluated"
 
 
@@ -71,16 +72,18 @@ def _show_list(models: list[dict[str, Any]]) -> None:
         where = ", ".join(str(path) for path in models_dirs()) or "no folder of models"
         console.print(f"no model here ({where})", markup=False)
         return
-    table = Table("name", "parameters", "features", "objective", "dataset", "size", "human-normalized IQM")
+    table = Table()
+    table.add_column("name", no_wrap=True)  # it is what one copies
+    for column in ("parameters", "features", "dataset", "size", "human-normalized IQM"):
+        table.add_column(column)
     for model in models:
         table.add_row(
             model["name"],
             f"{model['parameters']:,}",
             str(model["feature_dim"]),
-            model["objective"],
             model["dataset"],
             size_text(model["bytes"]),
-            iqm_text(model["iqm_human"]),
+            iqm_text(model["results"]),
         )
     console.print(table)
 
@@ -93,7 +96,7 @@ def _show_info(info: dict[str, Any]) -> None:
         "trained with": f"{info['objective']} on {info['dataset']}",
         "weights": f"{size_text(info['bytes'])}, sha256 {info['sha256']}",
         "folder": info["path"],
-        "human-normalized IQM": iqm_text(info["iqm_human"]),
+        "human-normalized IQM": iqm_text(info["results"].get("evaluation", {})),
         "load": f'zoo.load("{info["name"]}")',
     }
     console = Console()
