@@ -74,12 +74,12 @@ def _show_list(models: list[dict[str, Any]]) -> None:
         return
     table = Table()
     table.add_column("name", no_wrap=True)  # it is what one copies
-    for column in ("parameters", "features", "dataset", "size", "human-normalized IQM"):
+    for column in ("params", "features", "dataset", "size", "human IQM"):
         table.add_column(column)
     for model in models:
         table.add_row(
             model["name"],
-            f"{model['parameters']:,}",
+            f"{model['parameters'] / 1e6:.1f}M",
             str(model["feature_dim"]),
             model["dataset"],
             size_text(model["bytes"]),
