@@ -28,8 +28,10 @@ class Bench:
     """Transitions a step."""
     steps: int = 5
     """Training steps a turn."""
+    replay_games: tuple[str, ...] = ("Breakout", "Boxing", "Freeway", "Gopher", "Qbert", "SpaceInvaders")
+    """Games whose replay is measured."""
     replay_steps: int = 10_000
-    """Steps of recorded play to replay a turn."""
+    """About so many steps of recorded play of each of them are replayed a turn."""
     device: str = "auto"
     """auto, cpu, cuda."""
     out: Path = Path("runs/bench/results.json")
@@ -47,17 +49,19 @@ class Bench:
 
         device = pick_device(self.device)
         recording = load_recordings([self.game], ("learner",), (), self.replay_steps)[0]
+        replayed = load_recordings(self.replay_games, ("learner",), (), self.replay_steps)
         store = build_store([recording]).to(device)
-        result: dict[str, Any] = {"machine": machine(device), "steps": [], "peers": []}
+        result: dict[str, Any] = {"machine": machine(device), "steps": [], "replay": [], "peers": []}
         with progress_bar(quiet=self.json) as bar:
-            task = bar.add_task("bench", total=len(self.archs) + 3, note="")
+            task = bar.add_task("bench", total=len(self.archs) + len(replayed) + 2, note="")
             for arch in self.archs:
                 bar.update(task, note=arch)
                 result["steps"].append(bench_step(arch, store, device, self.batch_size, self.steps))
                 bar.advance(task)
-            bar.update(task, note="replay")
-            result["replay"] = bench_replay(recording, cores(), self.replay_steps)
-            bar.advance(task)
+            for recorded in replayed:
+                bar.update(task, note=f"replay of {recorded.metadata.game}")
+                result["replay"].append(bench_replay(recorded, cores()))
+                bar.advance(task)
             bar.update(task, note="store")
             result["store"] = bench_store(store, 256)
             with TemporaryDirectory() as cache:
@@ -91,11 +95,14 @@ def print_tables(result: dict[str, Any]) -> None:
         )
     console = Console()
     console.print(table)
-    replay, frozen = result["replay"], result["frozen"]
-    console.print(
-        f"replay: {replay['steps_per_s']:,.0f} steps/s, {replay['ratio']:.2f} of the bare vector environment's "
-        f"{replay['limit_steps_per_s']:,.0f}"
+    table = Table(
+        "game", "steps/s", "bare", "ratio", "starts", title="replay (starts: share of loading the ROM by seed)"
     )
+    for row in result["replay"]:
+        speeds = [f"{row[key]:,.0f}" for key in ("steps_per_s", "limit_steps_per_s")]
+        table.add_row(row["game"], *speeds, f"{row['ratio']:.2f}", f"{row['starts']:.0%}")
+    console.print(table)
+    frozen = result["frozen"]
     for name, key in (("store, raw", "store"), ("store, blocks", "store_blocks")):
         store = result[key]
         speed, size = store["samples_per_s"], store["bytes_per_frame"]
