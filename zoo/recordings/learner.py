@@ -34,7 +34,7 @@ class LearnerConfig:
     num_envs: int = 16
     """Games side by side in a process."""
     batch_size: int = 256
-    samples_per_step: float = 12.0
+    samples_per_step: float = 8.0
     """Transitions drawn from memory for each step played."""
     n_step: int = 7
     gamma: float = 0.99
