@@ -105,6 +105,7 @@ def finetune(
     *,
     deadline: float = float("inf"),
     resume: bool = False,
+    force: bool = False,
     report: Callable[[TrainingProgress], None] = lambda progress: None,
 ) -> tuple[QNetwork, dict[str, Any]]:
     """Fine-tune on a store of one game's play; the encoder given is left as it is.
@@ -114,6 +115,7 @@ def finetune(
         out: folder of checkpoint and logs.
         deadline: `time.time()` at which to stop, having saved.
         resume: go on from the checkpoint in `out`.
+        force: even where settings or data differ from the run's.
 
     Returns:
         (the network with a head for `game`, in eval mode; steps taken and seconds of each part).
@@ -139,6 +141,7 @@ def finetune(
         deadline=deadline,
         identity={"mode": mode, "encoder": weights_digest(encoder)},
         resume=resume,
+        force=force,
         report=report,
     )
     seconds = {"features": features_seconds, "total": time.time() - began}

@@ -18,10 +18,10 @@ from tests.conftest import GAMES
 from zoo.device import pick_device, pick_precision
 from zoo.errors import QzooError
 from zoo.interrupt import stop_signals
+from zoo.pretrain.checkpoint import RunState
 from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
 from zoo.pretrain.loop import (
     Batches,
-    RunState,
     learning_rate_factor,
     make_optimizer,
     step_generator,

@@ -24,6 +24,7 @@ from zoo.errors import QzooError
 from zoo.evaluate import EVALUATION_SEED, play_episodes, random_policy, summarize
 from zoo.files import write_json
 from zoo.hub import load, model_info
+from zoo.pretrain.checkpoint import CHECKPOINT, previous_checkpoint
 from zoo.pretrain.loop import LOG, TrainingProgress
 from zoo.pretrain.run import read_curve
 from zoo.qnetwork import QNetwork
@@ -114,7 +115,7 @@ def train_arm(
 ) -> tuple[QNetwork, float]:
     """Train one arm afresh: (network, seconds, the features of mode frozen included)."""
     folder = out / mode
-    for old in (folder / LOG, folder / "checkpoint.safetensors"):
+    for old in (folder / LOG, folder / CHECKPOINT, previous_checkpoint(folder / CHECKPOINT)):
         old.unlink(missing_ok=True)
 
     def report(progress: TrainingProgress) -> None:

@@ -14,11 +14,14 @@ from zoo.errors import QzooError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
     """A temporary name beside `path` to write to; renamed to `path` when the block ends, removed when it fails.
 
     After a kill or a full disk there is the old file or the new one, never a half. The folder is created if need be,
     and the suffix kept, as some writers choose their format by it.
+
+    Args:
+        keep: the name, in the same folder, that the old file gets just before; a kill may leave it under that alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -29,6 +32,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(
             path.parent.stat().st_mode & 0o666
         )  # as readable as its folder; some writers keep it to the user
+        if keep is not None and path.exists():
+            path.replace(keep)
         temporary.replace(path)
     finally:
         with suppress(OSError):

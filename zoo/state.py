@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,24 @@ from torch import Tensor, nn
 from zoo.errors import QzooError
 from zoo.files import replacing
 
-INFO_KEY = "info"
+INFO_KEY, CHECKSUM_KEY = "info", "crc32"
 
 
-def save_state(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-    """Write tensors and JSON values under a temporary name, then rename: a kill leaves the old file whole."""
+def save_state(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any], *, keep: Path | None = None) -> None:
+    """Write tensors and JSON values under a temporary name, then rename: a kill leaves the old file whole.
+
+    Args:
+        keep: where the old file goes, in the same folder; by default it is replaced. A kill may leave it there alone.
+
+    Raises:
+        QzooError: the file can't be written.
+    """
+    text = json.dumps(dict(info))
     try:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        with replacing(path) as temporary:
-            save_file(contiguous, temporary, metadata={INFO_KEY: json.dumps(dict(info))})
+        metadata = {INFO_KEY: text, CHECKSUM_KEY: str(checksum(contiguous, text))}
+        with replacing(path, keep=keep) as temporary:
+            save_file(contiguous, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise QzooError(f"{path}: could not be written ({error}); the previous file is untouched") from error
 
@@ -32,7 +42,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read back what `save_state` wrote: (tensors on the CPU, values).
 
     Raises:
-        QzooError: missing, truncated or not written by `save_state`.
+        QzooError: missing, truncated, changed since, or not written by `save_state`.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -44,7 +54,18 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise QzooError(f"{path}: damaged ({error}); delete it to start over") from error
     if INFO_KEY not in metadata:
         raise QzooError(f"{path}: holds no run state (its metadata has no {INFO_KEY!r})")
+    if metadata.get(CHECKSUM_KEY) != str(checksum(tensors, metadata[INFO_KEY])):
+        raise QzooError(f"{path}: damaged (its checksum is not that of its content); delete it to start over")
     return tensors, json.loads(metadata[INFO_KEY])
+
+
+def checksum(tensors: Mapping[str, Tensor], text: str) -> int:
+    """crc32 over a text and the names and bytes of contiguous tensors on the CPU."""
+    value = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(name.encode(), value)
+        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, value)
+    return value
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:

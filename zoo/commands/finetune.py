@@ -48,6 +48,8 @@ class FinetuneOffline:
     """Stop training cleanly after this long, as in 9m."""
     resume: bool = False
     """Go on from the run's last checkpoint, if there is one."""
+    force_resume: bool = False
+    """With --resume: go on even where settings or data differ from the run's."""
     out: Path = Path("runs/finetune")
     """Where the run's folder, GAME.MODE.ENCODER, goes."""
     json: bool = False
@@ -91,6 +93,7 @@ class FinetuneOffline:
                 folder,
                 deadline=deadline,
                 resume=self.resume,
+                force=self.force_resume,
                 report=show,
             )
             support = self.finetune_config.objective.support

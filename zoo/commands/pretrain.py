@@ -64,6 +64,8 @@ class Pretrain:
     """Time between checkpoints."""
     resume: bool = False
     """Go on from the run's last checkpoint, if there is one."""
+    force_resume: bool = False
+    """With --resume: go on even where settings or data differ from the run's."""
     out: Path = Path("runs")
     """Where the run's folder goes."""
     allow_held_out: bool = False
@@ -111,6 +113,7 @@ class Pretrain:
                 deadline=deadline,
                 identity=identity,
                 resume=self.resume,
+                force=self.force_resume,
                 checkpoint_seconds=parse_duration(self.checkpoint_every, "--checkpoint-every"),
                 report=show,
             )

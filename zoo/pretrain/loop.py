@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,32 +24,13 @@ from zoo.device import pick_precision
 from zoo.errors import QzooError
 from zoo.interrupt import stop_signals
 from zoo.pretrain.augment import shift_batch
+from zoo.pretrain.checkpoint import CHECKPOINT, RunState, restore_checkpoint, run_identity, save_checkpoint
 from zoo.pretrain.config import OptimizerConfig, RunConfig
 from zoo.pretrain.objective import Objective
 from zoo.recordings.store import Batch, FrameStore
-from zoo.state import (
-    load_state,
-    module_tensors,
-    optimizer_tensors,
-    restore_module,
-    restore_optimizer,
-    save_state,
-)
 
-CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
 LOG_EVERY = 50
-
-
-@dataclass
-class RunState:
-    """Where a run stands: what a checkpoint holds besides weights and optimizer."""
-
-    step: int = 0
-    seconds: float = 0.0
-    """Time spent in the loop, over all the parts of the run."""
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    """Losses summed since the last line of the log."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +109,7 @@ def train(
     deadline: float = float("inf"),
     identity: Mapping[str, str] = MappingProxyType({}),
     resume: bool = False,
+    force: bool = False,
     checkpoint_seconds: float = 120.0,
     report: Callable[[TrainingProgress], None] = lambda progress: None,
 ) -> RunState:
@@ -139,7 +120,9 @@ def train(
         out: folder of checkpoint, JSON-lines log and TensorBoard files.
         identity: what else makes the run what it is (its data, the weights it starts from); a checkpoint of another
             identity is refused.
-        resume: go on from the checkpoint in `out`, if there is one; without it the folder must hold none.
+        resume: go on from the checkpoint in `out`, if there is one; without it the folder must hold none. Where the
+            last one is damaged, from the one before.
+        force: go on even with other settings or data than the run's; what was trained so far then is of the old ones.
 
     Returns:
         Steps taken and seconds spent, earlier parts of the run included.
@@ -150,8 +133,8 @@ def train(
     """
     optimizer = make_optimizer(objective, config.optimizer)
     path = out / CHECKPOINT
-    identity = _identity(config, store, identity)
-    run = _restore(path, objective, optimizer, identity) if resume else _start(path)
+    identity = run_identity(config, store, identity)
+    run = restore_checkpoint(path, objective, optimizer, identity, resume=resume, force=force)
     dtype = pick_precision(config.precision, device)
     batches = Batches(store, config, device)
     before, began = run.seconds, time.time()
@@ -215,59 +198,6 @@ def train_step(
     norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm)
     optimizer.step()
     return {name: value.detach() for name, value in {**losses, "gradient_norm": norm}.items()}
-
-
-def save_checkpoint(
-    path: Path,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    identity: Mapping[str, Any],
-    run: RunState,
-) -> None:
-    """Everything the run needs to go on, atomically."""
-    tensors = {
-        **module_tensors(objective, "objective"),
-        **optimizer_tensors(optimizer, "optimizer"),
-        **{f"sums.{name}": value for name, value in run.sums.items()},
-    }
-    info = {"step": run.step, "seconds": run.seconds, **identity}
-    save_state(path, tensors, info)
-
-
-def _identity(config: RunConfig, store: FrameStore, more: Mapping[str, str]) -> dict[str, Any]:
-    """What must be the same for a run to go on; in JSON's types, as a checkpoint gives it back."""
-    content = {"config": config.to_dict(), "games": store.games, "transitions": store.transitions, **more}
-    identity: dict[str, Any] = json.loads(json.dumps(content))
-    return identity
-
-
-def _start(path: Path) -> RunState:
-    if path.exists():
-        raise QzooError(f"{path}: a run is here already; give --resume to go on with it, or another --out")
-    return RunState()
-
-
-def _restore(
-    path: Path, objective: Objective, optimizer: torch.optim.Optimizer, identity: Mapping[str, Any]
-) -> RunState:
-    if not path.exists():
-        return RunState()
-    tensors, info = load_state(path)
-    saved, current = _flat(info), _flat(dict(identity))
-    differing = [name for name, value in current.items() if saved.get(name) != value]
-    if differing:
-        raise QzooError(f"{path}: the run was started with other settings: {', '.join(differing)}; use another --out")
-    restore_module(objective, tensors, "objective")
-    restore_optimizer(optimizer, tensors, "optimizer")
-    device = next(objective.parameters()).device
-    sums = {name.removeprefix("sums."): t.to(device) for name, t in tensors.items() if name.startswith("sums.")}
-    return RunState(int(info["step"]), float(info["seconds"]), sums)
-
-
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(content, dict):
-        return {prefix: content}
-    return {k: v for name, value in content.items() for k, v in _flat(value, f"{prefix}.{name}".strip(".")).items()}
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from zoo.device import device_name, pick_precision
 from zoo.encoder import Encoder
 from zoo.errors import QzooError
 from zoo.model_folder import ModelConfig, write_model
+from zoo.pretrain.checkpoint import RunState
 from zoo.pretrain.config import ObjectiveConfig, RunConfig
-from zoo.pretrain.loop import LOG, RunState
+from zoo.pretrain.loop import LOG
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork
 from zoo.recordings.datasets import Selection

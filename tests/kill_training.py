@@ -1,0 +1,111 @@
+"""Trains in child processes that are killed again and again; prints what came of it as JSON.
+
+python -m tests.kill_training RECORDINGS OUT KILLS SEED
+
+A program of its own: it forks after the imports, so that a killed run costs what it trained and no more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from tests.conftest import GAMES
+from zoo.pretrain import loop
+from zoo.pretrain.checkpoint import CHECKPOINT, previous_checkpoint
+from zoo.pretrain.config import OptimizerConfig, RunConfig
+from zoo.pretrain.run import new_objective
+from zoo.recordings.format import read_recording
+from zoo.recordings.store import FrameStore, build_store
+
+CONFIG = RunConfig(
+    feature_dim=16, steps=300, batch_size=8, precision="float32", optimizer=OptimizerConfig(warmup_steps=5)
+)
+
+
+def train(store: FrameStore, out: Path) -> None:
+    """Train to the end, with a checkpoint at every line of the log."""
+    loop.train(
+        new_objective(CONFIG, store.games),
+        store,
+        CONFIG,
+        out,
+        device=torch.device("cpu"),
+        resume=True,
+        checkpoint_seconds=-1.0,
+    )
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Start work in a forked process; returns its number."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return child
+
+
+def die() -> None:
+    """What `kill -9` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at_call(module: object, name: str, calls: int) -> None:
+    """Make a function kill the process when it is called for the `calls`-th time, before it does anything."""
+    function, left = getattr(module, name), calls
+
+    def counted(*arguments: object) -> object:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            die()
+        return function(*arguments)
+
+    setattr(module, name, counted)
+
+
+def main() -> None:
+    """Whole run, killed run; the caller compares."""
+    recordings, out, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    torch.set_num_threads(1)
+    loop.LOG_EVERY = 5
+    store = build_store([read_recording(recordings / f"{game}.random.parquet") for game in GAMES], num_threads=1)
+    began = time.time()
+    assert os.waitpid(in_child(lambda: train(store, out / "whole")), 0)[1] == 0
+    seconds = time.time() - began
+    # In the middle of a checkpoint: when its content is written but not safe yet, when the old one has been put aside,
+    # when the new one has its name. A save calls fsync once and replaces two files, the very first one only one.
+    for module, name, calls in ((os, "fsync", 3), (Path, "replace", 4), (Path, "replace", 5), (Path, "replace", 6)):
+
+        def work(module: object = module, name: str = name, calls: int = calls) -> None:
+            die_at_call(module, name, calls)
+            train(store, out / "killed")
+
+        assert os.waitpid(in_child(work), 0)[1] == signal.SIGKILL
+    generator, states = random.Random(seed), []
+    for _ in range(kills):
+        child = in_child(lambda: train(store, out / "killed"))
+        time.sleep(
+            generator.uniform(0.0, seconds / kills)
+        )  # half of the work in all: it never ends before the last kill
+        os.kill(child, signal.SIGKILL)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        path = out / "killed" / CHECKPOINT
+        states.append([path.exists(), previous_checkpoint(path).exists()])
+    assert os.waitpid(in_child(lambda: train(store, out / "killed")), 0)[1] == 0
+    print(json.dumps({"seconds": seconds, "states": states}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Checkpoints of a training run: the last one and the one before it, whole after any kill."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import QzooError
+from zoo.pretrain.config import RunConfig
+from zoo.pretrain.objective import Objective
+from zoo.recordings.store import FrameStore
+from zoo.state import (
+    load_state,
+    module_tensors,
+    optimizer_tensors,
+    restore_module,
+    restore_optimizer,
+    save_state,
+)
+
+CHECKPOINT = "checkpoint.safetensors"
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RunState:
+    """Where a run stands: what a checkpoint holds besides weights and optimizer."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """Time spent in the loop, over all the parts of the run."""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Losses summed since the last line of the log."""
+
+
+def previous_checkpoint(path: Path) -> Path:
+    """Where the checkpoint before that at `path` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def run_identity(config: RunConfig, store: FrameStore, more: Mapping[str, str]) -> dict[str, Any]:
+    """What must be the same for a run to go on; in JSON's types, as a checkpoint gives it back."""
+    content = {"config": config.to_dict(), "games": store.games, "transitions": store.transitions, **more}
+    identity: dict[str, Any] = json.loads(json.dumps(content))
+    return identity
+
+
+def save_checkpoint(
+    path: Path,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    identity: Mapping[str, Any],
+    run: RunState,
+) -> None:
+    """Write everything that the run needs to go on; the checkpoint that was there is kept as the previous one.
+
+    Raises:
+        QzooError: it can't be written; what was there is untouched.
+    """
+    tensors = {
+        **module_tensors(objective, "objective"),
+        **optimizer_tensors(optimizer, "optimizer"),
+        **{f"sums.{name}": value for name, value in run.sums.items()},
+    }
+    info = {"step": run.step, "seconds": run.seconds, **identity}
+    save_state(path, tensors, info, keep=previous_checkpoint(path))
+
+
+def restore_checkpoint(
+    path: Path,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    identity: Mapping[str, Any],
+    *,
+    resume: bool,
+    force: bool = False,
+) -> RunState:
+    """Bring objective and optimizer to where the run stood; a fresh run where there is no checkpoint.
+
+    Raises:
+        QzooError: a checkpoint is there and `resume` is false; no checkpoint is whole; a run of other settings or data,
+            unless `force`.
+    """
+    there = [candidate for candidate in (path, previous_checkpoint(path)) if candidate.exists()]
+    if not there:
+        return RunState()
+    if not resume:
+        raise QzooError(f"{there[0]}: a run is here already; give --resume to go on with it, or another --out")
+    found, (tensors, info) = _load_first_whole(there)
+    saved, current = _flat(info), _flat(dict(identity))
+    differing = [name for name, value in current.items() if saved.get(name) != value]
+    if differing and not force:
+        raise QzooError(
+            f"{found}: the run was started with other settings: {', '.join(differing)}; use another --out, or "
+            "--force-resume to go on with the new ones"
+        )
+    if differing:
+        logger.warning("%s: going on with other settings than the run's: %s", found, ", ".join(differing))
+    restore_module(objective, tensors, "objective")
+    restore_optimizer(optimizer, tensors, "optimizer")
+    device = next(objective.parameters()).device
+    sums = {name.removeprefix("sums."): t.to(device) for name, t in tensors.items() if name.startswith("sums.")}
+    return RunState(int(info["step"]), float(info["seconds"]), sums)
+
+
+def _load_first_whole(paths: list[Path]) -> tuple[Path, tuple[dict[str, Tensor], dict[str, Any]]]:
+    """The first checkpoint that is whole; the damaged ones before it are told of."""
+    errors = []
+    for path in paths:
+        try:
+            content = load_state(path)
+        except QzooError as error:
+            errors.append(str(error))
+            continue
+        if errors:
+            logger.warning("%s; going on from %s, step %d", errors[0], path, content[1]["step"])
+        return path, content
+    raise QzooError(errors[0])
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {prefix: content}
+    return {k: v for name, value in content.items() for k, v in _flat(value, f"{prefix}.{name}".strip(".")).items()}
