@@ -1,6 +1,6 @@
 """From frames in GPU memory to the network's input in one kernel: stack, shift, scale.
 
-The reference is `FrameStore.stack`, then `shift`, then the scaling in `Encoder`: three passes that write the batch thrice.
+The reference is `FrameStore.stack`, then `shift`, then the scaling in `Encoder`: each writes the batch anew.
 Here each pixel is read once as a byte and written once in bfloat16, in the channels_last order that convolutions
 want. Triton compiles it on the first call; TRITON_INTERPRET=1 runs it on a CPU instead, slowly.
 """
