@@ -149,8 +149,9 @@ def best_memory_format(arch: str, device_type: str) -> torch.memory_format:
 def _check_observations(observations: Tensor) -> None:
     if observations.dtype != torch.uint8 or observations.ndim != 4 or observations.shape[1:] != INPUT_SHAPE:
         raise QzooError(
-            f"observations: expected uint8 (B, 4, 84, 84), got "
-            f"{str(observations.dtype).removeprefix('torch.')} {tuple(observations.shape)}; "
+            f"observations: expected a torch tensor, uint8 (B, 4, 84, 84), got "
+            f"{type(observations).__name__} of {str(observations.dtype).removeprefix('torch.')} "
+            f"{tuple(observations.shape)}; "
             "pass raw frames, oldest first: scaling is inside"
         )
 

@@ -21,7 +21,7 @@ from zoo.recordings.record import Progress, RecordJob, Source
 
 @dataclass
 class _Record:
-    IF_INTERRUPTED: ClassVar[str] = "the last save is kept; the same command goes on"
+    IF_INTERRUPTED: ClassVar[str] = "what was saved is kept (a save every --save-every); the same command goes on"
 
     games: tuple[str, ...]
     """Games to record, or the groups train, held_out, extra, all."""
@@ -64,12 +64,14 @@ class _Record:
             def show(progress: Progress) -> None:
                 note = f"{progress.episodes} episodes, {progress.steps_per_second:.0f} steps/s"
                 if progress.recent_return is not None:
-                    note += f", mean return of the last 30: {progress.recent_return:.1f}"
+                    note += f", mean return of the last 30 episodes: {progress.recent_return:.1f}"
                 bar.update(tasks[progress.game], completed=min(progress.steps, progress.total), note=note)
 
             results = record_all(jobs, min(self.workers or cores(), len(jobs)), show)
         seconds = time.time() - started
         print(f"{sum(r.steps for r in results)} transitions in {self.out}, {seconds:.0f} s", file=sys.stderr)
+        if left := [result.game for result in results if not result.done]:
+            print(f"stopped by --time-budget, not done: {', '.join(left)}; the same command goes on", file=sys.stderr)
         return [asdict(result) for result in results]
 
 
