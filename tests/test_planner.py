@@ -46,6 +46,7 @@ def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real probe, of fewer settings and steps."""
     monkeypatch.setattr(module, "GRID", (PlanSettings(*QUICK), PlanSettings(8, 2, 2, 4), PlanSettings(16, 4, 8, 2)))
     monkeypatch.setattr(module, "PROBE_STEPS", 40)
+    monkeypatch.setattr(module, "PROBE_SEARCH", 100)
 
 
 def advanced(game: str, steps: int, seed: int = 5) -> tuple[ALEInterface, int]:
@@ -162,23 +163,18 @@ def test_the_rest_of_a_plan_is_tried_first_and_held_on() -> None:
 def test_what_is_chosen(game: str, kinds: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """In real states: a life above all, then reward, then what was seen least."""
     tried: list[Outcome] = []
-    attempt = Planner._attempt
+    found = {"reward": 0, "life": 0, "novelty": 0}
+    attempt, plan = Planner._attempt, Planner.plan
 
     def watch(self: Planner, *arguments: Any) -> Outcome:
         tried.append(attempt(self, *arguments))
         return tried[-1]
 
-    monkeypatch.setattr(Planner, "_attempt", watch)
-    episode = PlannedEpisode(Planner(game, PlanSettings(16, 2, 4, 4)), 3, epsilon=0.3)
-    found = {"reward": 0, "life": 0, "novelty": 0}
-    while not episode.ended and len(episode.actions) < 200:
+    def check(self: Planner, *arguments: Any) -> module.Ints:
         tried.clear()
-        episode.step()
-        if not tried:
-            continue
-        chosen = next(one for one in tried if np.array_equal(one.sequence[1:], episode.rest))
-        safe = [one for one in tried if not one.lost]
-        if safe:
+        best = plan(self, *arguments)
+        (chosen,) = [one for one in tried if one.sequence is best]
+        if safe := [one for one in tried if not one.lost]:
             assert not chosen.lost
             assert chosen.rewards == max(one.rewards for one in safe)
             found["life"] += len(safe) < len(tried)
@@ -186,6 +182,13 @@ def test_what_is_chosen(game: str, kinds: tuple[str, ...], monkeypatch: pytest.M
         if not any(one.lost or one.rewards for one in tried):
             assert chosen.novelty == max(one.novelty for one in tried)
             found["novelty"] += 1
+        return best
+
+    monkeypatch.setattr(Planner, "_attempt", watch)
+    monkeypatch.setattr(Planner, "plan", check)
+    episode = PlannedEpisode(Planner(game, PlanSettings(16, 2, 4, 4)), 3, epsilon=0.3)
+    while not episode.ended and len(episode.actions) < 200:
+        episode.step()
     assert all(found[kind] > 2 for kind in kinds), found
 
 
@@ -200,14 +203,26 @@ def test_novelty_fades_with_every_time_that_a_value_is_seen() -> None:
 def test_epsilon_is_the_share_of_random_actions() -> None:
     def actions(settings: PlanSettings, epsilon: float) -> list[int]:
         episode = PlannedEpisode(Planner("Boxing", settings), 0, epsilon)
-        for _ in range(60):
+        for _ in range(40):
             episode.step()
         return episode.actions
 
     one, other = PlanSettings(*QUICK), PlanSettings(8, 4, 4, 2)
     assert actions(one, 1.0) == actions(other, 1.0)  # nothing of the plans is left
     assert actions(one, 0.0) != actions(other, 0.0)
-    assert len(set(actions(one, 1.0))) > 12
+    assert len(set(actions(one, 1.0))) > 10
+
+
+def test_after_a_random_action_it_plans_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[int] = []
+    plan = Planner.plan
+    monkeypatch.setattr(Planner, "plan", lambda *arguments: (planned.append(1), plan(*arguments))[1])
+    for epsilon, plans in ((0.0, 10), (1.0, 40)):
+        planned.clear()
+        episode = PlannedEpisode(Planner("Boxing", PlanSettings(*QUICK)), 0, epsilon)
+        for _ in range(40):
+            episode.step()
+        assert len(planned) == plans
 
 
 def test_the_probe_is_written_down_and_repeats_itself(tmp_path: Path, quick_probe: None) -> None:

@@ -152,7 +152,7 @@ class RecordPlanner(_Record):
     that of the last --save-every: a later call goes on in the middle of the episode.
     """
 
-    epsilon: float = 0.05
+    epsilon: float = 0.02
     """Share of actions taken at random, so that the play holds other states than good ones."""
     plan: Annotated[tuple[int, int, int, int] | None, tyro.conf.arg(metavar="HORIZON SEGMENT PLAYED CANDIDATES")] = None
     """Look ahead like this instead of probing: steps to look ahead, the fewest that a new action is held for, steps

@@ -180,12 +180,13 @@ class PlannedEpisode:
 
     def step(self) -> None:
         """Plan if it is time to, and play a step: the plan's or, at a share `epsilon` of steps, any action."""
-        if len(self.rest) <= self.planner.settings.horizon - self.planner.settings.played:
+        left = self.planner.settings.horizon - self.planner.settings.played  # steps of a plan that are not played
+        if len(self.rest) <= left:
             self.rest = self.planner.plan(self.ale, self.actions[-1] if self.actions else 0, self.rest, self.seen)
         action, self.rest = int(self.rest[0]), self.rest[1:]
         generator = np.random.default_rng([self.seed, len(self.actions)])
         if generator.random() < self.epsilon:
-            action = int(generator.choice(minimal_actions(self.planner.game)))
+            action, self.rest = int(generator.choice(minimal_actions(self.planner.game))), self.rest[:left]  # plan anew
         self.play(action)
 
     def play(self, action: int) -> None:
@@ -245,12 +246,11 @@ class PlannerRun:
     def save(self) -> None:
         """Write the recording, then the state; after a kill between the two, the episode under way begins again."""
         save_job(self.job, self.episodes)
-        tensors: dict[str, torch.Tensor] = {}
-        if self.episode:
-            tensors["actions"] = torch.tensor(self.episode.actions, dtype=torch.uint8)
-            tensors["rest"] = torch.tensor(self.episode.rest)
-        info = {"scores": self.scores, "policy": self.name, "seed": self.episode and self.episode.seed}
-        save_state(self.job.state_path, tensors, info)
+        tensors, seed = {}, None
+        if one := self.episode:
+            tensors = {"actions": torch.tensor(one.actions, dtype=torch.uint8), "rest": torch.tensor(one.rest)}
+            seed = one.seed
+        save_state(self.job.state_path, tensors, {"scores": self.scores, "policy": self.name, "seed": seed})
 
     def _play(self) -> Generator[list[Episode], None, None]:
         job, last_seed = self.job, (self.job.seed + 1) * SEEDS_PER_RUN - 1
