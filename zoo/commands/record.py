@@ -148,8 +148,8 @@ class RecordPlanner(_Record):
 
     No model, no learning and no GPU, but slow: some tens of steps a second on a core, so that an episode may take
     minutes. How far and how finely to look ahead, a probe chooses for each game (a minute or two, once); it stands in
-    the episodes' `policy`. Sticky coins are not known ahead. A stop or the end of the time budget loses no play, a kill
-    that of the last --save-every: a later call goes on in the middle of the episode.
+    the episodes' `policy`. Sticky coins are not known ahead. The end of the time budget loses no play, Ctrl-C or a kill
+    what came after the last save (--save-every): a later call goes on in the middle of the episode.
     """
 
     epsilon: float = 0.02
