@@ -40,6 +40,7 @@ COMMANDS = {
         "RecordLearner",
         "record an agent as it learns, from random play to good",
     ),
+    "record planner": ("zoo.commands.record", "RecordPlanner", "record lookahead on the emulator, without learning"),
     "record policy": ("zoo.commands.record", "RecordPolicy", "record play of a model of the zoo"),
     "record random": ("zoo.commands.record", "RecordRandom", "record random play"),
     "data list": ("zoo.commands.data", "List", "the recordings and where they are"),
