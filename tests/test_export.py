@@ -54,10 +54,13 @@ def test_memory_holds_a_group_of_episodes(tmp_path: Path) -> None:
     assert peak < 3 * longest * 84 * 84 < 0.9 * total * 84 * 84  # the one at hand, and the next being made
 
 
-def test_minari_there_and_back(recordings: list[Recording], store: FrameStore, tmp_path: Path) -> None:
-    name, folder = export_minari(recordings[:1], tmp_path, num_threads=1)
-    assert (name, folder) == ("Breakout/random-v0", tmp_path / "Breakout" / "random-v0")
-    path, origin = import_minari(folder, tmp_path)
+def test_minari_there_and_back(
+    recordings: list[Recording], store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, folder = export_minari(recordings[:1], Path("out"), num_threads=1)
+    assert (name, folder) == ("Breakout/random-v0", Path("out") / "Breakout" / "random-v0")
+    path, origin = import_minari(folder, Path("sets"))
     back = open_frame_set(path).store  # Breakout comes first in the store, too
     assert back.ranges == {"Breakout": store.ranges["Breakout"]}
     every = torch.arange(len(back.frames))
