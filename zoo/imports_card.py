@@ -41,11 +41,11 @@ def imports_text(results: Mapping[str, Any]) -> str:
         part = f"{facts['transitions']:,} transitions"
         if facts["transitions"] < facts["set_transitions"]:
             part += f" of {facts['set_transitions']:,}, whole episodes drawn at random,"
-        differs = "; ".join(facts["differs"]) or "nothing that it tells of"
+        differs = "; ".join(facts["differs"]) or "nothing that it told"
         lines.append(
             f"`{facts['name']}` (digest `{facts['digest']}`), from {KINDS.get(facts['kind'], facts['kind'])}: {part} "
-            f"in {facts['pieces']:,} pieces, {facts['episodes']:,} of them whole episodes. Unlike our recordings in: "
-            f"{differs}."
+            f"in {facts['pieces']:,} pieces, {facts['episodes']:,} of them whole episodes. In what it differs from our "
+            f"recordings, or may: {differs}."
         )
     if not lines:
         return ""

@@ -211,8 +211,8 @@ def _making(config: ModelConfig, results: Mapping[str, Any]) -> str:
     unseen = [game for game in games_of("held_out") if game not in data]
     if unseen:
         facts.append(f"Never seen in training, so fit to test transfer: {', '.join(unseen)}.")
-    plot = f"\n\n![Losses over training]({TRAINING_PLOT})" if results.get("curve") else ""
-    parts = (f"Trained on {_data_text(config, results)}:", table, imports_text(results), bullets(facts) + plot)
+    plot = f"![Losses over training]({TRAINING_PLOT})" if results.get("curve") else ""
+    parts = (f"Trained on {_data_text(config, results)}:", table, bullets(facts), imports_text(results), plot)
     return "\n\n".join(["## How it was made", *filter(None, parts)])
 
 

@@ -24,7 +24,10 @@ def check_origins(origins: Mapping[Path, Origin], *, with_recordings: bool, allo
         QzooError: names two that differ, and how.
     """
     kinds = {(origin.kind, tuple(origin.differs)): path for path, origin in origins.items()}
-    told = [f"{path} (unlike ours in {'; '.join(differs) or 'nothing'})" for (_, differs), path in kinds.items()]
+    told = [
+        f"{path} (which may differ from ours in {'; '.join(differs) or 'nothing'})"
+        for (_, differs), path in kinds.items()
+    ]
     told += [OURS] if with_recordings and origins else []
     if len(told) > 1 and not allow_mix:
         raise QzooError(f"{told[0]} and {told[1]} were not recorded alike; --allow-mixed-origins trains on both")
