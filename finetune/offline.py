@@ -13,9 +13,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import torch
@@ -104,6 +105,7 @@ def finetune(
     out: Path,
     *,
     deadline: float = float("inf"),
+    identity: Mapping[str, str] = MappingProxyType({}),
     resume: bool = False,
     force: bool = False,
     report: Callable[[TrainingProgress], None] = lambda progress: None,
@@ -114,6 +116,7 @@ def finetune(
         encoder: pretrained, on the device to train on; in mode scratch only its architecture counts.
         out: folder of checkpoint and logs.
         deadline: `time.time()` at which to stop, having saved.
+        identity: what tells the data from other data; a run of other data is not gone on with.
         resume: go on from the checkpoint in `out`.
         force: even where settings or data differ from the run's.
 
@@ -139,7 +142,7 @@ def finetune(
         out,
         device=device,
         deadline=deadline,
-        identity={"mode": mode, "encoder": weights_digest(encoder)},
+        identity={"mode": mode, "encoder": weights_digest(encoder), **identity},
         resume=resume,
         force=force,
         report=report,

@@ -22,7 +22,7 @@ from zoo.recordings.play import Players
 STEPS = 60
 
 
-@pytest.mark.parametrize("game", [*games_of("train"), *games_of("held_out")])
+@pytest.mark.parametrize("game", [*games_of("train"), *games_of("held_out"), *games_of("extra")])
 def test_plain_and_vector_play_are_the_same(game: str) -> None:
     """Rewards, ends, RAM and frames; DoubleDunk presses buttons before it starts, so its start counts too."""
     generator = np.random.default_rng(1)

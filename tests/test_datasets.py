@@ -239,13 +239,13 @@ def test_figures_of_datasets_by_hand(tmp_path: Path) -> None:
 
 
 def test_held_out_games_enter_pretraining_only_by_force(tmp_path: Path) -> None:
-    refused(Pretrain(name="x", dataset="heldout5").selection, "--dataset heldout5", "Pong", "--allow-held-out")
-    refused(Pretrain(name="x", dataset="mixed40", games=("Pong",)).selection, "Pong: held out")
-    forced = Pretrain(name="x", dataset="heldout5", allow_held_out=True).selection()
+    refused(Pretrain(name="x", dataset="heldout5").choose, "--dataset heldout5", "Pong", "--allow-held-out")
+    refused(Pretrain(name="x", dataset="mixed40", games=("Pong",)).choose, "Pong: held out")
+    forced = Pretrain(name="x", dataset="heldout5", allow_held_out=True).choose().selection
     assert forced == Selection("heldout5", games_of("held_out"))
-    refused(Pretrain(name="x", dataset="mixd40").selection, "did you mean mixed40")
+    refused(Pretrain(name="x", dataset="mixd40").choose, "did you mean mixed40")
     write(tmp_path, "Pong.learner", life(20))
-    refused(Pretrain(name="x", recordings=(tmp_path,)).selection, "--games", "no training game")
+    refused(Pretrain(name="x", recordings=(tmp_path,)).choose, "--games", "no training game")
 
 
 def test_finetuning_takes_learners_or_a_dataset(tmp_path: Path) -> None:

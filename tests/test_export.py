@@ -54,10 +54,13 @@ def test_memory_holds_a_group_of_episodes(tmp_path: Path) -> None:
     assert peak < 3 * longest * 84 * 84 < 0.9 * total * 84 * 84  # the one at hand, and the next being made
 
 
-def test_minari_there_and_back(recordings: list[Recording], store: FrameStore, tmp_path: Path) -> None:
-    name, folder = export_minari(recordings[:1], tmp_path, num_threads=1)
-    assert (name, folder) == ("Breakout/random-v0", tmp_path / "Breakout" / "random-v0")
-    path, origin = import_minari(folder, tmp_path)
+def test_minari_there_and_back(
+    recordings: list[Recording], store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, folder = export_minari(recordings[:1], Path("out"), num_threads=1)
+    assert (name, folder) == ("Breakout/random-v0", Path("out") / "Breakout" / "random-v0")
+    path, origin = import_minari(folder, Path("sets"))
     back = open_frame_set(path).store  # Breakout comes first in the store, too
     assert back.ranges == {"Breakout": store.ranges["Breakout"]}
     every = torch.arange(len(back.frames))
@@ -120,6 +123,20 @@ def test_parquet_there_and_back(recordings: list[Recording], tmp_path: Path) -> 
     assert features["reward"] == {"dtype": "float32", "_type": "Value"}
 
 
+def test_hugging_face_datasets_opens_the_folder(recordings: list[Recording], tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    for recording in recordings:
+        export_parquet([recording], tmp_path / "out", num_threads=1)
+    write_card(tmp_path / "out", "zoo data export ...")
+    folder, cache = str(tmp_path / "out"), str(tmp_path / "cache")
+    every = datasets.load_dataset(folder, split="train", cache_dir=cache)
+    assert len(every) == sum(recording.transitions for recording in recordings)
+    episode, frames = next(replayed(recordings[1:], num_threads=1))
+    rows = datasets.load_dataset(folder, GAMES[1], split="train", cache_dir=cache)
+    assert len(rows) == recordings[1].transitions
+    assert np.array_equal(np.asarray(rows[5]["observation"]), frames[5]) and rows[5]["action"] == episode.actions[5]
+
+
 def test_the_card_tells_what_is_there(recordings: list[Recording], tmp_path: Path) -> None:
     for recording in recordings:
         export_parquet([recording], tmp_path, num_threads=1)
@@ -128,8 +145,13 @@ def test_the_card_tells_what_is_there(recordings: list[Recording], tmp_path: Pat
     settings = yaml.safe_load(front)
     assert settings["license"] == "apache-2.0"
     assert [config["config_name"] for config in settings["configs"]] == ["all", *GAMES]
+    assert [config.get("default", False) for config in settings["configs"]] == [True, False, False]
     for config in settings["configs"]:
-        assert [p for p in tmp_path.glob(config["data_files"]) if not p.name.startswith(".")]
+        (files,) = config["data_files"]
+        assert files["split"] == "train"
+        wanted = GAMES if config["config_name"] == "all" else [config["config_name"]]
+        found = [p.name for p in tmp_path.glob(files["path"]) if not p.name.startswith(".")]
+        assert sorted(found) == [f"{game}.random.parquet" for game in wanted]
     for recording in recordings:
         steps, episodes = recording.transitions, len(recording.episodes)
         assert f"| {recording.metadata.game} | random | {episodes:,} | {steps:,} |" in text

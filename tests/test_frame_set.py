@@ -37,9 +37,18 @@ def small_set(folder: Path, game: str, value: int, differs: list[str]) -> FrameS
             start = writer.frames
             writer.add_frames(np.full((length + (not terminated), 84, 84), value, dtype=np.uint8))
             actions, rewards = np.full(length, value, dtype=np.uint8), np.arange(length, dtype=np.float32)
-            writer.add_piece(Piece(start, start, actions, rewards, terminated))
+            writer.add_piece(Piece(start, start, actions, rewards, terminated, whole=terminated))
         writer.commit(1)
-        writer.finish(game=game, source="x", kind="minari", read_from="there", command="", recorded={}, differs=differs)
+        writer.finish(
+            game=game,
+            source="x",
+            kind="minari",
+            read_from="there",
+            command="",
+            recorded={},
+            differs=differs,
+            scores_unknown="",
+        )
     return open_frame_set(folder / f"{game}{value}")
 
 
@@ -128,10 +137,10 @@ def test_a_mix_must_be_asked_for(tmp_path: Path, store: FrameStore) -> None:
     second = small_set(tmp_path, "Pong", 2, ["sticky actions: 0.1, ours 0.25"])
     line = refused(lambda: join_stores([first], store), first.path, OURS, "--allow-mixed-origins")
     assert "sticky actions: 0," in line
-    refused(lambda: join_stores([first, second]), first.path, second.path)
-    other = FrameSet(second.path, replace(first.origin, kind="dqn_replay"), second.store)
+    refused(lambda: join_stores([first, second]), first.path, "actions: 0,", second.path, "actions: 0.1,")
+    other = replace(second, origin=replace(first.origin, kind="dqn_replay"))
     refused(lambda: join_stores([first, other]), first.path, second.path)
-    same = FrameSet(second.path, first.origin, second.store)
+    same = replace(second, origin=first.origin)
     assert join_stores([first, same]).transitions == 14
     assert join_stores([first]) is first.store and join_stores([], store) is store
     assert join_stores([first], store, allow_mix=True).transitions == 7 + store.transitions

@@ -20,6 +20,7 @@ from zoo.errors import QzooError
 from zoo.interrupt import stop_signals
 from zoo.pretrain.checkpoint import RunState
 from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
+from zoo.pretrain.data import TrainingData
 from zoo.pretrain.loop import (
     Batches,
     learning_rate_factor,
@@ -266,7 +267,9 @@ def test_a_run_may_start_from_a_model(store: FrameStore, tmp_path: Path) -> None
     objective = new_objective(SMALL, store.games)
     with torch.no_grad():
         objective.network.weight.normal_()
-    folder = write_run_model(tmp_path, "nature.first", Selection(), objective, SMALL, [], RunState(), CPU, "a test")
+    folder = write_run_model(
+        tmp_path, "nature.first", TrainingData(Selection()), objective, SMALL, RunState(), CPU, "a test"
+    )
     config = RunConfig(**{**SMALL.__dict__, "init": str(folder)})
     network = new_objective(config, ["Pong", "Breakout"]).network
     assert torch.equal(network.encoder.projection.weight, objective.network.encoder.projection.weight)

@@ -19,6 +19,7 @@ SMALLER = {  # the same commands on less, so that the suite stays quick
     "--episodes 32 --random": "--episodes 1 --random",
     "--transitions 20000 --steps 500": "--transitions 500 --steps 20",
     "--steps 20000": "--steps 500",
+    "--imports runs/imports --steps 500": "--imports runs/imports --steps 2",
 }
 
 

@@ -1,9 +1,11 @@
 """Variants of games: the same frames as ale-py's vector environment by default, other games by other modes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from zoo.atari import Variant, make_ale, make_variant_env, make_vector_env, minimal_actions
+from zoo.atari import PROTOCOL, Variant, make_ale, make_variant_env, make_vector_env, minimal_actions
 from zoo.errors import QzooError
 
 
@@ -24,6 +26,46 @@ def test_equals_the_vector_environment_on_the_default_variant(game: str) -> None
             mask = np.array([False, True])
             one = ours.reset(seed=np.array([9]), options={"reset_mask": mask})[0]
             other = theirs.reset(seed=np.array([9]), options={"reset_mask": mask})[0]
+
+
+@pytest.mark.parametrize(("game", "ends"), [("Breakout", {0, 3}), ("Qbert", {3}), ("SpaceInvaders", {0, 2})])
+def test_equals_the_vector_environment_to_the_last_frame(game: str, ends: set[int]) -> None:
+    """Whole episodes. `ends`: within which of a step's frames the game ends in some of them, counted from 0."""
+    seeds = np.arange(3)
+    ours, theirs = make_variant_env(game, 3), make_vector_env(game, 3, num_threads=1)
+    actions, generator = np.array(minimal_actions(game)), np.random.default_rng(0)
+    ours.reset(seed=seeds)
+    theirs.reset(seed=seeds)
+    playing, found = np.ones(3, dtype=np.bool_), set()
+    while playing.any():
+        chosen = actions[generator.integers(len(actions), size=3)]
+        one, rewards, terminated, truncated, _ = ours.step(chosen)
+        other, *expected, _ = theirs.step(chosen)
+        assert np.abs(one.astype(int) - other)[playing].max() <= 1
+        for got, want in zip((rewards, terminated, truncated), expected, strict=True):
+            assert np.array_equal(got[playing], want[playing])
+        for env in np.flatnonzero(playing & terminated):
+            found.add((ours._ales[env].getEpisodeFrameNumber() - 1) % PROTOCOL.frame_skip)
+        playing &= ~terminated
+    assert found >= ends
+
+
+def test_equals_the_vector_environment_where_the_limit_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("zoo.atari", "zoo.variant_env"):
+        monkeypatch.setattr(f"{module}.PROTOCOL", replace(PROTOCOL, max_steps=40))
+    ours, theirs = make_variant_env("Boxing", 1), make_vector_env("Boxing", 1, num_threads=1)
+    for env in (ours, theirs):
+        env.reset(seed=np.array([3]))
+    generator, cut = np.random.default_rng(0), False
+    while not cut:
+        chosen = generator.integers(18, size=1)
+        one, _, terminated, truncated, _ = ours.step(chosen)
+        other, _, *expected, _ = theirs.step(chosen)
+        assert np.abs(one.astype(int) - other).max() <= 1
+        assert [terminated, truncated] == expected and not terminated[0]
+        cut = bool(truncated[0])
+    rested, rewards, _, truncated, _ = ours.step(np.array([1]))
+    assert np.array_equal(rested, one) and truncated[0] and rewards[0] == 0
 
 
 @pytest.mark.parametrize(("game", "mode"), [("Freeway", 1), ("Hero", 1), ("Breakout", 12)])

@@ -148,6 +148,29 @@ def play_step(ale: ale_py.ALEInterface, action: ale_py.Action) -> int:
     return sum(ale.act(action) for _ in range(PROTOCOL.frame_skip))
 
 
+@cache
+def vector_actions(game: str) -> tuple[int, ...]:
+    """For each of the full 18 actions its index in the "full" action set of ale-py's vector environment.
+
+    That set is the same 18 in every game but Skiing, where it leaves out the actions that press the button. A plain
+    emulator takes those for doing nothing.
+    """
+    legal = [int(action.value) for action in make_ale(game, seed=0).getLegalActionSet()]
+    return tuple(legal.index(action if action in legal else 0) for action in range(NUM_ACTIONS))
+
+
+class FullActionVectorEnv(AtariVectorEnv):
+    """ale-py's vector environment, taking indices in the full set of 18 actions in every game."""
+
+    def __init__(self, game: str, num_envs: int, **settings: Any) -> None:
+        super().__init__(get_game(game).rom, num_envs, full_action_space=True, **settings)
+        self._lookup = np.array(vector_actions(game))
+
+    def step(self, actions: NDArray[np.int64]) -> Any:
+        """As ale-py's; `actions` int64 (num_envs,), below 18."""
+        return super().step(self._lookup[actions])
+
+
 def make_vector_env(game: str, num_envs: int, num_threads: int = 0) -> AtariVectorEnv:
     """ale-py's vector environment under the protocol.
 
@@ -155,13 +178,12 @@ def make_vector_env(game: str, num_envs: int, num_threads: int = 0) -> AtariVect
     without one, every sub-environment gets the same stream of sticky coins. It plays the default mode and
     difficulty only.
     """
-    return AtariVectorEnv(
-        get_game(game).rom,
+    return FullActionVectorEnv(
+        game,
         num_envs,
         num_threads=num_threads,
         max_num_frames_per_episode=PROTOCOL.max_steps * PROTOCOL.frame_skip,
         repeat_action_probability=PROTOCOL.sticky_actions,
-        full_action_space=True,
         autoreset_mode="NextStep",
         img_height=PROTOCOL.height,
         img_width=PROTOCOL.width,

@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.errors import QzooError
 from zoo.files import write_text
+from zoo.imports_card import imported_data, imports_of
 from zoo.model_folder import CARD, ModelConfig, read_config, read_results
 from zoo.recordings.datasets import CUSTOM, DATASETS, Selection
 from zoo.recordings.format import Recording
@@ -24,7 +25,8 @@ def recorded_data(
     """What the play that a model was trained on scored itself: {game: {source: figures}}.
 
     The training wrote which recordings it selected; the very same are selected again. Where it did not, the dataset
-    that the config names is taken, or all play of the model's games if that is no named one.
+    that the config names is taken, or all play of the model's games if that is no named one. Of imported sets, which
+    need not be there any more, it wrote the figures themselves.
 
     Args:
         paths: recording files or folders; by default those that travel with the package.
@@ -34,21 +36,34 @@ def recorded_data(
         QzooError: recordings are missing, or not those that the training had.
     """
     training = results.get("training", results)
-    if dataset is None and "selection" in training:
-        selection = Selection.of(training["selection"])
-    else:
-        named = dataset or (config.dataset if config.dataset in {known.name for known in DATASETS} else CUSTOM)
-        selection = Selection(named, tuple(config.games))
-    recordings = selection.load(paths)
+    recordings = _recordings(config, training, paths, dataset)
     if "recordings" in training:
         _check_same(recordings, training["recordings"])
     data: dict[str, dict[str, Any]] = {game: {} for game in config.games}
+    for game, imported in imported_data(imports_of(results)).items():
+        data.setdefault(game, {}).update(imported)
     for game, sources in play_stats(recordings).items():
         for source, stats in sources.items():
             made = [r for r in recordings if (r.metadata.game, r.metadata.source) == (game, source)]
             command = " && ".join(dict.fromkeys(recording.metadata.command for recording in made))
             data.setdefault(game, {})[source] = {**asdict(stats), "command": command}
     return data
+
+
+def _recordings(
+    config: ModelConfig, training: Mapping[str, Any], paths: Sequence[Path], dataset: str | None
+) -> list[Recording]:
+    """The recordings that a model was trained on; none where it was trained on imported sets alone."""
+    if "selection" in training and training["selection"] is None:
+        if paths or dataset:
+            raise QzooError(f"{config.name}: trained on imported sets alone; leave out --recordings and --dataset")
+        return []
+    if dataset is None and "selection" in training:
+        selection = Selection.of(training["selection"])
+    else:
+        named = dataset or (config.dataset if config.dataset in {known.name for known in DATASETS} else CUSTOM)
+        selection = Selection(named, tuple(config.games))
+    return selection.load(paths)
 
 
 def _check_same(recordings: Sequence[Recording], used: Sequence[Mapping[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from zoo.errors import QzooError
 from zoo.games import games_of, get_game
+from zoo.imports_card import imports_limits, imports_text, reproduction_text
 from zoo.markdown import bullets, markdown_table, score_text
 from zoo.model_folder import CONFIG, RESULTS, ModelConfig
 from zoo.recordings.datasets import DATASETS
@@ -51,8 +52,9 @@ def score_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Returns:
         For each game what `zoo evaluate` gives, and `game`, `policy` (its mean), `random`, `random_high` (end
-        of its interval), `human`, `data` (mean over all recorded episodes), `last20` (mean of the episodes
-        that began in the last fifth of the steps, of the source that ends best; None where no episode did).
+        of its interval), `human`, `data` (mean over all recorded episodes; None where it is not known of a
+        source), `last20` (mean of the episodes that began in the last fifth of the steps, of the source that
+        ends best; None where no episode did).
 
     Raises:
         QzooError: results.json lacks one of the parts, or a game in it.
@@ -65,7 +67,6 @@ def score_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         if game not in random or not results["data"].get(game):
             raise QzooError(f"{RESULTS}: {game} is missing in random or data; run `zoo report` without --card-only")
         sources = results["data"][game].values()
-        episodes = sum(source["episodes"] for source in sources)
         ends = [source["last20_return"] for source in sources if source["last20_return"] is not None]
         rows.append(
             {
@@ -75,11 +76,19 @@ def score_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "random": random[game]["mean"],
                 "random_high": random[game]["high"],
                 "human": get_game(game).human,
-                "data": sum(source["episodes"] * source["mean_return"] for source in sources) / episodes,
+                "data": _mean_return(list(sources)),
                 "last20": max(ends) if ends else None,
             }
         )
     return rows
+
+
+def _mean_return(sources: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mean over the episodes of all sources; None where one of them does not know its own."""
+    if any(source["mean_return"] is None for source in sources):
+        return None
+    episodes = sum(source["episodes"] for source in sources)
+    return float(sum(source["episodes"] * source["mean_return"] for source in sources) / episodes)
 
 
 def render_card(config: ModelConfig, results: Mapping[str, Any]) -> str:
@@ -138,6 +147,7 @@ def _introduction(config: ModelConfig) -> str:
 
 def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> str:
     evaluation, random, rules = results["evaluation"], results["random"], config.protocol
+    unknown = any(row["data"] is None for row in rows)
     table = markdown_table(
         SCORE_COLUMNS,
         [
@@ -146,8 +156,7 @@ def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Map
                 score_text(row["policy"]),
                 f"{score_text(row['low'])} to {score_text(row['high'])}",
                 score_text(row["random"]),
-                score_text(row["data"]),
-                "–" if row["last20"] is None else score_text(row["last20"]),
+                *("–" if row[key] is None else score_text(row[key]) for key in ("data", "last20")),
                 f"{row['human_normalized']:z.2f}",
                 row["episodes"],
             )
@@ -169,7 +178,7 @@ def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Map
         f"({rules['sticky_actions']:g}). The checkpoint is the last one, not the best. Intervals are "
         'bootstrapped over episodes. "Data, mean" is over all recorded episodes of the game that it was '
         'trained on, random play included, "data, last 20%" over the episodes that began in the last fifth of the '
-        "steps, of the source that ends best."
+        "steps, of the source that ends best" + ("; – where it is not known." if unknown else ".")
     )
 
 
@@ -202,15 +211,16 @@ def _making(config: ModelConfig, results: Mapping[str, Any]) -> str:
     unseen = [game for game in games_of("held_out") if game not in data]
     if unseen:
         facts.append(f"Never seen in training, for tests of transfer: {', '.join(unseen)}.")
-    plot = f"\n\n![Losses over training]({TRAINING_PLOT})" if results.get("curve") else ""
-    return f"## How it was made\n\nTrained on {_data_text(config, results)}:\n\n{table}\n\n{bullets(facts)}{plot}"
+    plot = f"![Losses over training]({TRAINING_PLOT})" if results.get("curve") else ""
+    parts = (f"Trained on {_data_text(config, results)}:", table, bullets(facts), imports_text(results), plot)
+    return "\n\n".join(["## How it was made", *filter(None, parts)])
 
 
 def _data_text(config: ModelConfig, results: Mapping[str, Any]) -> str:
     """What the data are and how they were drawn."""
     summary = {dataset.name: dataset.summary for dataset in DATASETS}.get(config.dataset)
     text = f"`{config.dataset}`" + (f" ({summary})" if summary else "")
-    selection = results.get("training", {}).get("selection", {})
+    selection = results.get("training", {}).get("selection") or {}
     for limit, meaning in (("transitions", "of each game and source"), ("per_game", "of each game")):
         if selection.get(limit):
             drawn = "single transitions" if selection["uniform"] else "whole episodes"
@@ -300,6 +310,7 @@ def limitations(rows: Sequence[Mapping[str, Any]], config: ModelConfig, results:
         "One training run: the intervals tell what other episodes would give, not what another run would.",
         "Frames made in another way (another crop or resize, no frame stack, no sticky actions) are not what it "
         f"was trained on; `{CONFIG}` holds the protocol.",
+        *imports_limits(results),
     ]
     return found
 
@@ -328,8 +339,7 @@ def _reproduction(results: Mapping[str, Any]) -> str:
         if "command" in part
     ]
     return (
-        "## How to reproduce\n\nThe recordings are seeds and actions, which the emulator plays back to the "
-        "frame. These commands made them, the model and its scores:\n\n```bash\n"
+        f"## How to reproduce\n\n{reproduction_text(results)}\n\n```bash\n"
         + "\n".join(made)
         + f"\n```\n\n`{CONFIG}` holds every setting, `{RESULTS}` every figure on this page, the score of "
         "each episode included."

@@ -5,18 +5,25 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import tyro
 
 from finetune.offline import FinetuneConfig, Mode
+from zoo.commands.choose import Chosen, open_sets, refuse_limits, sets_of, takes_recordings
 from zoo.commands.common import parse_duration, progress_bar, typed_command
 from zoo.recordings.datasets import CUSTOM, Selection
+
+if TYPE_CHECKING:
+    from zoo.encoder import Encoder
+    from zoo.pretrain.data import TrainingData
+    from zoo.qnetwork import QNetwork
+    from zoo.recordings.store import FrameStore
 
 
 @dataclass
 class FinetuneOffline:
-    """Fine-tune on recorded play of one game, with new heads, then score the agent.
+    """Fine-tune on recorded or imported play of one game, with new heads, then score the agent.
 
     Writes a model folder, runs/finetune/GAME.MODE.ENCODER/model, that `zoo evaluate` and `zoo.load_agent` open.
     """
@@ -32,13 +39,18 @@ class FinetuneOffline:
     dataset: str = CUSTOM
     """A named dataset that has the game, such as heldout5; custom: what --sources chooses."""
     transitions: int | None = 100_000
-    """Take about this many transitions of each source, whole episodes at random."""
+    """Take about this many transitions of each source and of each imported set, whole episodes at random."""
     uniform: bool = False
     """Draw single transitions, not whole episodes."""
     recordings: tuple[Path, ...] = ()
     """Recording files or folders; by default those that travel with the package."""
     sources: tuple[str, ...] = ()
     """Sources of play of a custom selection, such as learner and random; by default learner."""
+    imports: tuple[Path, ...] = ()
+    """Imported sets: folders GAME.SOURCE.frames that `zoo data import` made, or folders of such; those of the game are
+    taken. They are all of the data, unless --dataset, --recordings or --sources is given too."""
+    allow_mixed_origins: bool = False
+    """Train on recordings and imported sets together, or on sets that were not recorded alike."""
     finetune_config: FinetuneConfig = field(default_factory=FinetuneConfig)
     episodes: int = 32
     """Episodes to score the agent by, 0 to leave that out."""
@@ -57,34 +69,101 @@ class FinetuneOffline:
 
     def run(self) -> dict[str, Any]:
         """Fine-tune, save, evaluate."""
-        from finetune.offline import finetune
-        from zoo.agent import Agent
         from zoo.device import pick_device
-        from zoo.evaluate import play_episodes, summarize
         from zoo.games import get_game
         from zoo.hub import load
         from zoo.model_folder import ModelConfig, write_model
-        from zoo.pretrain.loop import TrainingProgress
-        from zoo.recordings.store import build_store, place_store
+        from zoo.recordings.store import place_store
 
         started = time.time()
         deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
         game = get_game(self.game).name
+        chosen = self.choose(game)
         device = pick_device(self.device)
         encoder = load(self.encoder, device=device)
-        selection = self.selection(game)
-        recordings = selection.load(self.recordings)
+        data, store = self._load(chosen, deadline)
         folder = self.out / f"{game}.{self.mode}.{Path(self.encoder).name}"
+        network, result = self._train(encoder, game, place_store(store, device), data.identity(), folder, deadline)
+        result |= {
+            "game": game,
+            "encoder": self.encoder,
+            "transitions": store.transitions,
+            **data.facts(),
+            "data_mean": data.mean_return(),
+            "evaluation": self._evaluate(network, game),
+            "command": typed_command(),
+        }
+        run_config = self.finetune_config.run_config(encoder.arch, encoder.feature_dim)
+        config = ModelConfig.of(
+            network,
+            name=f"{encoder.arch}.{self.mode}_{game.lower()}",
+            support=self.finetune_config.objective.support,
+            objective="scaled_ql",
+            dataset=f"{game}, {store.transitions} transitions" + ", imported" * bool(data.sets),
+            pretraining={"encoder": self.encoder, **run_config.to_dict()},
+        )
+        write_model(network, config, folder / "model", results=result)
+        if not self.json:
+            print(summary(result))
+        return {**result, "model": str(folder / "model"), "wall_seconds": time.time() - started}
+
+    def choose(self, game: str) -> Chosen:
+        """Which recordings and imported sets to train on.
+
+        Raises:
+            QzooError: no such set, none of the game, or a mix that is not allowed.
+        """
+        from zoo.exchange.imports import find_sets
+        from zoo.exchange.origins import check_origins
+
+        refuse_limits(self.imports, uniform=self.uniform)
+        origins = sets_of(find_sets(self.imports), [game])
+        recorded = takes_recordings(self.imports, self.dataset, self.recordings, self.sources)
+        check_origins(origins, with_recordings=recorded, allow_mix=self.allow_mixed_origins)
+        return Chosen((game,), self.selection(game) if recorded else None, origins)
+
+    def selection(self, game: str) -> Selection:
+        """What to take of the recordings."""
+        sources = self.sources or (("learner",) if self.dataset == CUSTOM else ())
+        seed = self.finetune_config.seed
+        return Selection(self.dataset, (game,), sources, self.transitions, uniform=self.uniform, seed=seed)
+
+    def _load(self, chosen: Chosen, deadline: float) -> tuple[TrainingData, FrameStore]:
+        """What was chosen, read, and the store that it gives."""
+        from zoo.pretrain.data import TrainingData
+        from zoo.recordings.store import build_store
+
+        recordings = chosen.selection.load(self.recordings) if chosen.selection else []
+        seed = self.finetune_config.seed
+        sets = open_sets(chosen.origins, self.transitions, seed, deadline=deadline, quiet=self.json)
+        data, replayed = TrainingData(chosen.selection, recordings, sets), None
+        if chosen.selection:
+            with progress_bar(quiet=self.json) as bar:
+                task = bar.add_task("replay", total=sum(recording.steps for recording in recordings), note="")
+                replayed = build_store(recordings, on_steps=lambda steps: bar.advance(task, steps))
+        return data, data.store(chosen.games, replayed, allow_mix=self.allow_mixed_origins)
+
+    def _train(
+        self,
+        encoder: Encoder,
+        game: str,
+        store: FrameStore,
+        identity: dict[str, str],
+        folder: Path,
+        deadline: float,
+    ) -> tuple[QNetwork, dict[str, Any]]:
+        """Fine-tune, with a bar."""
+        from finetune.offline import finetune
+        from zoo.pretrain.loop import TrainingProgress
+
         with progress_bar(quiet=self.json) as bar:
-            replayed = bar.add_task("replay", total=sum(r.steps for r in recordings), note="")
-            store = place_store(build_store(recordings, on_steps=lambda steps: bar.advance(replayed, steps)), device)
-            trained = bar.add_task(f"{self.mode}", total=self.finetune_config.steps, note="")
+            task = bar.add_task(f"{self.mode}", total=self.finetune_config.steps, note="")
 
             def show(progress: TrainingProgress) -> None:
                 note = f"{progress.samples_per_second:.0f} samples/s, td {progress.losses['td']:.3f}"
-                bar.update(trained, completed=progress.step, note=note)
+                bar.update(task, completed=progress.step, note=note)
 
-            network, result = finetune(
+            return finetune(
                 encoder,
                 game,
                 store,
@@ -92,47 +171,24 @@ class FinetuneOffline:
                 self.finetune_config,
                 folder,
                 deadline=deadline,
+                identity=identity,
                 resume=self.resume,
                 force=self.force_resume,
                 report=show,
             )
-            support = self.finetune_config.objective.support
-            scores = None
-            if self.episodes:
-                scored = bar.add_task("evaluate", total=self.episodes, note="")
-                agent = Agent(network, game, support)
-                scores = play_episodes(agent, game, self.episodes, on_episode=lambda score: bar.advance(scored))
-        result |= {
-            "game": game,
-            "encoder": self.encoder,
-            "transitions": store.transitions,
-            "selection": selection.to_dict(),
-            "data_mean": sum(e.score for r in recordings for e in r.episodes)
-            / sum(len(r.episodes) for r in recordings),
-            "evaluation": summarize(game, scores) if scores is not None else None,
-            "command": typed_command(),
-        }
-        config = ModelConfig.of(
-            network,
-            name=f"{encoder.arch}.{self.mode}_{game.lower()}",
-            support=support,
-            objective="scaled_ql",
-            dataset=f"{game}, {store.transitions} transitions",
-            pretraining={
-                "encoder": self.encoder,
-                **self.finetune_config.run_config(encoder.arch, encoder.feature_dim).to_dict(),
-            },
-        )
-        write_model(network, config, folder / "model", results=result)
-        if not self.json:
-            print(summary(result))
-        return {**result, "model": str(folder / "model"), "wall_seconds": time.time() - started}
 
-    def selection(self, game: str) -> Selection:
-        """Which recordings to train on."""
-        sources = self.sources or (("learner",) if self.dataset == CUSTOM else ())
-        seed = self.finetune_config.seed
-        return Selection(self.dataset, (game,), sources, self.transitions, uniform=self.uniform, seed=seed)
+    def _evaluate(self, network: QNetwork, game: str) -> dict[str, Any] | None:
+        """Score the agent, if that is wanted."""
+        from zoo.agent import Agent
+        from zoo.evaluate import play_episodes, summarize
+
+        if not self.episodes:
+            return None
+        with progress_bar(quiet=self.json) as bar:
+            task = bar.add_task("evaluate", total=self.episodes, note="")
+            agent = Agent(network, game, self.finetune_config.objective.support)
+            scores = play_episodes(agent, game, self.episodes, on_episode=lambda score: bar.advance(task))
+        return summarize(game, scores)
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -141,7 +197,8 @@ def summary(result: dict[str, Any]) -> str:
     line = f"{result['game']}, {result['mode']}: {result['steps']} steps in {result['seconds']['total']:.0f} s"
     if scored is None:
         return line
+    data = "unknown" if result["data_mean"] is None else f"{result['data_mean']:.1f}"
     return (
         f"{line}; score {scored['mean']:.1f} [{scored['low']:.1f}, {scored['high']:.1f}] over {scored['episodes']} "
-        f"episodes (human-normalized {scored['human_normalized']:.3f}); mean of its data {result['data_mean']:.1f}"
+        f"episodes (human-normalized {scored['human_normalized']:.3f}); mean of its data {data}"
     )

@@ -1,8 +1,7 @@
-"""`zoo pretrain`: train an encoder offline on recordings."""
+"""`zoo pretrain`: train an encoder offline on recordings, or on imported play."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
@@ -10,13 +9,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from zoo.commands.common import parse_duration, parse_games, progress_bar, typed_command
+from zoo.commands.choose import (
+    Chosen,
+    games_of_imports,
+    games_of_recordings,
+    games_to_replay,
+    imported_games,
+    open_sets,
+    refuse_held_out,
+    refuse_limits,
+    sets_of,
+    takes_recordings,
+)
+from zoo.commands.common import parse_duration, progress_bar, typed_command
 from zoo.errors import QzooError
 from zoo.pretrain.config import RunConfig
 from zoo.recordings.datasets import CUSTOM
 
 if TYPE_CHECKING:
-    from zoo.recordings.datasets import Selection
+    from zoo.pretrain.data import TrainingData
     from zoo.recordings.format import Recording
     from zoo.recordings.store import FrameStore
 
@@ -28,7 +39,10 @@ class Pretrain:
     Replays the recordings into frames, trains, and writes a model folder that `zoo.load` opens. A run that was
     stopped, by its time budget or by a kill, goes on with the same command and --resume.
 
-    The data are a named dataset (--dataset), or what --games and --sources choose of the recordings there are.
+    The data are a named dataset (--dataset), or what --games and --sources choose of the recordings there are, or sets
+    that `zoo data import` made (--imports). With --imports, recordings are trained on too only where --dataset,
+    --recordings or --sources is given; --games chooses among both. Such a mix must be allowed, as must one of sets that
+    were not recorded alike (--allow-mixed-origins).
     """
 
     IF_INTERRUPTED: ClassVar[str] = "the same command with --resume goes on"
@@ -43,8 +57,14 @@ class Pretrain:
     """Recording files or folders; by default those that travel with the package."""
     sources: tuple[str, ...] = ()
     """Sources of play, such as learner and random, of a custom selection; by default all."""
+    imports: tuple[Path, ...] = ()
+    """Imported sets: folders GAME.SOURCE.frames that `zoo data import` made, or folders of such. Alone, they are all of
+    the data."""
+    allow_mixed_origins: bool = False
+    """Train on recordings and imported sets together, or on sets that were not recorded alike."""
     transitions: int | None = None
-    """Take about this many transitions of each game and source, whole episodes at random; by default all."""
+    """Take about this many transitions of each game and source, and of each imported set, whole episodes at random; by
+    default all."""
     per_game: int | None = None
     """Take about this many transitions of each game, drawn from its sources alike; by default all."""
     uniform: bool = False
@@ -53,7 +73,7 @@ class Pretrain:
     store: Literal["auto", "ram", "memmap", "blocks"] = "auto"
     """Where frames live: raw in memory (7 KB each), raw in a memory-mapped file, or compressed in files of blocks,
     which the system keeps in memory as far as they fit. auto: raw in memory where they fit in half of what is free,
-    else blocks. What a step draws is the same in all."""
+    else blocks. What a step draws is the same in all. Those of imported sets stay in their own memory-mapped files."""
     cache: Path = Path("runs/frames")
     """Folder of the files of frames, used again by every run on the same play; delete it when you like."""
     device: str = "auto"
@@ -78,23 +98,17 @@ class Pretrain:
         from zoo.device import pick_device
         from zoo.pretrain.loop import TrainingProgress, train
         from zoo.pretrain.run import new_objective, write_run_model
-        from zoo.recordings.build import fingerprint
         from zoo.recordings.store import place_store
 
         started = time.time()
         deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
-        selection = self.selection()
-        games = selection.games
-        self.run_config.check(len(games))
+        chosen = self.choose()
+        self.run_config.check(len(chosen.games))
         device = pick_device(self.device)
         folder = self.out / self.name
-        recordings = selection.load(self.recordings)
-        store = self._store(recordings, deadline)
+        data, store = self._load(chosen, deadline)
         store = place_store(store, device)
-        identity = {"data": fingerprint(recordings)}
-        if self.uniform:  # the same episodes, but not every step of them
-            identity["selection"] = json.dumps(selection.to_dict())
-        objective = new_objective(self.run_config, games).to(device)
+        objective = new_objective(self.run_config, chosen.games).to(device)
         with progress_bar(quiet=self.json) as bar:
             task = bar.add_task(self.name, total=self.run_config.steps, note="")
 
@@ -111,7 +125,7 @@ class Pretrain:
                 folder,
                 device=device,
                 deadline=deadline,
-                identity=identity,
+                identity=data.identity(),
                 resume=self.resume,
                 force=self.force_resume,
                 checkpoint_seconds=parse_duration(self.checkpoint_every, "--checkpoint-every"),
@@ -120,10 +134,9 @@ class Pretrain:
         model = write_run_model(
             folder,
             self.name,
-            selection,
+            data,
             objective,
             self.run_config,
-            recordings,
             run,
             device,
             self._command(),
@@ -133,37 +146,52 @@ class Pretrain:
         print(f"step {run.step} of {self.run_config.steps}{stopped}, model in {model}", file=sys.stderr)
         return {"model": str(model), "step": run.step, "steps": self.run_config.steps, "done": done}
 
-    def selection(self) -> Selection:
-        """Which recordings to train on, every game named.
+    def choose(self) -> Chosen:
+        """Which recordings and imported sets to train on, every game named.
 
         Raises:
-            QzooError: an unknown dataset or game, or held-out games without --allow-held-out.
+            QzooError: an unknown dataset or game, no such set, a mix that is not allowed, or held-out games without
+                --allow-held-out.
         """
-        from zoo.games import games_of, get_game
-        from zoo.recordings.datasets import Selection, get_dataset
-        from zoo.recordings.library import recorded_games
+        from zoo.exchange.imports import find_sets
+        from zoo.exchange.origins import check_origins
+        from zoo.recordings.datasets import Selection
 
-        if self.games:
-            games = parse_games(self.games)
-        elif self.dataset == CUSTOM:
-            games = [game for game in recorded_games(self.recordings) if game in games_of("train")]
+        refuse_limits(self.imports, uniform=self.uniform, per_game=self.per_game)
+        origins = find_sets(self.imports)
+        imported = imported_games(origins)
+        recorded = takes_recordings(self.imports, self.dataset, self.recordings, self.sources)
+        if recorded:
+            games = games_of_recordings(self.games, self.dataset, self.recordings, imported)
         else:
-            games = list(get_dataset(self.dataset).games)
-        if not games:
-            raise QzooError("--games: no training game is recorded there; name the games to train on")
-        held_out = [game for game in games if get_game(game).split == "held_out"]
-        if held_out and not self.allow_held_out:
-            named = f"--games {' '.join(held_out)}" if self.games else f"--dataset {self.dataset}: {' '.join(held_out)}"
-            raise QzooError(f"{named}: held out for transfer; --allow-held-out forces it")
-        return Selection(
-            self.dataset,
-            tuple(games),
-            self.sources,
-            self.transitions,
-            self.per_game,
-            self.uniform,
-            self.run_config.seed,
-        )
+            games = games_of_imports(self.games, imported)
+        if not self.allow_held_out:
+            refuse_held_out(games, bool(self.games), self.dataset, origins)
+        origins = sets_of(origins, games)
+        check_origins(origins, with_recordings=recorded, allow_mix=self.allow_mixed_origins)
+        selection = None
+        if recorded:
+            selection = Selection(
+                self.dataset,
+                tuple(games_to_replay(games, self.dataset, self.recordings, imported)),
+                self.sources,
+                self.transitions,
+                self.per_game,
+                self.uniform,
+                self.run_config.seed,
+            )
+        return Chosen(tuple(games), selection, origins)
+
+    def _load(self, chosen: Chosen, deadline: float) -> tuple[TrainingData, FrameStore]:
+        """What was chosen, read, and the store that it gives."""
+        from zoo.pretrain.data import TrainingData
+
+        recordings = chosen.selection.load(self.recordings) if chosen.selection else []
+        seed = self.run_config.seed
+        sets = open_sets(chosen.origins, self.transitions, seed, deadline=deadline, quiet=self.json)
+        data = TrainingData(chosen.selection, recordings, sets)
+        replayed = self._store(recordings, deadline) if chosen.selection else None
+        return data, data.store(chosen.games, replayed, allow_mix=self.allow_mixed_origins)
 
     def _store(self, recordings: list[Recording], deadline: float) -> FrameStore:
         from zoo.recordings.store import build_store, choose_placement

@@ -55,6 +55,7 @@ DIFFERS = [
     "rewards: clipped to [-1, 1] when they were recorded; raw scores are unknown",
     "protocol: Dopamine's, by its own account the same as ours; it can't be checked, as no seeds are known",
 ]
+SCORES_UNKNOWN = "its rewards were clipped to [-1, 1] when they were recorded"
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def import_dqn_replay(
             command=command,
             recorded=recorded,
             differs=DIFFERS,
+            scores_unknown=SCORES_UNKNOWN,
         )
     return target, origin
 
@@ -346,5 +348,7 @@ class Cutter:
         if sum(map(len, self._actions)):
             assert self._start is not None
             actions, rewards = np.concatenate(self._actions), np.concatenate(self._rewards)
-            self._writer.add_piece(Piece(self._start, self._first, actions, rewards, terminated))
+            # What begins with context, or behind a row that became no transition, lacks its beginning.
+            whole = terminated and self._first == self._start
+            self._writer.add_piece(Piece(self._start, self._first, actions, rewards, terminated, whole))
         self._actions, self._rewards = [], []

@@ -70,7 +70,7 @@ def export_minari(
     check_room(out, FRAME_BYTES * sum(recording.steps + len(recording.episodes) for recording in recordings))
     try:
         storage = MinariStorage.new(
-            building / "data",
+            (building / "data").resolve(),  # Minari loses its way in a relative one
             observation_space=spaces.Box(0, 255, (FRAME_SIZE, FRAME_SIZE), np.uint8),
             action_space=spaces.Discrete(NUM_ACTIONS),
             env_spec=environment(metadata.game),

@@ -119,8 +119,8 @@ def write_card(out: Path, command: str) -> Path:
         tags=["atari", "offline-rl"],
         pretty_name=f"Atari play of {', '.join(games)}",
         configs=[
-            {"config_name": "all", "data_files": "data/*.parquet", "default": True},
-            *({"config_name": game, "data_files": f"data/{game}.*.parquet"} for game in games),
+            {"config_name": "all", "data_files": _train("*"), "default": True},
+            *({"config_name": game, "data_files": _train(f"{game}.*")} for game in games),
         ],
     )
     table = ["| game | play | episodes | steps |", "| --- | --- | ---: | ---: |"]
@@ -139,6 +139,11 @@ def write_card(out: Path, command: str) -> Path:
     path = out / "README.md"
     write_text(path, f"---\n{front.to_yaml()}\n---\n\n{text}")
     return path
+
+
+def _train(files: str) -> list[dict[str, str]]:
+    """Files of a configuration, in the form that the Hub documents."""
+    return [{"split": "train", "path": f"data/{files}.parquet"}]
 
 
 def read_about(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +71,14 @@ class FrameFile:
         self._file.close()
 
 
-def open_frames(path: Path, count: int, crc32: int | None = None) -> Tensor:
+def open_frames(
+    path: Path, count: int, crc32: int | None = None, on_frames: Callable[[int], None] = lambda frames: None
+) -> Tensor:
     """The frames of a file as uint8 (count, 84, 84), memory-mapped; writing to them leaves the file alone.
 
     Args:
         crc32: what their checksum must be; None reads none of them.
+        on_frames: told the number of frames read since the last call.
 
     Raises:
         QzooError: another number of frames, or frames that are not those that were written.
@@ -86,7 +90,9 @@ def open_frames(path: Path, count: int, crc32: int | None = None) -> Tensor:
     if crc32 is not None:
         found = 0
         for first in range(0, count, CHECK_FRAMES):
-            found = zlib.crc32(frames[first : first + CHECK_FRAMES].data.cast("B"), found)
+            block = frames[first : first + CHECK_FRAMES]
+            found = zlib.crc32(block.data.cast("B"), found)
+            on_frames(len(block))
         if found != crc32:
             raise QzooError(f"{path}: its frames are not those that were written; import it again")
     return torch.from_numpy(frames)

@@ -10,6 +10,7 @@ A set is a folder, GAME.SOURCE.frames:
         rewards     list<float>  as the source has them
         terminated  bool         the game ended with the last transition; where it did not, one more frame
                                  follows: the state to bootstrap from
+        whole       bool         it is an episode from its first action to its end, so that its rewards sum to a score
     origin.json           where it comes from, how that differs from our own recordings, what was left out
 
 It is written into a hidden folder beside it, which is renamed at the end. A run that was killed goes on from its
@@ -18,9 +19,10 @@ last `commit`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +54,7 @@ SCHEMA = pa.schema(
         ("actions", pa.binary()),
         ("rewards", pa.list_(pa.float32())),
         ("terminated", pa.bool_()),
+        ("whole", pa.bool_()),
     ]
 )
 
@@ -65,6 +68,7 @@ class Piece:
     actions: NDArray[np.uint8]
     rewards: NDArray[np.float32]
     terminated: bool
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,8 @@ class Origin:
     """Where an imported set comes from; `origin.json`.
 
     kind: the format it was imported from. read_from: where that lay. recorded: what it says of itself.
-    differs: in what it is, or may be, unlike our own recordings. left_out: numbers of rows that became no
-    transition, by reason.
+    differs: in what it is, or may be, unlike our own recordings. scores_unknown: why its rewards do not sum to the
+    game's own scores; empty where they do. left_out: numbers of rows that became no transition, by reason.
     """
 
     game: str
@@ -83,6 +87,7 @@ class Origin:
     command: str
     recorded: dict[str, Any]
     differs: list[str]
+    scores_unknown: str
     left_out: dict[str, int]
     frames: int
     transitions: int
@@ -93,11 +98,18 @@ class Origin:
 
 @dataclass(frozen=True)
 class FrameSet:
-    """An imported set, opened: its frames are memory-mapped."""
+    """An imported set, opened, or a part of one: its frames are memory-mapped.
+
+    lengths: transitions of each piece in the store, int64 (P,). whole: which of them are episodes, bool (P,).
+    digest: names the content of the set, all of it.
+    """
 
     path: Path
     origin: Origin
     store: FrameStore
+    lengths: NDArray[np.int64]
+    whole: NDArray[np.bool_]
+    digest: str
 
 
 class FrameSetWriter:
@@ -191,6 +203,7 @@ class FrameSetWriter:
         command: str,
         recorded: dict[str, Any],
         differs: list[str],
+        scores_unknown: str,
     ) -> Origin:
         """Write the origin of what was committed, and give the folder its name.
 
@@ -208,6 +221,7 @@ class FrameSetWriter:
             command=command,
             recorded=recorded,
             differs=differs,
+            scores_unknown=scores_unknown,
             left_out=dict(self.left_out),
             frames=self.frames,
             transitions=self.transitions,
@@ -235,7 +249,7 @@ def read_origin(path: Path) -> Origin:
     try:
         content = dict(json.loads((path / ORIGIN).read_text()))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise QzooError(f"{path}: no imported set, as it has no {ORIGIN}") from error
+        raise QzooError(f"{path}: no imported set, as it has no {ORIGIN}; `zoo data import` makes them") from error
     except ValueError as error:
         raise QzooError(f"{path / ORIGIN}: damaged ({error}); import it again") from error
     version = content.get("format_version")
@@ -248,17 +262,20 @@ def read_origin(path: Path) -> Origin:
     return Origin(**content)
 
 
-def open_frame_set(path: Path, *, check: bool = True) -> FrameSet:
+def open_frame_set(
+    path: Path, *, check: bool = True, on_frames: Callable[[int], None] = lambda frames: None
+) -> FrameSet:
     """Open an imported set as a frame store of one game.
 
     Args:
         check: read every frame once and compare their checksum.
+        on_frames: told the number of frames checked since the last call.
 
     Raises:
         QzooError: as `read_origin`; or frames or pieces that are damaged or don't fit each other.
     """
     origin = read_origin(path)
-    frames = open_frames(path / FRAMES, origin.frames, origin.frames_crc32 if check else None)
+    frames = open_frames(path / FRAMES, origin.frames, origin.frames_crc32 if check else None, on_frames)
     table = _read_pieces(path)
     steps = np.asarray(pa.compute.binary_length(table["actions"])).astype(np.int64)
     _check_pieces(path, origin, table, steps)
@@ -277,7 +294,8 @@ def open_frame_set(path: Path, *, check: bool = True) -> FrameSet:
         terminated=torch.from_numpy(np.repeat(table["terminated"].to_numpy(zero_copy_only=False), steps)),
         ranges={origin.game: (0, len(actions))},
     )
-    return FrameSet(path, origin, store)
+    whole = table["whole"].to_numpy(zero_copy_only=False)
+    return FrameSet(path, origin, store, steps, whole, _digest(origin, table))
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -299,6 +317,15 @@ def _read_pieces(path: Path) -> pa.Table:
     except (pa.ArrowException, OSError, ValueError) as error:
         what = str(error).partition("\n")[0]
         raise QzooError(f"{path / PIECES}: damaged or missing ({what}); import it again") from error
+
+
+def _digest(origin: Origin, table: pa.Table) -> str:
+    total = hashlib.sha256(json.dumps([origin.game, origin.frames, origin.frames_crc32]).encode())
+    for name in SCHEMA.names:
+        column = table[name].combine_chunks()
+        values = column.flatten() if name == "rewards" else column
+        total.update(b"".join(values.to_pylist()) if name == "actions" else values.to_numpy(zero_copy_only=False).data)
+    return total.hexdigest()[:16]
 
 
 def _check_pieces(path: Path, origin: Origin, table: pa.Table, steps: NDArray[np.int64]) -> None:

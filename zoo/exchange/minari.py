@@ -37,6 +37,13 @@ Layout = str
 """frames, stacks, stacks_last (the stack is the last axis), grey_screens or rgb_screens."""
 
 
+FAITHFUL_WRAPPERS = (
+    *("AtariPreprocessing", "FrameStackObservation", "MaxAndSkipObservation", "GrayscaleObservation"),
+    *("ResizeObservation", "ReshapeObservation", "RecordEpisodeStatistics", "OrderEnforcing", "PassiveEnvChecker"),
+)
+"""Wrappers of gymnasium that leave rewards alone, and ends too, unless they are told to end a life."""
+
+
 @dataclass(frozen=True)
 class Recorder:
     """What the environment's specification tells of how a dataset was recorded; None where it does not."""
@@ -101,6 +108,7 @@ def import_minari(
             command=command,
             recorded=describe(dataset, layout, recorder),
             differs=differences(dataset, layout, recorder),
+            scores_unknown=scores_unknown(recorder),
         )
     return target, origin
 
@@ -137,7 +145,10 @@ def read_recorder(dataset: MinariDataset) -> Recorder:
         own = {"AtariPreprocessing": "frame_skip", "MaxAndSkipObservation": "skip"}.get(wrapper.name)
         if own is not None and isinstance(skip, int):
             skip *= int((wrapper.kwargs or {}).get(own, PROTOCOL.frame_skip))
-    wrappers = [f"{wrapper.name}{json.dumps(wrapper.kwargs, default=str)}" for wrapper in spec.additional_wrappers]
+    wrappers = [
+        wrapper.name + (json.dumps(wrapper.kwargs, default=str) if wrapper.kwargs else "")
+        for wrapper in spec.additional_wrappers
+    ]
     return Recorder(
         env=spec.id,
         frame_skip=skip,
@@ -253,7 +264,8 @@ def add_episode(
     writer.add_frames(before)
     writer.add_frames(frames)
     if len(actions):
-        writer.add_piece(Piece(start, start + len(before), actions, rewards, terminated))
+        whole = terminated or len(actions) >= PROTOCOL.max_steps  # else the recorder stopped it, by a rule of its own
+        writer.add_piece(Piece(start, start + len(before), actions, rewards, terminated, whole))
 
 
 def to_frames(where: str, observations: NDArray[np.uint8], layout: Layout) -> tuple[Frames, Frames]:
@@ -312,6 +324,19 @@ def differences(dataset: MinariDataset, layout: Layout, recorder: Recorder) -> l
     if recorder.wrappers:
         found.append(f"wrappers, which may change rewards and ends: {', '.join(recorder.wrappers)}")
     return found
+
+
+def scores_unknown(recorder: Recorder) -> str:
+    """Why rewards may not sum to the game's own scores; empty where they do."""
+    if recorder.env is None:
+        return "its environment is not told, so its rewards may be anything"
+    ends_lives = '"terminal_on_life_loss": true'
+    doubtful = [
+        wrapper
+        for wrapper in recorder.wrappers
+        if wrapper.partition("{")[0] not in FAITHFUL_WRAPPERS or ends_lives in wrapper
+    ]
+    return f"its environment was wrapped in {', '.join(doubtful)}, which may change rewards or ends" * bool(doubtful)
 
 
 def _columns(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from zoo.errors import QzooError
-from zoo.exchange.frame_set import FrameSet
+from zoo.exchange.frame_set import FrameSet, Origin
 from zoo.recordings.frames import JoinedFrames
 from zoo.recordings.store import FrameStore
 
@@ -16,19 +17,20 @@ COLUMNS = ("actions", "rewards", "frame_index", "episode_start", "steps_left", "
 OURS = "recordings of qzoo"
 
 
-def check_origins(sets: Sequence[FrameSet], *, with_recordings: bool, allow_mix: bool) -> None:
+def check_origins(origins: Mapping[Path, Origin], *, with_recordings: bool, allow_mix: bool) -> None:
     """Refuse data that was recorded in different ways, unless a mix is asked for.
 
     Raises:
         QzooError: names two that differ, and how.
     """
-    origins = {(frame_set.origin.kind, tuple(frame_set.origin.differs)): str(frame_set.path) for frame_set in sets}
-    names = [*origins.values(), *([OURS] if with_recordings and sets else [])]
-    if len(names) > 1 and not allow_mix:
-        differs = "; ".join(sets[0].origin.differs)
-        raise QzooError(
-            f"{names[0]} and {names[1]} were not recorded alike ({differs}); --allow-mixed-origins trains on both"
-        )
+    kinds = {(origin.kind, tuple(origin.differs)): path for path, origin in origins.items()}
+    told = [
+        f"{path} (which may differ from ours in {'; '.join(differs) or 'nothing'})"
+        for (_, differs), path in kinds.items()
+    ]
+    told += [OURS] if with_recordings and origins else []
+    if len(told) > 1 and not allow_mix:
+        raise QzooError(f"{told[0]} and {told[1]} were not recorded alike; --allow-mixed-origins trains on both")
 
 
 def join_stores(
@@ -41,7 +43,8 @@ def join_stores(
     Raises:
         QzooError: as `check_origins`; or recordings of which only single transitions are drawn.
     """
-    check_origins(sets, with_recordings=recordings is not None, allow_mix=allow_mix)
+    origins = {frame_set.path: frame_set.origin for frame_set in sets}
+    check_origins(origins, with_recordings=recordings is not None, allow_mix=allow_mix)
     if recordings is not None and recordings.kept is not None:
         raise QzooError("--uniform: single transitions of recordings can't be joined with imported sets")
     stores = [frame_set.store for frame_set in sets] + ([recordings] if recordings is not None else [])

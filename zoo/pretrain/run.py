@@ -16,11 +16,10 @@ from zoo.errors import QzooError
 from zoo.model_folder import ModelConfig, write_model
 from zoo.pretrain.checkpoint import RunState
 from zoo.pretrain.config import ObjectiveConfig, RunConfig
+from zoo.pretrain.data import TrainingData
 from zoo.pretrain.loop import LOG
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork
-from zoo.recordings.datasets import Selection
-from zoo.recordings.format import Recording
 
 CURVE_POINTS = 200
 
@@ -67,10 +66,9 @@ def start_heads(network: QNetwork, config: ObjectiveConfig) -> None:
 def write_run_model(
     folder: Path,
     name: str,
-    selection: Selection,
+    data: TrainingData,
     objective: ScaledQL,
     config: RunConfig,
-    recordings: Sequence[Recording],
     run: RunState,
     device: torch.device,
     command: str,
@@ -89,23 +87,14 @@ def write_run_model(
         "precision": str(pick_precision(config.precision, device)).removeprefix("torch."),
         "torch": torch.__version__,
         "final": curve[-1] if curve else {},
-        "selection": selection.to_dict(),
-        "recordings": [
-            {
-                "game": recording.metadata.game,
-                "source": recording.metadata.source,
-                "episodes": len(recording.episodes),
-                "transitions": recording.transitions,
-            }
-            for recording in recordings
-        ],
+        **data.facts(),
     }
     model_config = ModelConfig.of(
         network,
         name=name,
         support=config.objective.support,
         objective="scaled_ql",
-        dataset=selection.dataset,
+        dataset=data.name,
         pretraining=config.to_dict(),
     )
     write_model(network, model_config, model, results={"training": training, "curve": thin(curve)})

@@ -57,6 +57,30 @@ class RawFrames:
 
 
 @dataclass(frozen=True)
+class ChosenFrames:
+    """Some frames of a source, left where they are. `rows`: which ones, int64 (F,)."""
+
+    source: FrameSource
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of those frames, raw."""
+        return len(self.rows) * FRAME_BYTES
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """Copies of frames of the source; see `FrameSource`."""
+        return self.source.fetch(self.rows[rows])
+
+    def to(self, device: torch.device) -> FrameSource:
+        """Themselves for rows in RAM; elsewhere a copy, of these frames alone."""
+        return self if device.type == "cpu" else RawFrames(self.source.fetch(self.rows).to(device))
+
+
+@dataclass(frozen=True)
 class JoinedFrames:
     """Frames of several sources, one after the other, each left where it is."""
 
