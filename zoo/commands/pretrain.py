@@ -96,6 +96,7 @@ class Pretrain:
     def run(self) -> dict[str, Any]:
         """Train; returns where the run stands."""
         from zoo.device import pick_device
+        from zoo.pretrain.checkpoint import CHECKPOINT, checkpoints_at
         from zoo.pretrain.loop import TrainingProgress, train
         from zoo.pretrain.run import new_objective, write_run_model
         from zoo.recordings.store import place_store
@@ -106,6 +107,7 @@ class Pretrain:
         self.run_config.check(len(chosen.games))
         device = pick_device(self.device)
         folder = self.out / self.name
+        checkpoints_at(folder / CHECKPOINT, resume=self.resume)  # rather now than after the replay
         data, store = self._load(chosen, deadline)
         store = place_store(store, device)
         objective = new_objective(self.run_config, chosen.games).to(device)

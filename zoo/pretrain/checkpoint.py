@@ -45,6 +45,18 @@ def previous_checkpoint(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
+def checkpoints_at(path: Path, *, resume: bool) -> list[Path]:
+    """The last checkpoint and the one before it, as far as they are there.
+
+    Raises:
+        QzooError: one is there, and `resume` is false.
+    """
+    there = [candidate for candidate in (path, previous_checkpoint(path)) if candidate.exists()]
+    if there and not resume:
+        raise QzooError(f"{there[0]}: a run is here already; give --resume to go on with it, or another --out")
+    return there
+
+
 def run_identity(config: RunConfig, store: FrameStore, more: Mapping[str, str]) -> dict[str, Any]:
     """What must be the same for a run to go on; in JSON's types, as a checkpoint gives it back."""
     content = {"config": config.to_dict(), "games": store.games, "transitions": store.transitions, **more}
@@ -88,11 +100,9 @@ def restore_checkpoint(
         QzooError: a checkpoint is there and `resume` is false; no checkpoint is whole; a run of other settings or data,
             unless `force`.
     """
-    there = [candidate for candidate in (path, previous_checkpoint(path)) if candidate.exists()]
+    there = checkpoints_at(path, resume=resume)
     if not there:
         return RunState()
-    if not resume:
-        raise QzooError(f"{there[0]}: a run is here already; give --resume to go on with it, or another --out")
     found, (tensors, info) = _load_first_whole(there)
     saved, current = _flat(info), _flat(dict(identity))
     differing = [name for name, value in current.items() if saved.get(name) != value]
