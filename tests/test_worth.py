@@ -12,17 +12,17 @@ from tests.recording_helpers import refused
 from zoo.commands.worth import parse_candidates
 from zoo.worth import summarize_worth
 
-SMALL = ("--games", "Breakout", "--steps", "3", "--batch-size", "4", "--episodes", "2", "--transitions", "300")
+SMALL = ("--games", "SpaceInvaders", "--steps", "3", "--batch-size", "4", "--episodes", "2", "--transitions", "300")
 
 
 def test_worth_measures_once_and_compares(recordings_dir: Path, tmp_path: Path) -> None:
-    file = recordings_dir / "Breakout.random.parquet"
+    file = recordings_dir / "SpaceInvaders.random.parquet"
     arguments = ["--candidates", f"plain={file}", f"other={recordings_dir}", *SMALL]
     folders = ["--out", str(tmp_path / "worth"), "--cache", str(tmp_path / "frames"), "--workers", "1"]
     rows = run_command("data worth", [*arguments, *folders, "--json"])
     assert {row["name"] for row in rows} == {"plain", "other"}
     for row in rows:
-        game = row["games"]["Breakout"]
+        game = row["games"]["SpaceInvaders"]
         assert game["episodes"] == 2 and len(game["scores"]) == 2 and row["samples"] == 12
         assert row["beats_data"] == int(game["mean"] > game["data"])
         assert row["iqm_human"]["low"] <= row["iqm_human"]["value"] <= row["iqm_human"]["high"]
