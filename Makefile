@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
+D3RLPY := d3rlpy==2.8.1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint bench peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -27,9 +29,11 @@ lint: $(STAMP) ## check style, formatting and types
 bench: $(STAMP) ## measure speed against this machine's limit and against peers
 	$(BIN)/zoo bench
 
-clean: ## remove caches and built packages (keeps .venv and runs)
+peers: $(PEERS)/.installed ## set up .venv-peers with d3rlpy, which make bench then measures as well
+
+clean: ## remove caches and built packages (keeps environments and runs)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache htmlcov .coverage .coverage.*
-	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	find . \( -path ./$(VENV) -o -path ./$(PEERS) \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 # A working .venv is kept. One pip call names everything, so that torch and torchvision are chosen as a pair.
 $(STAMP): pyproject.toml
@@ -38,4 +42,15 @@ $(STAMP): pyproject.toml
 	    echo "error: '$(PYTHON)' is not Python 3.11 or newer; name one that is, as in: make install PYTHON=python3.12" >&2; exit 1; }; \
 	  echo "Setting up $(VENV): a few minutes, once"; $(PYTHON) -m venv --clear $(VENV); }
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+# d3rlpy wants an older gymnasium, so it has an environment of its own. The rest, PyTorch above all, it borrows from
+# .venv: what is compared runs on the same build of it.
+$(PEERS)/.installed: | $(STAMP)
+	$(BIN)/python -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check --no-deps '$(D3RLPY)' 'gymnasium==1.0.0'
+	packages() { "$$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
+	  packages $(BIN)/python > "$$(packages $(PEERS)/bin/python)/borrowed.pth"
+	@echo "pip may now say that minari and gymnasium don't fit together: here they need not"
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check '$(D3RLPY)'
 	@touch $@

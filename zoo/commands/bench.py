@@ -1,37 +1,52 @@
-"""`zoo bench`: what training, replay and batches cost, beside their limits."""
+"""`zoo bench`: what training, replay and batches cost, beside their limits and beside peers."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+from zoo.commands.common import console, cores, progress_bar
+from zoo.errors import QzooError
+from zoo.pretrain.config import RunConfig
 
-from zoo.commands.common import cores, progress_bar
+if TYPE_CHECKING:
+    import torch
+
+    from zoo.recordings.store import FrameStore
+
+MEASURED = ("archs", "games", "batch_size", "random_shift", "turn_seconds", "repeats", "replay_steps")
+"""The settings that figures depend on."""
 
 
 @dataclass
 class Bench:
-    """Measure speed against this machine's limit: training steps, replay, batches, frozen fine-tuning.
+    """Measure speed against this machine's limit and against peers: training steps, replay, batches, fine-tuning.
 
-    Every ratio is measured in one run, both sides in turns. Leave the machine to it: other work spoils the figures.
+    What is compared is measured in one run, in turns. Leave the machine to it: other work spoils the figures. Beside
+    the figures (--out) lie a page of tables (.md) and a plot (.png).
     """
 
     archs: tuple[str, ...] = ("nature", "impala", "resnet18")
     """Architectures whose training step is measured."""
-    game: str = "Breakout"
-    """The game whose recordings are used; by default those that travel with the package."""
+    games: tuple[str, ...] = ("Breakout", "Boxing", "Freeway", "Qbert")
+    """Games that a training batch is made of, in equal parts; stores and fine-tuning are measured on the first."""
     batch_size: int = 64
     """Transitions a step."""
-    steps: int = 5
-    """Training steps a turn."""
+    random_shift: int = 0
+    """Augmentation of a step; where it is 0, as in `zoo pretrain`, what it would take is told apart."""
+    turn_seconds: float = 0.5
+    """About how long a turn takes; at least one step or call."""
+    repeats: int = 8
+    """Rounds of turns."""
+    peers: Path | None = Path(".venv-peers/bin/python")
+    """Python of the environment that has d3rlpy (`make peers`); where it is missing, or None, d3rlpy is left out."""
     replay_games: tuple[str, ...] = ("Breakout", "Boxing", "Freeway", "Gopher", "Qbert", "SpaceInvaders")
     """Games whose replay is measured."""
     replay_steps: int = 10_000
-    """About so many steps of recorded play of each of them are replayed a turn."""
+    """About so many steps of recorded play of each game are used."""
     device: str = "auto"
     """auto, cpu, cuda."""
     out: Path = Path("runs/bench/results.json")
@@ -41,70 +56,93 @@ class Bench:
 
     def run(self) -> dict[str, Any]:
         """Measure; returns what the file holds."""
-        from zoo.bench import bench_frozen, bench_replay, bench_step, bench_store, machine
+        from zoo.bench.plot import plot_bench
+        from zoo.bench.tables import page, print_tables
+        from zoo.bench.timing import machine
         from zoo.device import pick_device
-        from zoo.files import write_json
+        from zoo.files import write_json, write_text
+
+        self.check()
+        device = pick_device(self.device)
+        settings = {name: getattr(self, name) for name in MEASURED}
+        result: dict[str, Any] = {"machine": machine(device), "settings": settings}
+        result |= {"steps": [], "peers": [], "left_out": [], "replay": []}
+        self._measure(result, device)
+        write_json(self.out, result)
+        picture = self.out.with_suffix(".png")
+        plot_bench(result, picture)
+        write_text(self.out.with_suffix(".md"), page(result, picture.name))
+        if not self.json:
+            print_tables(result)
+            print(f"written to {self.out}, {self.out.with_suffix('.md')} and {picture}")
+        return result
+
+    def check(self) -> None:
+        """Refuse settings that can't work.
+
+        Raises:
+            QzooError: names the setting.
+        """
+        if not self.archs or not self.games:
+            raise QzooError("--archs, --games: name at least one of each")
+        if self.repeats < 1 or not self.turn_seconds > 0:
+            raise QzooError(f"--repeats {self.repeats}, --turn-seconds {self.turn_seconds}: must be above zero")
+        for arch in self.archs:
+            self._run_config(arch).check(len(self.games))
+
+    def _run_config(self, arch: str) -> RunConfig:
+        return RunConfig(arch=arch, batch_size=self.batch_size, random_shift=self.random_shift)
+
+    def _measure(self, result: dict[str, Any], device: torch.device) -> None:
+        from zoo.bench.frozen import bench_frozen
+        from zoo.bench.peers import save_play
+        from zoo.bench.replay import bench_replay, bench_store
         from zoo.recordings.library import load_recordings
         from zoo.recordings.store import build_store
 
-        device = pick_device(self.device)
-        recording = load_recordings([self.game], ("learner",), (), self.replay_steps)[0]
+        recordings = load_recordings(self.games, ("learner",), (), self.replay_steps)
         replayed = load_recordings(self.replay_games, ("learner",), (), self.replay_steps)
-        store = build_store([recording]).to(device)
-        result: dict[str, Any] = {"machine": machine(device), "steps": [], "replay": [], "peers": []}
-        with progress_bar(quiet=self.json) as bar:
-            task = bar.add_task("bench", total=len(self.archs) + len(replayed) + 2, note="")
+        with progress_bar(quiet=self.json) as bar, TemporaryDirectory() as folder:
+            task = bar.add_task("bench", total=len(self.archs) + len(replayed) + 2, note="frames")
+            store = build_store(recordings)
+            if self.peers is not None:
+                save_play(store, Path(folder))
+            store = store.to(device)
             for arch in self.archs:
-                bar.update(task, note=arch)
-                result["steps"].append(bench_step(arch, store, device, self.batch_size, self.steps))
+                bar.update(task, note=f"step of {arch}")
+                self._measure_step(arch, store, Path(folder), device, result)
                 bar.advance(task)
+            del store
             for recorded in replayed:
                 bar.update(task, note=f"replay of {recorded.metadata.game}")
-                result["replay"].append(bench_replay(recorded, cores()))
+                result["replay"].append(bench_replay(recorded, cores(), min(3, self.repeats)))
                 bar.advance(task)
             bar.update(task, note="store")
-            result["store"] = bench_store(store, 256)
-            with TemporaryDirectory() as cache:
-                result["store_blocks"] = bench_store(build_store([recording], "blocks", Path(cache)), 256)
+            raw = build_store(recordings[:1]).to(device)
+            blocks = build_store(recordings[:1], "blocks", Path(folder))
+            result |= bench_store({"store": raw, "store_blocks": blocks}, 256, self.turn_seconds, self.repeats)
+            bar.update(task, advance=1, note="frozen")
+            result["frozen"] = bench_frozen(
+                self.archs[0], raw, device, self.batch_size, self.turn_seconds, self.repeats
+            )
             bar.advance(task)
-            bar.update(task, note="frozen")
-            result["frozen"] = bench_frozen(self.archs[0], store, device, self.batch_size, self.steps)
-            bar.advance(task)
-        write_json(self.out, result)
-        if not self.json:
-            print_tables(result)
-            print(f"written to {self.out}")
-        return result
 
+    def _measure_step(
+        self, arch: str, store: FrameStore, play: Path, device: torch.device, result: dict[str, Any]
+    ) -> None:
+        from zoo.bench.engine import Engine
+        from zoo.bench.peers import open_peers
+        from zoo.bench.step import bench_step
 
-def print_tables(result: dict[str, Any]) -> None:
-    """The figures for a person."""
-    table = Table(title="training step, ms (limit: the bare encoder's passes and optimizer step)")
-    for column in ("arch", "device", "precision", "batch", "limit", "step", "ratio", "samples/s"):
-        table.add_column(column, justify="left" if column == "arch" else "right")
-    for row in result["steps"]:
-        table.add_row(
-            row["arch"],
-            row["device"],
-            row["precision"],
-            str(row["batch"]),
-            f"{row['limit_ms']:.1f}",
-            f"{row['step_ms']:.1f}",
-            f"{row['ratio']:.2f}",
-            f"{row['samples_per_s']:,.0f}",
-        )
-    console = Console()
-    console.print(table)
-    table = Table(
-        "game", "steps/s", "bare", "ratio", "starts", title="replay (starts: share of loading the ROM by seed)"
-    )
-    for row in result["replay"]:
-        speeds = [f"{row[key]:,.0f}" for key in ("steps_per_s", "limit_steps_per_s")]
-        table.add_row(row["game"], *speeds, f"{row['ratio']:.2f}", f"{row['starts']:.0%}")
-    console.print(table)
-    frozen = result["frozen"]
-    for name, key in (("store, raw", "store"), ("store, blocks", "store_blocks")):
-        store = result[key]
-        speed, size = store["samples_per_s"], store["bytes_per_frame"]
-        console.print(f"{name}: {speed:,.0f} samples/s with successors, {size:,.0f} B a frame")
-    console.print(f"frozen: a step on features is {frozen['speedup']:.1f} times as fast as one end to end")
+        def leave_out(line: str) -> None:
+            if line not in result["left_out"]:
+                result["left_out"].append(line)
+                console.print(line, highlight=False, soft_wrap=True)
+
+        with (
+            closing(Engine(self._run_config(arch), store, device)) as engine,
+            open_peers(self.peers, store, play, engine, self.turn_seconds, leave_out) as peers,
+        ):
+            step, of_peers = bench_step(engine, peers, self.turn_seconds, self.repeats)
+        result["steps"].append(step)
+        result["peers"] += of_peers

@@ -1,0 +1,70 @@
+"""Recordings into frames against the bare emulator, and batches from the frames."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from zoo.atari import FRAME_SIZE, make_vector_env, minimal_actions
+from zoo.bench.timing import in_turns, ratio, repeated, seconds_of, spread
+from zoo.recordings.format import Recording
+from zoo.recordings.replay import ENVS_PER_THREAD, num_frames, replay
+from zoo.recordings.store import FrameStore
+
+
+def bench_replay(recording: Recording, num_threads: int, repeats: int) -> dict[str, Any]:
+    """Replay of recorded episodes against the bare vector environment with the same number of threads.
+
+    The bare environment plays about as many steps and starts no episode by seed. Such a start loads the ROM, which
+    takes ALE as long as hundreds of steps; it is timed apart. `starts` is the share of the replay's time that the bare
+    environment would need for them alone.
+    """
+    game, episodes, steps = recording.metadata.game, recording.episodes, recording.steps
+    outputs = [np.empty((num_frames(e), FRAME_SIZE, FRAME_SIZE), dtype=np.uint8) for e in episodes]
+    num_envs = num_threads * ENVS_PER_THREAD
+    turns = steps // num_envs
+    env = make_vector_env(game, num_envs, num_threads=num_threads)
+    env.reset(seed=np.arange(num_envs))
+    actions, generator = np.array(minimal_actions(game)), np.random.default_rng(0)
+
+    def bare() -> None:
+        for _ in range(turns):
+            env.step(actions[generator.integers(len(actions), size=num_envs)])
+
+    def start() -> None:
+        env.reset(seed=np.arange(num_envs))
+
+    runs = {"ours": lambda: replay(game, episodes, outputs, num_threads=num_threads), "bare": bare, "start": start}
+    cpu = torch.device("cpu")
+    seconds = in_turns({name: partial(seconds_of, run, cpu) for name, run in runs.items()}, repeats)
+    speed = [steps / taken for taken in seconds["ours"]]
+    limit = [turns * num_envs / taken for taken in seconds["bare"]]
+    return {
+        "game": game,
+        "steps_per_s": spread(speed),
+        "limit_steps_per_s": spread(limit),
+        "ratio": ratio(speed, limit),
+        "starts": ratio(seconds["start"], seconds["ours"], len(episodes) / num_envs),
+    }
+
+
+def bench_store(
+    stores: dict[str, FrameStore], batch_size: int, turn_seconds: float, repeats: int
+) -> dict[str, dict[str, Any]]:
+    """Stacked samples with their n-step successors a second, as one batched call, of each of several stores."""
+    turns = {}
+    for name, store in stores.items():
+        device = store.actions.device
+        index = torch.randint(0, store.transitions, (batch_size,), device=device)
+        turns[name] = repeated(partial(store.gather, index, 5, 0.99), device, turn_seconds)
+    seconds = in_turns(turns, repeats)
+    return {
+        name: {
+            "samples_per_s": spread([batch_size / taken for taken in seconds[name]]),
+            "bytes_per_frame": store.frames.nbytes / len(store.frames),
+        }
+        for name, store in stores.items()
+    }
