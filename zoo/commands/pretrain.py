@@ -6,16 +6,17 @@ import json
 import shlex
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from zoo.commands.common import parse_duration, parse_games, progress_bar, typed_command
+from zoo.commands.common import cores, parse_duration, parse_games, progress_bar, typed_command
 from zoo.errors import QzooError
 from zoo.pretrain.config import RunConfig
 from zoo.recordings.datasets import CUSTOM
 
 if TYPE_CHECKING:
+    from zoo.pretrain.ranks import World
     from zoo.recordings.datasets import Selection
     from zoo.recordings.format import Recording
     from zoo.recordings.store import FrameStore
@@ -29,6 +30,9 @@ class Pretrain:
     stopped, by its time budget or by a kill, goes on with the same command and --resume.
 
     The data are a named dataset (--dataset), or what --games and --sources choose of the recordings there are.
+
+    On several GPUs or machines: torchrun --nproc-per-node N -m zoo pretrain ... --resume. The processes share each
+    batch of the same run: each loads the play of its own games. Give all machines an --out that they share.
     """
 
     IF_INTERRUPTED: ClassVar[str] = "the same command with --resume goes on"
@@ -73,29 +77,38 @@ class Pretrain:
     json: bool = False
     """Print the result as JSON on standard output."""
 
-    def run(self) -> dict[str, Any]:
-        """Train; returns where the run stands."""
+    def run(self) -> dict[str, Any] | None:
+        """Train; returns where the run stands, or None where another rank does."""
+        from zoo.pretrain.ranks import join
+
+        with join() as world:
+            return self._run(world)
+
+    def _run(self, world: World) -> dict[str, Any] | None:
         from zoo.device import pick_device
         from zoo.pretrain.loop import TrainingProgress, train
-        from zoo.pretrain.run import new_objective, write_run_model
-        from zoo.recordings.build import fingerprint
+        from zoo.pretrain.ranks import share_of
+        from zoo.pretrain.run import describe, new_objective, write_run_model
         from zoo.recordings.store import place_store
 
         started = time.time()
-        deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
-        selection = self.selection()
-        games = selection.games
-        self.run_config.check(len(games))
-        device = pick_device(self.device)
         folder = self.out / self.name
-        recordings = selection.load(self.recordings)
-        store = self._store(recordings, deadline)
-        store = place_store(store, device)
-        identity = {"data": fingerprint(recordings)}
+        with world.together():
+            deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
+            checkpoint_seconds = parse_duration(self.checkpoint_every, "--checkpoint-every")
+            selection = self.selection()
+            games = selection.games
+            self.run_config.check(len(games))
+            device = world.own_device(pick_device(self.device))
+            share = share_of(games, self.run_config.batch_size // len(games), world)
+            recordings = replace(selection, games=share.names).load(self.recordings)
+            store = place_store(self._store(recordings, deadline, world), device)
+            objective = new_objective(self.run_config, games).to(device)
+        held = world.union(describe(recordings))
+        identity: dict[str, Any] = {"data": {game: held[game]["fingerprint"] for game in games}}
         if self.uniform:  # the same episodes, but not every step of them
             identity["selection"] = json.dumps(selection.to_dict())
-        objective = new_objective(self.run_config, games).to(device)
-        with progress_bar(quiet=self.json) as bar:
+        with progress_bar(quiet=self.json or not world.leads) as bar:
             task = bar.add_task(self.name, total=self.run_config.steps, note="")
 
             def show(progress: TrainingProgress) -> None:
@@ -110,23 +123,28 @@ class Pretrain:
                 self.run_config,
                 folder,
                 device=device,
+                world=world.on(device),
+                share=share,
                 deadline=deadline,
                 identity=identity,
                 resume=self.resume,
                 force=self.force_resume,
-                checkpoint_seconds=parse_duration(self.checkpoint_every, "--checkpoint-every"),
+                checkpoint_seconds=checkpoint_seconds,
                 report=show,
             )
+        if not world.leads:
+            return None
         model = write_run_model(
             folder,
             self.name,
             selection,
             objective,
             self.run_config,
-            recordings,
+            [recorded for game in games for recorded in held[game]["recordings"]],
             run,
             device,
             self._command(),
+            world.size,
         )
         done = run.step >= self.run_config.steps
         print(f"step {run.step} of {self.run_config.steps}, model in {model}", file=sys.stderr)
@@ -164,12 +182,13 @@ class Pretrain:
             self.run_config.seed,
         )
 
-    def _store(self, recordings: list[Recording], deadline: float) -> FrameStore:
+    def _store(self, recordings: list[Recording], deadline: float, world: World) -> FrameStore:
         from zoo.recordings.store import build_store, choose_placement
 
-        placement = self.store if self.store != "auto" else choose_placement(recordings)
+        placement = self.store if self.store != "auto" else choose_placement(recordings, world.local_size)
+        threads = None if world.local_size == 1 else max(1, cores() // world.local_size)
         total = sum(recording.steps for recording in recordings)
-        with progress_bar(quiet=self.json) as bar:
+        with progress_bar(quiet=self.json or not world.leads) as bar:
             task = bar.add_task("replay", total=total, note=placement)
 
             def advance(steps: int) -> None:
@@ -177,7 +196,7 @@ class Pretrain:
                 if time.time() > deadline:
                     raise QzooError(f"--time-budget {self.time_budget}: over before the {total:,} steps were replayed")
 
-            return build_store(recordings, placement, self.cache, on_steps=advance)
+            return build_store(recordings, placement, self.cache, threads, advance)
 
     def _command(self) -> str:
         """What makes this model again, without what only parted the run in time."""

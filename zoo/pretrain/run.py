@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from zoo.pretrain.config import ObjectiveConfig, RunConfig
 from zoo.pretrain.loop import LOG
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork
+from zoo.recordings.build import fingerprint
 from zoo.recordings.datasets import Selection
 from zoo.recordings.format import Recording
 
@@ -64,18 +65,45 @@ def start_heads(network: QNetwork, config: ObjectiveConfig) -> None:
         network.start_at(prior_logits(config.support, config.prior_std))
 
 
+def describe(recordings: Sequence[Recording]) -> dict[str, dict[str, Any]]:
+    """What a run writes down of its recordings, by game: a fingerprint of the play, and figures of each recording."""
+    games = dict.fromkeys(recording.metadata.game for recording in recordings)
+    by_game = {game: [recording for recording in recordings if recording.metadata.game == game] for game in games}
+    return {
+        game: {
+            "fingerprint": fingerprint(mine),
+            "recordings": [
+                {
+                    "game": game,
+                    "source": recording.metadata.source,
+                    "episodes": len(recording.episodes),
+                    "transitions": recording.transitions,
+                }
+                for recording in mine
+            ],
+        }
+        for game, mine in by_game.items()
+    }
+
+
 def write_run_model(
     folder: Path,
     name: str,
     selection: Selection,
     objective: ScaledQL,
     config: RunConfig,
-    recordings: Sequence[Recording],
+    recorded: Sequence[Mapping[str, Any]],
     run: RunState,
     device: torch.device,
     command: str,
+    ranks: int = 1,
 ) -> Path:
-    """Write `folder/model`: weights, config, and in results.json what made them. Returns the folder."""
+    """Write `folder/model`: weights, config, and in results.json what made them. Returns the folder.
+
+    Args:
+        recorded: figures of each recording, as `describe` gives them.
+        ranks: processes that trained, each on a device like `device`.
+    """
     network = objective.network
     model = folder / "model"
     curve = read_curve(folder / LOG)
@@ -85,20 +113,12 @@ def write_run_model(
         "samples": run.step * (config.batch_size // len(network.games) * len(network.games)),
         "seconds": round(run.seconds),
         "batch_size": config.batch_size // len(network.games) * len(network.games),
-        "device": device_name(device),
+        "device": device_name(device) if ranks == 1 else f"{ranks} ranks, {device_name(device)} each",
         "precision": str(pick_precision(config.precision, device)).removeprefix("torch."),
         "torch": torch.__version__,
         "final": curve[-1] if curve else {},
         "selection": selection.to_dict(),
-        "recordings": [
-            {
-                "game": recording.metadata.game,
-                "source": recording.metadata.source,
-                "episodes": len(recording.episodes),
-                "transitions": recording.transitions,
-            }
-            for recording in recordings
-        ],
+        "recordings": list(recorded),
     }
     model_config = ModelConfig.of(
         network,
