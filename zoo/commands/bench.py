@@ -51,7 +51,12 @@ class Bench:
         recording = load_recordings([self.game], ("learner",), (), self.replay_steps)[0]
         replayed = load_recordings(self.replay_games, ("learner",), (), self.replay_steps)
         store = build_store([recording]).to(device)
-        result: dict[str, Any] = {"machine": machine(device), "steps": [], "replay": [], "peers": []}
+        result: dict[str, Any] = {
+            "machine": {**machine(device), "cores": cores()},
+            "steps": [],
+            "replay": [],
+            "peers": [],
+        }
         with progress_bar(quiet=self.json) as bar:
             task = bar.add_task("bench", total=len(self.archs) + len(replayed) + 2, note="")
             for arch in self.archs:
