@@ -77,7 +77,7 @@ def test_what_the_figures_say_against_the_data(folder: Path) -> None:
     assert [row["game"] for row in picture_rows(play)] == ["Breakout", "Pong"]
     text = "\n".join(limitations(play, recordings))
     assert "In 1 of 2 games the learner ends at the human reference or above: Breakout." in text
-    assert "The learner ends no better than random play in Pong." in text
+    assert "At its end the learner plays no better than at random in Pong." in text
     assert "A game has 121 to 121 transitions" in text
     alone = picture_rows({"Pong": {"random": play["Pong"]["random"]}})
     assert alone[0]["data"] is None and alone[0]["random"] == pytest.approx(get_game("Pong").human_normalized(-20))

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.encoder import ARCHS, Encoder, SpatialEmbedding, scale_features
+from zoo.encoder import ARCHS, Encoder, SpatialEmbedding, best_memory_format, scale_features
 from zoo.errors import QzooError, unknown_name
+
+LAYOUT_OF = {"cpu": torch.contiguous_format, "meta": torch.channels_last}
 
 
 def frames(batch: int, seed: int = 0) -> Tensor:
@@ -131,6 +133,27 @@ def test_memory_format_changes_the_layout_and_not_the_features() -> None:
         encoder.trunk.register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
     torch.testing.assert_close(fast(frames(2)), plain(frames(2)), rtol=1e-4, atol=1e-4)
     assert [x.is_contiguous(memory_format=torch.channels_last) for x in inputs] == [True, False]
+
+
+def test_each_device_has_its_memory_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert best_memory_format("resnet50", "cpu") == torch.contiguous_format
+    assert best_memory_format("resnet50", "cuda") == best_memory_format("impala", "cpu") == torch.channels_last
+
+    def layouts(encoder: Encoder) -> set[bool]:
+        wide = [m.weight for m in encoder.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+        return {weight.is_contiguous(memory_format=torch.channels_last) for weight in wide}
+
+    network = nn.Sequential(Encoder("resnet18", 8))
+    encoder = network[0]
+    assert isinstance(encoder, Encoder) and layouts(encoder) == {False}
+    # The meta device in the place of a GPU.
+    monkeypatch.setattr("zoo.encoder.best_memory_format", lambda arch, device: LAYOUT_OF[device])
+    network.to("meta")
+    assert layouts(encoder) == {True} and encoder.memory_format == torch.channels_last
+    network.to_empty(device="cpu")
+    assert layouts(encoder) == {False} and encoder(frames(1)).shape == (1, 8)
+    kept = Encoder("resnet18", 8, memory_format=torch.contiguous_format).to("meta")
+    assert layouts(kept) == {False}
 
 
 def test_resnets_have_group_norm_of_32_groups_and_a_spatial_embedding_of_ones() -> None:

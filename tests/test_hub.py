@@ -66,7 +66,7 @@ def test_save_pretrained_and_from_pretrained(network: QNetwork, folder: Path, tm
     wrapped = PretrainedQNetwork.of(network, make_config(network))
     assert wrapped.weight is network.weight and wrapped.encoder is network.encoder
     wrapped.save_pretrained(tmp_path / "fresh")
-    assert f'zoo.load("{NAME}")' in (tmp_path / "fresh" / "README.md").read_text()
+    assert f"# {NAME}" in (tmp_path / "fresh" / "README.md").read_text()
     assert torch.equal(hub.load_qnetwork(tmp_path / "fresh")(frames(2)), network(frames(2)))
     one_line(lambda: PretrainedQNetwork.from_pretrained(folder, feature_dim=3), "feature_dim")
 

@@ -10,6 +10,7 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
 import tyro
@@ -19,7 +20,7 @@ from zoo.errors import QzooError
 # name: (module, class, what it does)
 COMMANDS = {
     "list": ("zoo.commands.models", "List", "the models on this machine"),
-    "info": ("zoo.commands.models", "Info", "all that is known of one model"),
+    "info": ("zoo.commands.models", "Info", "what is known of one model"),
     "demo": (
         "zoo.commands.demo",
         "Demo",
@@ -37,8 +38,9 @@ COMMANDS = {
     "record learner": (
         "zoo.commands.record",
         "RecordLearner",
-        "record an agent's whole life, random to good",
+        "record an agent as it learns, from random play to good",
     ),
+    "record planner": ("zoo.commands.record", "RecordPlanner", "record lookahead on the emulator, without learning"),
     "record policy": ("zoo.commands.record", "RecordPolicy", "record play of a model of the zoo"),
     "record random": ("zoo.commands.record", "RecordRandom", "record random play"),
     "data list": ("zoo.commands.data", "List", "the recordings and where they are"),
@@ -90,8 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return
+    if arguments == ["--version"]:
+        print(f"qzoo {metadata.version('qzoo')}")
+        return
     groups = {name.split()[0] for name in COMMANDS if " " in name}
-    if arguments[0] in groups and arguments[1:] in (["-h"], ["--help"]):
+    if arguments[0] in groups and arguments[1:] in ([], ["-h"], ["--help"]):
         print(usage(arguments[0]))
         return
     command = None

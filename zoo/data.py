@@ -20,7 +20,7 @@ __all__ = ["list_datasets", "load"]
 
 def load(
     name: str,
-    games: Sequence[str] = (),
+    games: str | Sequence[str] = (),
     per_game: int | None = None,
     *,
     uniform: bool = False,
@@ -42,7 +42,7 @@ def load(
         QzooError: no such dataset; a game that is not of it, or not recorded (all missing ones are named); a damaged
             file.
     """
-    chosen = tuple(get_game(game).name for game in games)
+    chosen = tuple(get_game(game).name for game in ([games] if isinstance(games, str) else games))
     return Selection(name, chosen, per_game=per_game, uniform=uniform, seed=seed).load(recordings)
 
 

@@ -23,8 +23,10 @@ from zoo.recordings.stats import DatasetStats, SourceStats, commands, play_stats
 
 PICTURE = "play.png"
 SOURCES = {
-    "learner": "a C51 agent's whole life, exploration included. It saw the console's 128 bytes of RAM, not the screen; "
-    "only what it did is kept",
+    "learner": "a C51 agent as it learns, from its first random step to its last, exploration included. It saw the "
+    "console's 128 bytes of RAM, not the screen; only what it did is kept",
+    "planner": "lookahead on the emulator: sequences of actions are tried on a copy of the game, with other sticky "
+    "coins, and the start of the best is played, now and then a random action. It saw the console's whole state",
     "policy": "a model of the zoo, which takes the best action by its Q-values and now and then a random one",
     "random": "uniformly random play over the game's minimal set of actions",
 }
@@ -174,11 +176,11 @@ def _play(play: Play) -> str:
         for source, stats in sources.items()
     ]
     return (
-        "## What was played, and how well\n\n"
+        "## Scores of the play\n\n"
         f"![Human-normalized returns of learners and random play, by game]({PICTURE})\n\n"
         "Human-normalized: 0 is the reference score of random play, 1 that of a human. The last 20% are the episodes "
-        "that began in the last fifth of a player's steps: how good a learner became. Games of split held out are for "
-        "transfer, and no pretraining set holds them.\n\n" + markdown_table(head, rows, ["---"] * 2 + ["---:"] * 7)
+        "that began in the last fifth of a player's steps: how good a learner became. Held-out games are for "
+        "transfer: no pretraining set has them.\n\n" + markdown_table(head, rows, ["---"] * 2 + ["---:"] * 7)
     )
 
 
@@ -218,9 +220,9 @@ def limitations(play: Play, recordings: Sequence[Recording]) -> list[str]:
         named = f": {', '.join(human)}" if human else ""
         found.append(f"In {len(human)} of {len(ends)} games the learner ends at the human reference or above{named}.")
     if idle:
-        found.append(f"The learner ends no better than random play in {', '.join(idle)}.")
+        found.append(f"At its end the learner plays no better than at random in {', '.join(idle)}.")
     if single:
-        found.append(f"In {len(single)} of {len(lives)} games all learner play is one life: one seed.")
+        found.append(f"In {len(single)} of {len(lives)} games all learner play is of one learner, one seed.")
     totals = [sum(stats.transitions for stats in sources.values()) for sources in play.values()]
     found.append(
         f"A game has {min(totals):,} to {max(totals):,} transitions; the paper's data had 10 million (inferred; "

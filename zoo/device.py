@@ -53,7 +53,8 @@ def device_name(device: torch.device) -> str:
     """What figures were made on, as a person would say it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def free_memory() -> int:

@@ -14,7 +14,8 @@ from zoo.metrics import bootstrap_interval, interquartile_mean
 
 EVALUATION_SEED = 1_000_000_000
 """First seed of evaluation episodes: far from the seeds of recordings, so that none was seen in training."""
-MAX_ENVS = 64
+MAX_ENVS = 16
+"""Side by side at most. More would wait longer for the last episode, as emulators with none left are stepped too."""
 
 Policy = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
 
@@ -27,6 +28,7 @@ def play_episodes(
     seed: int = 0,
     num_threads: int = 0,
     on_episode: Callable[[float], None] = lambda score: None,
+    on_step: Callable[[int], None] = lambda steps: None,
 ) -> NDArray[np.float64]:
     """Play seeded episodes to their end, side by side; every episode counts, long ones too.
 
@@ -34,6 +36,7 @@ def play_episodes(
         policy: uint8 (B, 4, 84, 84) -> int64 (B,), actions in the full set; it sees running episodes only.
         seed: evaluation run; runs of different seeds share no episode (below 1,000 episodes).
         on_episode: called with the raw score of each episode that ends.
+        on_step: called after each step of all environments with their number so far.
 
     Returns:
         raw scores, float64 (episodes,), in the order of their seeds.
@@ -45,11 +48,14 @@ def play_episodes(
     waiting = list(range(episodes - 1, slots - 1, -1))
     scores = np.zeros(episodes)
     observations, _ = env.reset(seed=first_seed + playing)
+    steps = 0
     while (active := playing >= 0).any():
         actions = np.zeros(slots, dtype=np.int64)
         actions[active] = policy(observations[active])
         observations, rewards, terminated, truncated, _ = env.step(actions)
         np.add.at(scores, playing[active], rewards[active])
+        steps += 1
+        on_step(steps)
         ended = active & (terminated | truncated)
         for slot in np.flatnonzero(ended):
             on_episode(float(scores[playing[slot]]))

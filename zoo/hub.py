@@ -133,7 +133,7 @@ class PretrainedQNetwork(
                 )
             except Exception as error:  # as in `find_model`
                 raise QzooError(
-                    f"{model_id}: no such folder, and not to be had from the Hub at revision "
+                    f"{model_id}: no such folder, and the Hub did not give it at revision "
                     f"{revision or 'default'} ({first_line(error)}); check name, revision and network"
                 ) from error
         model = cls._open(folder)
@@ -237,7 +237,7 @@ def find_model(name_or_path: str | Path, revision: str | None = None) -> Path:
     path_like = isinstance(name_or_path, Path) or name.startswith((".", "~", os.sep)) or name.count("/") > 1
     if path.is_dir() and (path_like or "/" in name or (path / CONFIG).is_file()):
         return path
-    if path_like:
+    if path_like or ("/" in name and path.parent.is_dir()):
         raise QzooError(f"{name}: no such folder; give a model folder, or a name that `zoo list` shows")
     models = _local_models()
     if name in models and revision is None:
@@ -249,12 +249,12 @@ def find_model(name_or_path: str | Path, revision: str | None = None) -> Path:
             if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():  # else an interrupted download
                 return folder
         return _download(repo_id, revision)
-    except Exception as error:  # HTTP, cache, name: the client raises many kinds; each means "not to be had"
+    except Exception as error:  # HTTP, cache, name: the client raises many kinds; each means that it can't be had
         where = f"{repo_id} at revision {revision or HUB_REVISION}"
-        reason = f"{where} is not to be had from the Hub: {first_line(error)}"
+        reason = f"the Hub did not give {where}: {first_line(error)}"
         if name in models:
             raise QzooError(f"{name}: {reason}; leave the revision out to use the copy in {models[name]}") from error
-        raise QzooError(f"{unknown_name('model', name, models)} (no folder, not in the package; {reason})") from error
+        raise QzooError(f"{unknown_name('model', name, models)} (no folder, not in the package; {reason})") from None
 
 
 def load(name_or_path: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> Encoder:
@@ -304,6 +304,7 @@ def load_agent(
         QzooError: as `load`, or the model has no head for the game; the nearest are offered.
     """
     network = load_qnetwork(name_or_path, revision=revision, device=device)
+    game = next((known for known in network.games if known.lower() == game.lower()), game)
     return Agent(network, game, network.model_config.support, epsilon, seed)
 
 

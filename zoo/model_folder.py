@@ -219,8 +219,9 @@ def default_card(config: ModelConfig) -> str:
     return (
         f"---\nlibrary_name: qzoo\nlicense: apache-2.0\ntags: [atari, offline-rl]\n---\n\n# {config.name}\n\n"
         f"Encoder `{config.arch}`, {config.parameters:,} parameters, {config.feature_dim} features, "
-        f"pretrained with `{config.objective}` on `{config.dataset}`: {', '.join(config.games)}.\n\n"
-        f'```python\nimport zoo\n\nencoder = zoo.load("{config.name}")\n```\n'
+        f"trained with `{config.objective}` on `{config.dataset}`: {', '.join(config.games)}.\n\n"
+        f'```python\nimport zoo\n\nencoder = zoo.load("FOLDER")  # this folder, or its repository on the Hub\n```\n\n'
+        f"`{CONFIG}` and `{RESULTS}` tell how it was made; `zoo report FOLDER` scores it and writes its card.\n"
     )
 
 

@@ -33,13 +33,13 @@ def plot_demo(results: dict[str, Any], curves: dict[str, list[dict[str, Any]]], 
     )
     left.axhline(arms["random"]["score"], color="black", linewidth=0.8, linestyle=":")
     left.set_ylabel("score (mean, 95% interval)")
-    left.set_title(f"{results['game']}: {results['episodes']} episodes each")
+    left.set_title(f"{results['game']}: one training run, {results['episodes']} episodes each", fontsize=10)
     for name, curve in curves.items():
         steps = [line["step"] for line in curve]
         right.plot(steps, [line["td"] for line in curve], label=name, color=COLOURS[name])
     right.set_xlabel("gradient steps")
     right.set_ylabel("TD error (cross-entropy)")
-    right.set_title(f"{results['transitions']} transitions, batch {results['batch_size']}")
+    right.set_title("training loss: its targets move, so it is no measure of play", fontsize=10)
     right.legend()
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -7,7 +7,7 @@ anywhere else.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,16 +27,16 @@ SCORES_PLOT, TRAINING_PLOT = "scores.png", "training.png"
 # the paper's own text, or a work on the same setup that quotes its settings.
 PAPER_SETTINGS = (
     ("encoder", "arch", "ResNet-34, 50, 101 with 31M, 60M, 79M parameters"),
-    ("batch size", "batch_size", "512 (quoted by a follow-up)"),
-    ("learning rate", "optimizer.learning_rate", "0.0002 (quoted by a follow-up)"),
-    ("target network", "objective.target", "hard copy every 2,000 gradient steps (quoted by a follow-up)"),
+    ("batch size", "batch_size", "512 [1]"),
+    ("learning rate", "optimizer.learning_rate", "0.0002 [1]"),
+    ("target network", "objective.target", "hard copy every 2,000 gradient steps [1]"),
     ("rewards clipped to ±", "objective.reward_clip", "1"),
-    ("lowest atom", "objective.v_min", "-10 (a follow-up on the same setup)"),
-    ("highest atom", "objective.v_max", "10 (a follow-up on the same setup)"),
-    ("atoms", "objective.num_atoms", "not checked"),
-    ("weight of the conservative term", "objective.alpha", "not checked; related work uses 0.1"),
-    ("steps summed before bootstrapping", "objective.n_step", "not checked"),
-    ("discount", "objective.gamma", "not checked"),
+    ("lowest atom", "objective.v_min", "-10 [1]"),
+    ("highest atom", "objective.v_max", "10 [1]"),
+    ("atoms", "objective.num_atoms", "unverified"),
+    ("weight of the conservative term", "objective.alpha", "unverified; 0.1 is usual in related work"),
+    ("steps summed before bootstrapping", "objective.n_step", "unverified"),
+    ("discount", "objective.gamma", "unverified"),
 )
 SCORE_COLUMNS = (
     *("game", "policy", "95% interval", "random play", "data, mean", "data, last 20%"),
@@ -201,7 +201,7 @@ def _making(config: ModelConfig, results: Mapping[str, Any]) -> str:
         facts.append(f"Losses at the end: {', '.join(losses)}{start}.")
     unseen = [game for game in games_of("held_out") if game not in data]
     if unseen:
-        facts.append(f"Never seen in training, so fit to test transfer: {', '.join(unseen)}.")
+        facts.append(f"Never seen in training, for tests of transfer: {', '.join(unseen)}.")
     plot = f"\n\n![Losses over training]({TRAINING_PLOT})" if results.get("curve") else ""
     return f"## How it was made\n\nTrained on {_data_text(config, results)}:\n\n{table}\n\n{bullets(facts)}{plot}"
 
@@ -233,8 +233,10 @@ def _settings(config: ModelConfig, results: Mapping[str, Any]) -> str:
     table = markdown_table(("setting", "here", "paper"), rows, "---")
     return (
         "## Settings beside the paper's\n\nThe method is Scaled Q-learning (Kumar et al., ICLR 2023). Its "
-        'authors published neither code nor weights, so this is a reimplementation. "Not checked" marks '
-        f"settings for which no published source was at hand.\n\n{table}"
+        'authors published neither code nor weights, so this is a reimplementation. "Unverified" marks '
+        "settings that we could check against no published source. [1]: quoted by "
+        '"Stop Regressing" ([arXiv 2403.03950](https://arxiv.org/abs/2403.03950)), which works on the same setup.'
+        f"\n\n{table}"
     )
 
 
@@ -258,7 +260,7 @@ def limitations(rows: Sequence[Mapping[str, Any]], config: ModelConfig, results:
         ("last20", "stays below the last 20% of its data", "reaches the last 20% of its data"),
         (
             "random_high",
-            "is not clearly better than random play (intervals meet)",
+            "is worse than random play, or not clearly better (intervals meet)",
             "is clearly better than random play",
         ),
         ("human", "stays below the human reference", "reaches the human reference"),
@@ -277,19 +279,34 @@ def limitations(rows: Sequence[Mapping[str, Any]], config: ModelConfig, results:
             found.append(f"In {len(failing)} of {len(told)} games the policy {fails}: {named}.")
         elif told:
             found.append(f"In every game scored the policy {holds}.")
+    stuck = [row for row in rows if _same_score(row["scores"])[1] * 2 >= len(row["scores"]) > 1]
+    if stuck:
+        named = ", ".join(
+            f"{row['game']} ({count} of {len(row['scores'])} episodes scored {score_text(score)})"
+            for row in stuck
+            for score, count in [_same_score(row["scores"])]
+        )
+        found.append(
+            f"Half of the episodes or more ended with the same score, as of a policy that is stuck, in {named}."
+        )
     untold = [game for game in config.games if game not in {row["game"] for row in rows}]
     if untold:
         found.append(f"Not evaluated: {', '.join(untold)}.")
     least, most = min(_transitions(results)), max(_transitions(results))
     seen = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     found += [
-        f"It saw {seen} transitions a game; the paper's models saw 10 million (inferred; sub-optimal data) "
-        "or 50 million (near-optimal).",
+        f"It saw {seen} transitions a game; the paper's models saw 10 million (sub-optimal data) "
+        "or 50 million (near-optimal), if its 400 million and 2 billion are shared evenly by 40 games.",
         "One training run: the intervals tell what other episodes would give, not what another run would.",
-        "Frames made otherwise (another crop or resize, no frame stack, no sticky actions) are not what it "
+        "Frames made in another way (another crop or resize, no frame stack, no sticky actions) are not what it "
         f"was trained on; `{CONFIG}` holds the protocol.",
     ]
     return found
+
+
+def _same_score(scores: Sequence[float]) -> tuple[float, int]:
+    """The commonest score, and how many episodes had it."""
+    return Counter(scores).most_common(1)[0]
 
 
 def _transitions(results: Mapping[str, Any]) -> list[int]:

@@ -75,7 +75,8 @@ class PlainProgress(Progress):
         was_finished = self._tasks[task_id].finished
         super().update(task_id, **changes)
         task = self._tasks[task_id]
-        if task.total and (task.finished > was_finished or (task.completed and time.time() - self._told > self.every)):
+        begun = task.completed or task.fields.get("note") not in ("", "waiting", None)
+        if task.total and (task.finished > was_finished or (begun and time.time() - self._told > self.every)):
             self._told = time.time()
             note = f", {task.fields['note']}" if task.fields.get("note") else ""
             line = f"{task.description}: {task.completed:,.0f} of {task.total:,.0f}{note}"

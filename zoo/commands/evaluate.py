@@ -162,8 +162,15 @@ def _evaluate(
             ended.append(score)
             bar.update(tasks[game], completed=len(ended), note=f"mean {sum(ended) / len(ended):,.1f}")
 
+        def tick(steps: int, game: str = game, ended: list[float] = ended) -> None:
+            if steps % 500 == 0:  # an agent may be stuck for all of an episode's 27,000 steps
+                mean = f"mean {sum(ended) / len(ended):,.1f}, " if ended else ""
+                bar.update(tasks[game], note=f"{mean}{steps:,} steps of each emulator")
+
         bar.update(tasks[game], note="")
-        scores[game] = play_episodes(policy_of(game), game, episodes, seed=seed, num_threads=cores(), on_episode=show)
+        scores[game] = play_episodes(
+            policy_of(game), game, episodes, seed=seed, num_threads=cores(), on_episode=show, on_step=tick
+        )
     result: dict[str, Any] = {
         "games": {game: summarize(game, raw) for game, raw in scores.items()},
         "iqm_human": human_iqm(scores),
@@ -183,7 +190,7 @@ def _show(result: dict[str, Any]) -> None:
             game,
             f"{row['mean']:,.1f}",
             f"{row['low']:,.1f} to {row['high']:,.1f}",
-            f"{row['human_normalized']:.2f}",
+            f"{row['human_normalized']:z.2f}",
             str(row["episodes"]),
         ]
         table.add_row(*cells, *([f"{beside[game]['mean']:,.1f}"] if beside else []))

@@ -44,7 +44,7 @@ class Info:
 
         info = model_info(self.name, revision=self.revision)
         if not self.json:
-            _show_info(info)
+            _show_info(info, self.name)
         return info
 
 
@@ -88,7 +88,8 @@ def _show_list(models: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
-def _show_info(info: dict[str, Any]) -> None:
+def _show_info(info: dict[str, Any], name: str) -> None:
+    """All of it for a person; `name` is what it was found by."""
     facts = {
         "encoder": f"{info['arch']}, {info['parameters']:,} parameters, {info['feature_dim']} features",
         "heads": f"{len(info['games'])} games, {info['num_actions']} actions x {info['num_atoms']} atoms "
@@ -97,12 +98,12 @@ def _show_info(info: dict[str, Any]) -> None:
         "weights": f"{size_text(info['bytes'])}, sha256 {info['sha256']}",
         "folder": info["path"],
         "human-normalized IQM": iqm_text(info["results"].get("evaluation", {})),
-        "load": f'zoo.load("{info["name"]}")',
+        "load": f'zoo.load("{name}")',
     }
     console = Console()
     console.print(info["name"], style="bold", markup=False)
-    for name, value in facts.items():
-        console.print(f"  {name}: {value}", markup=False, highlight=False, soft_wrap=True)
+    for fact, value in facts.items():
+        console.print(f"  {fact}: {value}", markup=False, highlight=False, soft_wrap=True)
     scores = info["results"].get("evaluation", {}).get("games", {})
     table = Table("game", "score", "95% interval", "human-normalized")
     for game in info["games"]:
@@ -111,7 +112,7 @@ def _show_info(info: dict[str, Any]) -> None:
             (
                 f"{row['mean']:,.1f}",
                 f"{row['low']:,.1f} to {row['high']:,.1f}",
-                f"{row['human_normalized']:.2f}",
+                f"{row['human_normalized']:z.2f}",
             )
             if row
             else ("not evaluated", "", "")

@@ -147,7 +147,8 @@ class Pretrain:
             world.size,
         )
         done = run.step >= self.run_config.steps
-        print(f"step {run.step} of {self.run_config.steps}, model in {model}", file=sys.stderr)
+        stopped = "" if done else f" (stopped by --time-budget {self.time_budget}; --resume goes on)"
+        print(f"step {run.step} of {self.run_config.steps}{stopped}, model in {model}", file=sys.stderr)
         return {"model": str(model), "step": run.step, "steps": self.run_config.steps, "done": done}
 
     def selection(self) -> Selection:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
@@ -21,7 +21,7 @@ from zoo.recordings.record import Progress, RecordJob, Source
 
 @dataclass
 class _Record:
-    IF_INTERRUPTED: ClassVar[str] = "the last save is kept; the same command goes on"
+    IF_INTERRUPTED: ClassVar[str] = "what was saved is kept (a save every --save-every); the same command goes on"
 
     games: tuple[str, ...]
     """Games to record, or the groups train, held_out, extra, all."""
@@ -63,13 +63,24 @@ class _Record:
 
             def show(progress: Progress) -> None:
                 note = f"{progress.episodes} episodes, {progress.steps_per_second:.0f} steps/s"
+                if progress.unfinished:
+                    note += f", {progress.unfinished} steps into the next"
                 if progress.recent_return is not None:
-                    note += f", mean return of the last 30: {progress.recent_return:.1f}"
-                bar.update(tasks[progress.game], completed=min(progress.steps, progress.total), note=note)
+                    note += f", mean return of the last 30 episodes: {progress.recent_return:.1f}"
+                bar.update(
+                    tasks[progress.game], completed=min(progress.steps + progress.unfinished, progress.total), note=note
+                )
 
             results = record_all(jobs, min(self.workers or cores(), len(jobs)), show)
         seconds = time.time() - started
         print(f"{sum(r.steps for r in results)} transitions in {self.out}, {seconds:.0f} s", file=sys.stderr)
+        if left := [result.game for result in results if not result.done]:
+            print(f"stopped by --time-budget, not done: {', '.join(left)}; the same command goes on", file=sys.stderr)
+        if unfinished := sum(r.unfinished for r in results):
+            print(
+                f"{unfinished} steps of unfinished episodes are kept; the same command goes on with them",
+                file=sys.stderr,
+            )
         return [asdict(result) for result in results]
 
 
@@ -131,3 +142,32 @@ class RecordPolicy(_Record):
             raise QzooError(f"--games {' '.join(missing)}: {name} has heads for {', '.join(known)}")
         words = [name, "--epsilon", f"{self.epsilon:g}"]
         return self._run("policy", words, model=str(folder), epsilon=self.epsilon)
+
+
+@dataclass
+class RecordPlanner(_Record):
+    """Record lookahead on the emulator: it tries sequences of actions on a copy of the game and plays the best's start.
+
+    No model, no learning and no GPU, but slow: some tens of steps a second on a core, so that an episode may take
+    minutes. How far and how finely to look ahead, a probe chooses for each game (a minute or two, once); it stands in
+    the episodes' `policy`. Sticky coins are not known ahead. The end of the time budget loses no play, Ctrl-C or a kill
+    what came after the last save (--save-every): a later call goes on in the middle of the episode.
+    """
+
+    epsilon: float = 0.02
+    """Share of actions taken at random, so that the play holds other states than good ones."""
+    plan: Annotated[tuple[int, int, int, int] | None, tyro.conf.arg(metavar="HORIZON SEGMENT PLAYED CANDIDATES")] = None
+    """Look ahead like this instead of probing: steps to look ahead, the fewest that a new action is held for, steps
+    played of each plan, and sequences tried for it. As in 32 4 4 8. Time goes as HORIZON x CANDIDATES / PLAYED."""
+
+    def run(self) -> Any:
+        """Record; one entry a game."""
+        if not 0.0 <= self.epsilon <= 1.0:
+            raise QzooError(f"--epsilon {self.epsilon}: must be 0 to 1")
+        words = ["--epsilon", f"{self.epsilon:g}"]
+        if self.plan is not None:
+            from zoo.recordings.planner import PlanSettings
+
+            PlanSettings(*self.plan)  # refuse here, before any process starts
+            words += ["--plan", *map(str, self.plan)]
+        return self._run("planner", words, epsilon=self.epsilon, plan=self.plan or ())

@@ -125,7 +125,7 @@ def games_taken(dataset: Dataset, recorded: Mapping[str, Collection[str]], games
         ]
         raise QzooError(
             f"{dataset.name}: {len(absent)} of {len(wanted)} games are not recorded: {', '.join(named)}; record them "
-            "with `zoo record`, or name the games to take with --games"
+            "with `zoo record`, or name the games to take (games=, --games)"
         )
     return wanted
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SEEDS_PER_RUN = 1_000_000
 MAX_SEED = 999
 """Episode seeds stay below 1,000,000,000: those above are for evaluation."""
-Source = Literal["random", "learner", "policy"]
+Source = Literal["random", "learner", "policy", "planner"]
 
 
 class PlayPolicy(Protocol):
@@ -69,7 +69,8 @@ class RecordJob:
     deadline: float = float("inf")  # time.time() at which to stop
     save_seconds: float = 60.0  # between saves of file and state
     model: str = ""  # of source policy: the model that plays,
-    epsilon: float = 0.0  # and its share of random actions
+    epsilon: float = 0.0  # and its share of random actions, or the planner's
+    plan: tuple[int, ...] = ()  # of source planner: horizon, segment, played, candidates; none: a probe chooses
 
     @property
     def path(self) -> Path:
@@ -93,6 +94,7 @@ class Progress:
     recent_return: float | None  # mean of the last 30 episodes; None before the first
     steps_per_second: float
     done: bool
+    unfinished: int = 0  # steps of an episode under way that is kept, to go on with
 
 
 class RandomPolicy:
@@ -141,6 +143,10 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
         from zoo.recordings.policy import record_policy  # it builds on this module
 
         return record_policy(job, report)
+    if job.source == "planner":
+        from zoo.recordings.planner import record_planner
+
+        return record_planner(job, report)
     name = f"{job.source}/seed={job.seed}"
     episodes = recorded_episodes(job, name)
     recorded = sum(episode.length for episode in episodes)
