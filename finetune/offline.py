@@ -105,7 +105,7 @@ def finetune(
     out: Path,
     *,
     deadline: float = float("inf"),
-    identity: Mapping[str, str] = MappingProxyType({}),
+    identity: Mapping[str, Any] = MappingProxyType({}),
     resume: bool = False,
     force: bool = False,
     report: Callable[[TrainingProgress], None] = lambda progress: None,

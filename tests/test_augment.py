@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.pretrain.augment import shift, shift_batch
+from zoo.pretrain.augment import draw_offsets, shift, shift_batch
 from zoo.recordings.store import Batch
 
 
@@ -33,7 +33,7 @@ def test_shift_moves_whole_pixels_and_repeats_the_border(pad: int) -> None:
 
 def test_a_state_and_its_successor_move_alike_and_the_rest_stays() -> None:
     batch = some_batch(32)
-    moved = shift_batch(batch, 4, torch.Generator().manual_seed(0))
+    moved = shift_batch(batch, draw_offsets(32, 4, torch.Generator().manual_seed(0)), 4)
     assert torch.equal(moved.observations, moved.next_observations)
     assert not torch.equal(moved.observations, batch.observations)
     for name in ("actions", "returns", "discounts"):
@@ -42,9 +42,9 @@ def test_a_state_and_its_successor_move_alike_and_the_rest_stays() -> None:
 
 def test_every_offset_occurs_and_the_generator_decides() -> None:
     batch = some_batch(200)
-    moved = shift_batch(batch, 1, torch.Generator().manual_seed(0)).observations
-    again = shift_batch(batch, 1, torch.Generator().manual_seed(0)).observations
-    assert torch.equal(moved, again)
+    offsets = draw_offsets(200, 1, torch.Generator().manual_seed(0))
+    moved = shift_batch(batch, offsets, 1).observations
+    assert torch.equal(offsets, draw_offsets(200, 1, torch.Generator().manual_seed(0)))
     seen = set()
     for row in range(3):
         for column in range(3):

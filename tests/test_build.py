@@ -51,7 +51,7 @@ def same_frames(store: FrameStore, other: FrameStore) -> bool:
 
 
 def visible(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 @pytest.mark.parametrize("placement", FILES)
@@ -118,8 +118,18 @@ def test_who_waits_for_another_build_can_give_up(recordings: list[Recording], tm
     def give_up(steps: int) -> None:
         raise QzooError(f"out of time after {steps} steps")
 
-    with build._alone_in(tmp_path, lambda steps: None), pytest.raises(QzooError, match="after 0 steps"):
+    path = tmp_path / f"{GAMES[0]}.{build.fingerprint(recordings[:1])}.blocks"
+    with build._alone_at(path, lambda steps: None), pytest.raises(QzooError, match="after 0 steps"):
         build_store(recordings, "blocks", tmp_path, on_steps=give_up)
+
+
+def test_builds_of_different_files_run_side_by_side(recordings: list[Recording], tmp_path: Path) -> None:
+    path = tmp_path / f"{GAMES[0]}.{build.fingerprint(recordings[:1])}.blocks"
+    with build._alone_at(path, lambda steps: None):
+        half = path.with_name(f".{path.stem}.1.tmp.blocks")
+        half.touch()
+        assert build_store(recordings[1:], "blocks", tmp_path, num_threads=1).games == GAMES[1:]
+        assert half.exists()  # what another process is at, no one else removes
 
 
 def test_a_killed_build_goes_on_and_leaves_nothing(
@@ -209,7 +219,7 @@ def test_a_truncated_file_in_the_cache_is_refused(
     recordings: list[Recording], placement: Placement, tmp_path: Path
 ) -> None:
     build_store(recordings[:1], placement, tmp_path, num_threads=1)
-    (path,) = (path for path in tmp_path.iterdir() if path.name != ".lock")
+    (path,) = (tmp_path / name for name in visible(tmp_path))
     shorten(path)
     refused(lambda: build_store(recordings[:1], placement, tmp_path), path, "delete it")
 

@@ -270,6 +270,7 @@ def test_placement_follows_free_memory(two_games: list[Recording], monkeypatch: 
     for free, placement in ((2 * raw + 1, "ram"), (2 * raw, "blocks"), (0, "blocks")):
         monkeypatch.setattr(store_module, "free_memory", lambda free=free: free)
         assert store_module.choose_placement(two_games) == placement
+        assert store_module.choose_placement(two_games, processes=2) == "blocks"
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux")

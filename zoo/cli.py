@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told = ("interrupted", str(error), getattr(command, "IF_INTERRUPTED", ""))
         print("; ".join(filter(None, told)), file=sys.stderr)
         sys.exit(130)
-    if command.json:
+    if command.json and result is not None:
         print(json.dumps(result, indent=2))
     sys.exit(getattr(command, "exit_code", 0))
 

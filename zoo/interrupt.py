@@ -15,14 +15,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def stop_signals() -> Iterator[Callable[[], bool]]:
     """While open, Ctrl-C and SIGTERM interrupt nothing: the function given says whether one came.
 
-    The caller asks it between steps, saves and raises KeyboardInterrupt. A second signal interrupts at once. Outside
-    the main thread, where Python allows no handlers, signals do what they did before.
+    The caller asks it between steps, saves and raises KeyboardInterrupt. Ctrl-C after that interrupts at once; SIGTERM
+    does not, as schedulers and launchers may each send one. Outside the main thread, where Python allows no handlers,
+    signals do what they did before.
     """
     came = False
 
     def remember(number: int, frame: FrameType | None) -> None:
         nonlocal came
-        if came:
+        if came and number == signal.SIGINT:
             raise KeyboardInterrupt
         came = True
 

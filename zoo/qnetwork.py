@@ -100,12 +100,13 @@ class QNetwork(nn.Module):
         logits = torch.baddbmm(bias[:, None, :], features, weight).float()
         return logits.reshape(*logits.shape[:2], self.num_actions, self.num_atoms)
 
-    def forward(self, observations: Tensor) -> Tensor:
+    def forward(self, observations: Tensor, game_index: Sequence[int] | None = None) -> Tensor:
         """Logits of a game-balanced batch.
 
         Args:
             observations: uint8 (G * B, 4, 84, 84), game-major: B samples of the first game, then B of the
             second.
+            game_index: the games that it holds, as in `heads`; by default all.
 
         Returns:
             float32 (G, B, num_actions, num_atoms).
@@ -113,12 +114,13 @@ class QNetwork(nn.Module):
         Raises:
             QzooError: the batch does not divide by the number of games, or is not uint8 (.., 4, 84, 84).
         """
-        if observations.shape[0] % len(self.games):
+        games = len(self.games if game_index is None else game_index)
+        if observations.shape[0] % games:
             raise QzooError(
-                f"observations: {observations.shape[0]} samples do not divide by {len(self.games)} games; "
+                f"observations: {observations.shape[0]} samples do not divide by {games} games; "
                 "pass as many samples of each, game by game"
             )
-        return self.heads(self.encoder(observations).unflatten(0, (len(self.games), -1)))
+        return self.heads(self.encoder(observations).unflatten(0, (games, -1)), game_index)
 
     def logits_for(self, observations: Tensor, game: str) -> Tensor:
         """Logits for one game: uint8 (B, 4, 84, 84) to float32 (B, num_actions, num_atoms).

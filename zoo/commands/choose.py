@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,12 @@ class Chosen:
     games: tuple[str, ...]
     selection: Selection | None
     origins: dict[Path, Origin]
+
+    def only(self, games: Sequence[str]) -> Chosen:
+        """What is of these games alone."""
+        origins = {path: origin for path, origin in self.origins.items() if origin.game in games}
+        taken = tuple(game for game in games if self.selection and game in self.selection.games)
+        return Chosen(tuple(games), replace(self.selection, games=taken) if self.selection and taken else None, origins)
 
 
 def takes_recordings(imports: Sequence[Path], dataset: str, recordings: Sequence[Path], sources: Sequence[str]) -> bool:

@@ -73,6 +73,7 @@ class FinetuneOffline:
         from zoo.games import get_game
         from zoo.hub import load
         from zoo.model_folder import ModelConfig, write_model
+        from zoo.pretrain.data import DataRecord
         from zoo.recordings.store import place_store
 
         started = time.time()
@@ -82,13 +83,14 @@ class FinetuneOffline:
         device = pick_device(self.device)
         encoder = load(self.encoder, device=device)
         data, store = self._load(chosen, deadline)
+        record = DataRecord(chosen.games, chosen.selection, data.by_game())
         folder = self.out / f"{game}.{self.mode}.{Path(self.encoder).name}"
-        network, result = self._train(encoder, game, place_store(store, device), data.identity(), folder, deadline)
+        network, result = self._train(encoder, game, place_store(store, device), record.identity(), folder, deadline)
         result |= {
             "game": game,
             "encoder": self.encoder,
             "transitions": store.transitions,
-            **data.facts(),
+            **record.facts(),
             "data_mean": data.mean_return(),
             "evaluation": self._evaluate(network, game),
             "command": typed_command(),
@@ -136,7 +138,7 @@ class FinetuneOffline:
         recordings = chosen.selection.load(self.recordings) if chosen.selection else []
         seed = self.finetune_config.seed
         sets = open_sets(chosen.origins, self.transitions, seed, deadline=deadline, quiet=self.json)
-        data, replayed = TrainingData(chosen.selection, recordings, sets), None
+        data, replayed = TrainingData(recordings, sets), None
         if chosen.selection:
             with progress_bar(quiet=self.json) as bar:
                 task = bar.add_task("replay", total=sum(recording.steps for recording in recordings), note="")
@@ -148,7 +150,7 @@ class FinetuneOffline:
         encoder: Encoder,
         game: str,
         store: FrameStore,
-        identity: dict[str, str],
+        identity: dict[str, Any],
         folder: Path,
         deadline: float,
     ) -> tuple[QNetwork, dict[str, Any]]:

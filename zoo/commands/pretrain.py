@@ -21,13 +21,14 @@ from zoo.commands.choose import (
     sets_of,
     takes_recordings,
 )
-from zoo.commands.common import parse_duration, progress_bar, typed_command
+from zoo.commands.common import cores, parse_duration, progress_bar, typed_command
 from zoo.errors import QzooError
 from zoo.pretrain.config import RunConfig
 from zoo.recordings.datasets import CUSTOM
 
 if TYPE_CHECKING:
     from zoo.pretrain.data import TrainingData
+    from zoo.pretrain.ranks import World
     from zoo.recordings.format import Recording
     from zoo.recordings.store import FrameStore
 
@@ -43,6 +44,10 @@ class Pretrain:
     that `zoo data import` made (--imports). With --imports, recordings are trained on too only where --dataset,
     --recordings or --sources is given; --games chooses among both. Such a mix must be allowed, as must one of sets that
     were not recorded alike (--allow-mixed-origins).
+
+
+    On several GPUs or machines: torchrun --nproc-per-node N -m zoo pretrain ... --resume. The processes share each
+    batch of the same run: each loads the play of its own games. Give all machines an --out that they share.
     """
 
     IF_INTERRUPTED: ClassVar[str] = "the same command with --resume goes on"
@@ -93,25 +98,37 @@ class Pretrain:
     json: bool = False
     """Print the result as JSON on standard output."""
 
-    def run(self) -> dict[str, Any]:
-        """Train; returns where the run stands."""
+    def run(self) -> dict[str, Any] | None:
+        """Train; returns where the run stands, or None where another rank does."""
+        from zoo.pretrain.ranks import join
+
+        with join() as world:
+            return self._run(world)
+
+    def _run(self, world: World) -> dict[str, Any] | None:
         from zoo.device import pick_device
         from zoo.pretrain.checkpoint import CHECKPOINT, checkpoints_at
+        from zoo.pretrain.data import DataRecord
         from zoo.pretrain.loop import TrainingProgress, train
+        from zoo.pretrain.ranks import share_of
         from zoo.pretrain.run import new_objective, write_run_model
         from zoo.recordings.store import place_store
 
         started = time.time()
-        deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
-        chosen = self.choose()
-        self.run_config.check(len(chosen.games))
-        device = pick_device(self.device)
         folder = self.out / self.name
-        checkpoints_at(folder / CHECKPOINT, resume=self.resume)  # rather now than after the replay
-        data, store = self._load(chosen, deadline)
-        store = place_store(store, device)
-        objective = new_objective(self.run_config, chosen.games).to(device)
-        with progress_bar(quiet=self.json) as bar:
+        with world.together():
+            deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
+            checkpoint_seconds = parse_duration(self.checkpoint_every, "--checkpoint-every")
+            chosen = self.choose()
+            self.run_config.check(len(chosen.games))
+            device = world.own_device(pick_device(self.device))
+            share = share_of(chosen.games, self.run_config.batch_size // len(chosen.games), world)
+            checkpoints_at(folder / CHECKPOINT, resume=self.resume)  # rather now than after the replay
+            data, store = self._load(chosen.only(share.names), deadline, world)
+            store = place_store(store, device)
+            objective = new_objective(self.run_config, chosen.games).to(device)
+        record = DataRecord(chosen.games, chosen.selection, world.union(data.by_game()))
+        with progress_bar(quiet=self.json or not world.leads) as bar:
             task = bar.add_task(self.name, total=self.run_config.steps, note="")
 
             def show(progress: TrainingProgress) -> None:
@@ -126,22 +143,27 @@ class Pretrain:
                 self.run_config,
                 folder,
                 device=device,
+                world=world.on(device),
+                share=share,
                 deadline=deadline,
-                identity=data.identity(),
+                identity=record.identity(),
                 resume=self.resume,
                 force=self.force_resume,
-                checkpoint_seconds=parse_duration(self.checkpoint_every, "--checkpoint-every"),
+                checkpoint_seconds=checkpoint_seconds,
                 report=show,
             )
+        if not world.leads:
+            return None
         model = write_run_model(
             folder,
             self.name,
-            data,
+            record,
             objective,
             self.run_config,
             run,
             device,
             self._command(),
+            world.size,
         )
         done = run.step >= self.run_config.steps
         stopped = "" if done else f" (stopped by --time-budget {self.time_budget}; --resume goes on)"
@@ -184,23 +206,24 @@ class Pretrain:
             )
         return Chosen(tuple(games), selection, origins)
 
-    def _load(self, chosen: Chosen, deadline: float) -> tuple[TrainingData, FrameStore]:
+    def _load(self, chosen: Chosen, deadline: float, world: World) -> tuple[TrainingData, FrameStore]:
         """What was chosen, read, and the store that it gives."""
         from zoo.pretrain.data import TrainingData
 
         recordings = chosen.selection.load(self.recordings) if chosen.selection else []
-        seed = self.run_config.seed
-        sets = open_sets(chosen.origins, self.transitions, seed, deadline=deadline, quiet=self.json)
-        data = TrainingData(chosen.selection, recordings, sets)
-        replayed = self._store(recordings, deadline) if chosen.selection else None
+        quiet = self.json or not world.leads
+        sets = open_sets(chosen.origins, self.transitions, self.run_config.seed, deadline=deadline, quiet=quiet)
+        data = TrainingData(recordings, sets)
+        replayed = self._store(recordings, deadline, world) if chosen.selection else None
         return data, data.store(chosen.games, replayed, allow_mix=self.allow_mixed_origins)
 
-    def _store(self, recordings: list[Recording], deadline: float) -> FrameStore:
+    def _store(self, recordings: list[Recording], deadline: float, world: World) -> FrameStore:
         from zoo.recordings.store import build_store, choose_placement
 
-        placement = self.store if self.store != "auto" else choose_placement(recordings)
+        placement = self.store if self.store != "auto" else choose_placement(recordings, world.local_size)
+        threads = None if world.local_size == 1 else max(1, cores() // world.local_size)
         total = sum(recording.steps for recording in recordings)
-        with progress_bar(quiet=self.json) as bar:
+        with progress_bar(quiet=self.json or not world.leads) as bar:
             task = bar.add_task("replay", total=total, note=placement)
 
             def advance(steps: int) -> None:
@@ -208,7 +231,7 @@ class Pretrain:
                 if time.time() > deadline:
                     raise QzooError(f"--time-budget {self.time_budget}: over before the {total:,} steps were replayed")
 
-            return build_store(recordings, placement, self.cache, on_steps=advance)
+            return build_store(recordings, placement, self.cache, threads, advance)
 
     def _command(self) -> str:
         """What makes this model again, without what only parted the run in time."""

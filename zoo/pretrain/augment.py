@@ -20,9 +20,13 @@ def shift(frames: Tensor, offsets: Tensor, pad: int) -> Tensor:
     return moved.movedim(-1, 1).contiguous()
 
 
-def shift_batch(batch: Batch, pad: int, generator: torch.Generator) -> Batch:
-    """The batch with every transition shifted by up to `pad` pixels, a state and its successor alike."""
-    offsets = torch.randint(0, 2 * pad + 1, (len(batch.actions), 2), generator=generator)
+def draw_offsets(count: int, pad: int, generator: torch.Generator) -> Tensor:
+    """How far to shift `count` transitions, by up to `pad` pixels: int64 (count, 2)."""
+    return torch.randint(0, 2 * pad + 1, (count, 2), generator=generator)
+
+
+def shift_batch(batch: Batch, offsets: Tensor, pad: int) -> Batch:
+    """The batch with every transition shifted as `draw_offsets` drew, a state and its successor alike."""
     offsets = offsets.to(batch.observations.device)
     return replace(
         batch,

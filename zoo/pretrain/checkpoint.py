@@ -15,7 +15,6 @@ from torch import Tensor
 from zoo.errors import QzooError
 from zoo.pretrain.config import RunConfig
 from zoo.pretrain.objective import Objective
-from zoo.recordings.store import FrameStore
 from zoo.state import (
     load_state,
     module_tensors,
@@ -57,9 +56,16 @@ def checkpoints_at(path: Path, *, resume: bool) -> list[Path]:
     return there
 
 
-def run_identity(config: RunConfig, store: FrameStore, more: Mapping[str, str]) -> dict[str, Any]:
-    """What must be the same for a run to go on; in JSON's types, as a checkpoint gives it back."""
-    content = {"config": config.to_dict(), "games": store.games, "transitions": store.transitions, **more}
+def run_identity(config: RunConfig, sizes: Mapping[str, int], more: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same for a run to go on; in JSON's types, as a checkpoint gives it back.
+
+    How many processes train is no part of it.
+
+    Args:
+        sizes: transitions of each game.
+        more: what else makes the run what it is.
+    """
+    content = {"config": config.to_dict(), "games": list(sizes), "transitions": sum(sizes.values()), **more}
     identity: dict[str, Any] = json.loads(json.dumps(content))
     return identity
 
@@ -104,7 +110,7 @@ def restore_checkpoint(
     if not there:
         return RunState()
     found, (tensors, info) = _load_first_whole(there)
-    saved, current = _flat(info), _flat(dict(identity))
+    saved, current = flat(info), flat(dict(identity))
     differing = [name for name, value in current.items() if saved.get(name) != value]
     if differing and not force:
         raise QzooError(
@@ -135,7 +141,8 @@ def _load_first_whole(paths: list[Path]) -> tuple[Path, tuple[dict[str, Tensor],
     raise QzooError(errors[0])
 
 
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted names."""
     if not isinstance(content, dict):
         return {prefix: content}
-    return {k: v for name, value in content.items() for k, v in _flat(value, f"{prefix}.{name}".strip(".")).items()}
+    return {k: v for name, value in content.items() for k, v in flat(value, f"{prefix}.{name}".strip(".")).items()}

@@ -1,7 +1,8 @@
 """The training loop. It owns device, precision, schedule, clipping, checkpoints and logs, and knows no objective.
 
 What a step draws depends on the seed and the step's number alone, so a run that goes on from a checkpoint makes the
-same batches, and on a CPU the same weights to the bit, as one that was never stopped.
+same batches, and on a CPU the same weights to the bit, as one that was never stopped. One process trains, or several
+that share each batch (`zoo.pretrain.ranks`): the loop is the same.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +25,12 @@ from torch.utils.tensorboard import SummaryWriter
 from zoo.device import pick_precision
 from zoo.errors import QzooError
 from zoo.interrupt import stop_signals
-from zoo.pretrain.augment import shift_batch
-from zoo.pretrain.checkpoint import CHECKPOINT, RunState, restore_checkpoint, run_identity, save_checkpoint
+from zoo.pretrain.augment import draw_offsets, shift_batch
+from zoo.pretrain.checkpoint import CHECKPOINT, RunState, flat, restore_checkpoint, run_identity, save_checkpoint
 from zoo.pretrain.config import OptimizerConfig, RunConfig
 from zoo.pretrain.objective import Objective
-from zoo.recordings.store import Batch, FrameStore
+from zoo.pretrain.ranks import ALONE, WHOLE, Share, World
+from zoo.recordings.store import Batch, FrameStore, draw
 
 LOG = "log.jsonl"
 LOG_EVERY = 50
@@ -70,22 +73,40 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 
 class Batches:
-    """Batches by step number, each prepared in the background while the step before it is computed."""
+    """Batches by step number, each prepared in the background while the step before it is computed.
 
-    def __init__(self, store: FrameStore, config: RunConfig, device: torch.device) -> None:
+    Args:
+        share: what this rank takes of each batch; `store` holds the games of it.
+        sizes: transitions of each game of the run; by default the store's.
+    """
+
+    def __init__(
+        self,
+        store: FrameStore,
+        config: RunConfig,
+        device: torch.device,
+        share: Share = WHOLE,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
         self._store, self._config, self._device = store, config, device
-        self._per_game = config.batch_size // len(store.games)
-        self.size = self._per_game * len(store.games)
+        self._sizes = list((sizes or store.sizes).values())
+        self._per_game = config.batch_size // len(self._sizes)
+        self.size = self._per_game * len(self._sizes)
+        """Of a batch of all ranks."""
+        self._rows = share.rows(len(self._sizes), self._per_game)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._next: tuple[int, Future[Batch]] | None = None
 
     def _make(self, step: int) -> Batch:
-        config = self._config
+        config, store = self._config, self._store
         generator = step_generator(config.seed, step)
-        index = self._store.sample(self._store.games, self._per_game, generator)
-        batch = self._store.gather(index, config.objective.n_step, config.objective.gamma, config.objective.reward_clip)
+        # Every rank draws for the whole batch, as one process would, and then takes its own rows.
+        numbers = draw(self._sizes, self._per_game, generator).flatten()[self._rows]
+        index = store.locate(store.games, numbers.view(len(store.games), -1))
+        batch = store.gather(index, config.objective.n_step, config.objective.gamma, config.objective.reward_clip)
         if config.random_shift:
-            batch = shift_batch(batch, config.random_shift, generator)
+            offsets = draw_offsets(self.size, config.random_shift, generator)[self._rows]
+            batch = shift_batch(batch, offsets, config.random_shift)
         return batch.to(self._device)
 
     def get(self, step: int) -> Batch:
@@ -106,8 +127,10 @@ def train(
     out: Path,
     *,
     device: torch.device,
+    world: World = ALONE,
+    share: Share = WHOLE,
     deadline: float = float("inf"),
-    identity: Mapping[str, str] = MappingProxyType({}),
+    identity: Mapping[str, Any] = MappingProxyType({}),
     resume: bool = False,
     force: bool = False,
     checkpoint_seconds: float = 120.0,
@@ -115,8 +138,13 @@ def train(
 ) -> RunState:
     """Train until `config.steps` or the deadline (`time.time()`), whichever comes first.
 
+    Several ranks stop at the same step, whichever of them has a reason to. Rank 0 writes and reports; where all fail
+    alike it raises the error, and the others exit with its code.
+
     Args:
         objective: what to minimise, on `device`.
+        store: the play of this rank's games.
+        world, share: the ranks that train together, and what this one takes; by default one process takes all.
         out: folder of checkpoint, JSON-lines log and TensorBoard files.
         identity: what else makes the run what it is (its data, the weights it starts from); a checkpoint of another
             identity is refused.
@@ -133,18 +161,20 @@ def train(
     """
     optimizer = make_optimizer(objective, config.optimizer)
     path = out / CHECKPOINT
-    identity = run_identity(config, store, identity)
-    run = restore_checkpoint(path, objective, optimizer, identity, resume=resume, force=force)
+    held = world.union(store.sizes)
+    sizes = {game: held[game] for game in share.games or store.games}
+    identity = run_identity(config, sizes, identity)
+    run = go_on(path, objective, optimizer, identity, world, resume=resume, force=force)
     dtype = pick_precision(config.precision, device)
-    batches = Batches(store, config, device)
+    batches = Batches(store, config, device, share, sizes)
     before, began = run.seconds, time.time()
     saved = logged = began
     objective.train()
     try:
-        with open_log(out, run.step) as log, stop_signals() as interrupted:
-            while run.step < config.steps and time.time() < deadline and not interrupted():
+        with open_log(out, run.step, writes=world.leads) as log, stop_signals() as interrupted:
+            while run.step < config.steps and not world.any(interrupted() or time.time() >= deadline):
                 set_learning_rates(optimizer, run.step, config)
-                losses = train_step(objective, batches.get(run.step), optimizer, config, dtype)
+                losses = train_step(objective, batches.get(run.step), optimizer, config, dtype, world, share)
                 run.step += 1
                 objective.after_step(run.step)
                 for name, value in losses.items():
@@ -155,24 +185,48 @@ def train(
                 means = {name: float(total) / count for name, total in run.sums.items()}
                 run.sums.clear()
                 if not math.isfinite(means["loss"]):
-                    raise QzooError(f"{out}: the loss is {means['loss']} at step {run.step}; lower --learning-rate")
+                    world.leave(not_finite(out, run.step, means["loss"]))
                 now = time.time()
                 speed, logged = batches.size * count / (now - logged), now
                 log(run.step, means, speed)
                 report(TrainingProgress(run.step, config.steps, speed, means))
-                if now - saved > checkpoint_seconds:
+                if world.leads and now - saved > checkpoint_seconds:
                     run.seconds = before + now - began
                     save_checkpoint(path, objective, optimizer, identity, run)
                     saved = time.time()
             if not all(math.isfinite(float(total)) for total in run.sums.values()):
-                raise QzooError(f"{out}: the loss is not finite at step {run.step}; lower --learning-rate")
+                world.leave(not_finite(out, run.step, "not finite"))
             run.seconds = before + time.time() - began
-            save_checkpoint(path, objective, optimizer, identity, run)
-            if interrupted():
-                raise KeyboardInterrupt(f"saved at step {run.step:,} in {path}")
+            if world.leads:
+                save_checkpoint(path, objective, optimizer, identity, run)
+            if world.any(interrupted()):
+                world.leave(KeyboardInterrupt(f"saved at step {run.step:,} in {path}"))
     finally:
         batches.close()
     return run
+
+
+def go_on(
+    path: Path,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    identity: Mapping[str, Any],
+    world: World,
+    *,
+    resume: bool,
+    force: bool,
+) -> RunState:
+    """Where the run stands, fresh or by its checkpoint, which every rank reads; the same on all, or none begins."""
+    with world.together():
+        run = restore_checkpoint(path, objective, optimizer, identity, resume=resume, force=force)
+    world.check_same({"step": run.step, **flat(identity)})
+    world.copy_first(list(objective.parameters()))
+    return run
+
+
+def not_finite(out: Path, step: int, loss: float | str) -> QzooError:
+    """What is told of a loss that is none."""
+    return QzooError(f"{out}: the loss is {loss} at step {step}; lower --learning-rate")
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, config: RunConfig) -> None:
@@ -188,21 +242,37 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     config: RunConfig,
     dtype: torch.dtype,
+    world: World = ALONE,
+    share: Share = WHOLE,
 ) -> dict[str, Tensor]:
-    """Loss, gradients, clipping, optimizer: returns the losses and the gradient norm, detached."""
+    """Loss, gradients, their sums over the ranks, clipping, optimizer.
+
+    Returns:
+        The losses and the gradient norm of the whole batch, detached.
+    """
     with torch.autocast(batch.actions.device.type, dtype, enabled=dtype != torch.float32):
-        losses = objective.loss(batch)
+        losses = objective.loss(batch, share.mine)
     optimizer.zero_grad(set_to_none=True)
+    # Weighted by the ranks' shares, means over their parts of the batch add up to the mean over all of it.
+    losses = {name: value * share.weight for name, value in losses.items()}
     losses["loss"].backward()
+    losses = {name: value.detach() for name, value in losses.items()}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    world.sum([*(p.grad for p in parameters if p.grad is not None), *losses.values()])
     norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm)
     optimizer.step()
-    return {name: value.detach() for name, value in {**losses, "gradient_norm": norm}.items()}
+    return {**losses, "gradient_norm": norm.detach()}
 
 
 @contextmanager
-def open_log(out: Path, step: int) -> Iterator[Callable[[int, dict[str, float], float], None]]:
-    """A function that logs a step to `log.jsonl` and TensorBoard; lines after `step` (of a killed run) are dropped."""
+def open_log(out: Path, step: int, *, writes: bool = True) -> Iterator[Callable[[int, dict[str, float], float], None]]:
+    """A function that logs a step to `log.jsonl` and TensorBoard; lines after `step` (of a killed run) are dropped.
+
+    Unless this process `writes`, it does nothing.
+    """
+    if not writes:
+        yield lambda at, means, speed: None
+        return
     out.mkdir(parents=True, exist_ok=True)
     path = out / LOG
     if path.exists():

@@ -16,7 +16,7 @@ from zoo.errors import QzooError
 from zoo.model_folder import ModelConfig, write_model
 from zoo.pretrain.checkpoint import RunState
 from zoo.pretrain.config import ObjectiveConfig, RunConfig
-from zoo.pretrain.data import TrainingData
+from zoo.pretrain.data import DataRecord
 from zoo.pretrain.loop import LOG
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork
@@ -66,14 +66,19 @@ def start_heads(network: QNetwork, config: ObjectiveConfig) -> None:
 def write_run_model(
     folder: Path,
     name: str,
-    data: TrainingData,
+    data: DataRecord,
     objective: ScaledQL,
     config: RunConfig,
     run: RunState,
     device: torch.device,
     command: str,
+    ranks: int = 1,
 ) -> Path:
-    """Write `folder/model`: weights, config, and in results.json what made them. Returns the folder."""
+    """Write `folder/model`: weights, config, and in results.json what made them. Returns the folder.
+
+    Args:
+        ranks: processes that trained, each on a device like `device`.
+    """
     network = objective.network
     model = folder / "model"
     curve = read_curve(folder / LOG)
@@ -83,7 +88,7 @@ def write_run_model(
         "samples": run.step * (config.batch_size // len(network.games) * len(network.games)),
         "seconds": round(run.seconds),
         "batch_size": config.batch_size // len(network.games) * len(network.games),
-        "device": device_name(device),
+        "device": device_name(device) if ranks == 1 else f"{ranks} ranks, {device_name(device)} each",
         "precision": str(pick_precision(config.precision, device)).removeprefix("torch."),
         "torch": torch.__version__,
         "final": curve[-1] if curve else {},

@@ -41,22 +41,21 @@ class ScaledQL(Objective):
         legal = torch.stack([torch.from_numpy(action_mask(game)) for game in network.games])
         self.register_buffer("legal", legal, persistent=False)  # bool (G, 18)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss of a game-balanced batch, game-major (G * B transitions).
+    def loss(self, batch: Batch, games: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Loss of a game-balanced batch, game-major (G * B transitions), of all games or of those numbered `games`.
 
         Returns:
             scalars: `loss` (to minimise), `td`, `cql` (before alpha), `q_data`, `q_max`.
         """
-        games = len(self.network.games)
-        actions = batch.actions.view(games, -1)
-        target = self.target_distribution(batch)
-        logits = self.network(batch.observations)
+        actions = batch.actions.view(len(self.network.games if games is None else games), -1)
+        target = self.target_distribution(batch, games)
+        logits = self.network(batch.observations, games)
         q_values = expectation(logits, self.atoms)
         index = actions[..., None, None].expand(-1, -1, 1, logits.shape[-1])
         chosen = logits.gather(2, index).squeeze(2)
         q_data = q_values.gather(2, actions[..., None]).squeeze(2)
         td = cross_entropy(chosen, target).mean()
-        masked = self._only_legal(q_values)
+        masked = self._only_legal(q_values, games)
         cql = (masked.logsumexp(-1) - q_data).mean()
         return {
             "loss": td + self.config.alpha * cql,
@@ -67,18 +66,19 @@ class ScaledQL(Objective):
         }
 
     @torch.no_grad()
-    def target_distribution(self, batch: Batch) -> Tensor:
+    def target_distribution(self, batch: Batch, games: Sequence[int] | None = None) -> Tensor:
         """y of the equation above: float32 (G, B, num_atoms)."""
-        following = self.target(batch.next_observations)
-        choosing = self.network(batch.next_observations) if self.config.double_q else following
-        best = self._only_legal(expectation(choosing, self.atoms)).argmax(-1)
+        following = self.target(batch.next_observations, games)
+        choosing = self.network(batch.next_observations, games) if self.config.double_q else following
+        best = self._only_legal(expectation(choosing, self.atoms), games).argmax(-1)
         index = best[..., None, None].expand(-1, -1, 1, following.shape[-1])
         probabilities = following.gather(2, index).squeeze(2).softmax(-1)
         projected = project(probabilities.flatten(0, 1), batch.returns, batch.discounts, self.config.support)
         return projected.view_as(probabilities)
 
-    def _only_legal(self, q_values: Tensor) -> Tensor:
-        return q_values.masked_fill(~self.legal[:, None, :], -torch.inf)
+    def _only_legal(self, q_values: Tensor, games: Sequence[int] | None) -> Tensor:
+        legal = self.legal if games is None else self.legal[list(games)]
+        return q_values.masked_fill(~legal[:, None, :], -torch.inf)
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:

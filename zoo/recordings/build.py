@@ -1,7 +1,7 @@
 """From recordings to frames: into RAM, into a memory-mapped file, or into files of compressed blocks.
 
-Files are kept in a cache folder, named after the play that they hold, and used again. One process at a time builds in
-a folder; the others wait, and take what it made.
+Files are kept in a cache folder, named after the play that they hold, and used again. One process at a time builds a
+file; others that need it wait, and take what it made.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _make(path: Path, write: Callable[[], None], steps: int, on_steps: OnSteps) 
     """Have `write` make a file of the cache, unless it is there or another process is making it."""
     try:
         if not path.exists():
-            with _alone_in(path.parent, on_steps):
+            with _alone_at(path, on_steps):
                 if not path.exists():
                     write()
                     return
@@ -114,10 +114,10 @@ def _make(path: Path, write: Callable[[], None], steps: int, on_steps: OnSteps) 
 
 
 @contextmanager
-def _alone_in(folder: Path, on_steps: OnSteps) -> Iterator[None]:
-    """Wait until no other process builds in a folder, then remove what killed ones left."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+def _alone_at(path: Path, on_steps: OnSteps) -> Iterator[None]:
+    """Wait until no other process builds a file, then remove what killed ones left of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
     while True:
         try:
             lock.acquire(timeout=1)
@@ -125,9 +125,8 @@ def _alone_in(folder: Path, on_steps: OnSteps) -> Iterator[None]:
         except Timeout:
             on_steps(0)  # the caller may be out of time
     try:
-        for kind in ("frames", "blocks"):
-            for left in folder.glob(f".*.tmp.{kind}"):
-                left.unlink()
+        for left in path.parent.glob(f".{path.stem}.*.tmp{path.suffix}"):
+            left.unlink()
         yield
     finally:
         lock.release()

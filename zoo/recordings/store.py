@@ -29,6 +29,7 @@ __all__ = [
     "Placement",
     "build_store",
     "choose_placement",
+    "draw",
     "feature_store",
     "place_store",
 ]
@@ -93,6 +94,11 @@ class FrameStore:
         """The games, in the order of their transitions."""
         return tuple(self.ranges)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of transitions of each game that may be drawn."""
+        return {game: last - first for game, (first, last) in self.ranges.items()}
+
     def to(self, device: torch.device) -> FrameStore:
         """The whole store on another device: frames resident in GPU memory, say."""
         columns: dict[str, Any] = {
@@ -137,12 +143,18 @@ class FrameStore:
 
     def sample(self, games: Sequence[str], per_game: int, generator: torch.Generator) -> Tensor:
         """Transitions drawn uniformly, as many of each game, game after game: int64 (games * per_game,)."""
-        drawn = []
-        for game in games:
-            first, last = self.ranges[game]
-            drawn.append(torch.randint(first, last, (per_game,), generator=generator))
-        index = torch.cat(drawn).to(self.actions.device)
+        return self.locate(games, draw([self.sizes[game] for game in games], per_game, generator))
+
+    def locate(self, games: Sequence[str], numbers: Tensor) -> Tensor:
+        """Where the transitions `numbers` of each game are, int64 (G, B) from 0: int64 (G * B,), game after game."""
+        firsts = torch.tensor([self.ranges[game][0] for game in games])
+        index = (numbers + firsts[:, None]).flatten().to(self.actions.device)
         return index if self.kept is None else self.kept[index]
+
+
+def draw(sizes: Sequence[int], per_game: int, generator: torch.Generator) -> Tensor:
+    """Numbers of transitions of games with so many of them, uniform, as many of each game: int64 (G, per_game)."""
+    return torch.stack([torch.randint(size, (per_game,), generator=generator) for size in sizes])
 
 
 @dataclass(frozen=True)
@@ -207,7 +219,7 @@ def build_store(
         num_threads: threads that replay, and that unpack blocks; by default as many as there are cores, and as many
             as torch uses.
         on_steps: called now and then with the number of steps that are done since the last call, those found in the
-            cache included; with 0 while another process builds in the same folder.
+            cache included; with 0 while another process builds the file wanted.
 
     Raises:
         QzooError: as `replay`; a disk without room; a damaged file in the cache, named.
@@ -224,9 +236,13 @@ def build_store(
     return _index(ordered, build(ordered, cache, num_threads, on_steps))
 
 
-def choose_placement(recordings: Sequence[Recording]) -> Placement:
-    """Raw in RAM where frames take less than half of the memory that is free now, else in compressed blocks."""
-    return "ram" if 2 * frames_of(recordings) * FRAME_BYTES < free_memory() else "blocks"
+def choose_placement(recordings: Sequence[Recording], processes: int = 1) -> Placement:
+    """Raw in RAM where frames take less than half of the memory that is free now, else in compressed blocks.
+
+    Args:
+        processes: how many load about as much each on this machine.
+    """
+    return "ram" if 2 * frames_of(recordings) * FRAME_BYTES * processes < free_memory() else "blocks"
 
 
 def place_store(store: FrameStore, device: torch.device) -> FrameStore:

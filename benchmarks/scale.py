@@ -1,0 +1,204 @@
+"""What the paper's run takes on 1, 8 and 64 GPUs, from figures that were measured: the tables of docs/scale.md.
+
+    python benchmarks/scale.py              # writes the tables anew, after `zoo bench --out benchmarks/results.json`
+    python benchmarks/scale.py --measure    # first measures frames in blocks: benchmarks/blocks.json
+
+A step on GPUs is in the table only where results.json holds one of this architecture, on a GPU, with as many samples
+as the layout gives it (`zoo bench --archs resnet101 --batch-size 60`); anything else is said to be not measured.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import tyro
+
+from zoo.encoder import Encoder
+from zoo.files import write_json, write_text
+from zoo.markdown import markdown_table
+from zoo.pretrain.config import RunConfig
+from zoo.pretrain.ranks import World, share_of
+from zoo.qnetwork import QNetwork
+from zoo.recordings.datasets import Selection, get_dataset
+from zoo.recordings.frames import FRAME_BYTES
+from zoo.recordings.store import build_store
+
+HERE = Path(__file__).parent
+RESULTS, BLOCKS, PAGE = HERE / "results.json", HERE / "blocks.json", HERE.parent / "docs" / "scale.md"
+BEGIN, END = "<!-- written by benchmarks/scale.py -->", "<!-- end -->"
+
+ARCH, GAMES, STEPS = "resnet101", get_dataset("mixed40").games, 10_000_000
+TRANSITIONS = (400_000_000, 2_000_000_000)
+GPUS = (1, 8, 64)
+CORES_PER_GPU = 16
+"""Taken for the replay; nodes differ."""
+
+
+@dataclass
+class Options:
+    """What to do."""
+
+    measure: bool = False
+    """Measure the bytes of frames in blocks, on play that travels with the package."""
+    dataset: str = "learner12"
+    """The play that is measured."""
+    per_game: int = 4_000
+    """About this many transitions of each game."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the tables rest on."""
+
+    bytes_per_frame: float
+    """In compressed blocks."""
+    bytes_per_transition: float
+    """Beside the frames: actions, rewards and where things are."""
+    replay_per_core: float
+    """Steps replayed a second."""
+    samples_per_s: float
+    """From blocks, stacked, with their successors."""
+    threads: int
+    """Of the machine that the two before were measured on."""
+    steps: list[dict[str, Any]]
+    """Training steps measured."""
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Bytes of a frame in blocks, and of a transition beside it, on recorded play of several games."""
+    games: dict[str, float] = {}
+    for game in get_dataset(options.dataset).games:
+        recordings = Selection(options.dataset, (game,), per_game=options.per_game).load()
+        with TemporaryDirectory() as cache:
+            store = build_store(recordings, "blocks", Path(cache))
+            games[game] = store.frames.nbytes / len(store.frames)
+        columns = [value for value in vars(store).values() if isinstance(value, torch.Tensor)]
+        beside = sum(value.nbytes for value in columns) / len(store.actions)
+        print(f"{game}: {games[game]:.0f} B a frame", file=sys.stderr)
+    mean = sum(games.values()) / len(games)
+    settings = {"dataset": options.dataset, "per_game": options.per_game}
+    return {**settings, "bytes_per_frame": mean, "bytes_per_transition": beside, "games": games}
+
+
+def read_figures() -> Figures:
+    """The figures from the files of measurements."""
+    results, blocks = json.loads(RESULTS.read_text()), json.loads(BLOCKS.read_text())
+    machine = results["machine"]
+    threads = machine.get("cores") or int(re.findall(r"(\d+) threads", machine["device"])[0])  # the latter: older files
+    replays = results["replay"] if isinstance(results["replay"], list) else [results["replay"]]
+    return Figures(
+        blocks["bytes_per_frame"],
+        blocks["bytes_per_transition"],
+        sum(replay["steps_per_s"] for replay in replays) / len(replays) / threads,
+        results["store_blocks"]["samples_per_s"],
+        threads,
+        results["steps"],
+    )
+
+
+def parameters() -> int:
+    """Trained values: the encoder's and the heads'."""
+    with torch.device("meta"):
+        network = QNetwork(Encoder(ARCH), GAMES)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def hours(seconds: float) -> str:
+    """A duration as a person reads it."""
+    return f"{seconds / 3600:,.1f} h" if seconds < 100 * 3600 else f"{seconds / 3600:,.0f} h"
+
+
+def data_table(figures: Figures) -> str:
+    """What the data take, however many GPUs there are."""
+    rows = []
+    for transitions in TRANSITIONS:
+        rows.append(
+            (
+                f"{transitions:,}",
+                size(transitions * FRAME_BYTES),
+                size(transitions * figures.bytes_per_frame),
+                size(transitions * figures.bytes_per_transition),
+                hours(transitions / figures.replay_per_core),
+            )
+        )
+    return markdown_table(("transitions", "frames, raw", "frames, blocks", "beside frames", "replay, one core"), rows)
+
+
+def step_ms(figures: Figures, samples: int) -> float | None:
+    """A measured training step on a GPU with so many samples, if there is one."""
+    for row in figures.steps:
+        if (row["arch"], row["device"], row["batch"]) == (ARCH, "cuda", samples):
+            return float(row["step_ms"])
+    return None
+
+
+def layout_table(figures: Figures) -> str:
+    """What a GPU takes; of unequal ones the one with most."""
+    per_game = RunConfig().batch_size // len(GAMES)
+    message = 4 * parameters()
+    rows: list[tuple[object, ...]] = []
+    for gpus in GPUS:
+        shares = [share_of(GAMES, per_game, World(rank, gpus)) for rank in range(gpus)]
+        games = max(len(share.names) for share in shares)
+        samples = max(len(share.rows(len(GAMES), per_game)) for share in shares)
+        held = [transitions * games / len(GAMES) for transitions in TRANSITIONS]
+        step = step_ms(figures, samples)
+        rows.append(
+            (
+                gpus,
+                games,
+                shares[0].parts,
+                samples,
+                " / ".join(size(count * figures.bytes_per_frame) for count in held),
+                " / ".join(size(count * FRAME_BYTES) for count in held),
+                " / ".join(hours(c / figures.replay_per_core / CORES_PER_GPU) for c in held),
+                size(2 * message * (gpus - 1) / gpus) if gpus > 1 else "none",
+                "not measured" if step is None else f"{step:.1f} ms",
+                "not measured" if step is None or gpus > 1 else f"{STEPS * step / 1e3 / 86_400:.1f}",
+            )
+        )
+    head = ("GPUs", "games a GPU", "GPUs a game", "samples a step", "blocks a GPU", "raw a GPU", "replay")
+    return markdown_table((*head, "sent a step", "step without sending", "days"), rows)
+
+
+def tables() -> str:
+    """What the page holds between its two marks."""
+    figures, values = read_figures(), parameters()
+    per_game = RunConfig().batch_size // len(GAMES)
+    facts = (
+        f"Of {RunConfig().batch_size} samples {per_game * len(GAMES)} are drawn, {per_game} of each of {len(GAMES)} "
+        f"games. {ARCH} and its heads have {values:,} trained values: {size(4 * values)} of gradients a step, "
+        f"{size(16 * values)} a checkpoint (network, target, two moments), {size(24 * values)} on each GPU before "
+        f"activations. A frame is {figures.bytes_per_frame:.0f} B in blocks, raw {FRAME_BYTES:,} B. A core replays "
+        f"{figures.replay_per_core:,.0f} steps a second; {figures.threads} threads unpack "
+        f"{figures.samples_per_s:,.0f} samples a second from blocks."
+    )
+    return f"{facts}\n\n{data_table(figures)}\n\n{layout_table(figures)}"
+
+
+def main(options: Options) -> None:
+    """Measure if asked to, and write the page."""
+    if options.measure:
+        write_json(BLOCKS, measure(options))
+    text = PAGE.read_text()
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    write_text(PAGE, f"{before}{BEGIN}\n{tables()}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
