@@ -43,6 +43,8 @@ def join_stores(
     Raises:
         QzooError: as `check_origins`; or recordings of which only single transitions are drawn.
     """
+    if recordings is not None and not sets:
+        return recordings
     origins = {frame_set.path: frame_set.origin for frame_set in sets}
     check_origins(origins, with_recordings=recordings is not None, allow_mix=allow_mix)
     if recordings is not None and recordings.kept is not None:
