@@ -45,7 +45,7 @@ class Bench:
     """Python of the environment that has d3rlpy (`make peers`); where it is missing, or None, d3rlpy is left out."""
     replay_games: tuple[str, ...] = ("Breakout", "Boxing", "Freeway", "Gopher", "Qbert", "SpaceInvaders")
     """Games whose replay is measured."""
-    replay_steps: int = 10_000
+    replay_steps: int = 20_000
     """About so many steps of recorded play of each game are used."""
     device: str = "auto"
     """auto, cpu, cuda."""

@@ -15,7 +15,7 @@ from zoo.atari import FRAME_SIZE, PROTOCOL, action_values, make_ale, make_vector
 from zoo.errors import QzooError
 from zoo.recordings.format import CHECK_INTERVAL, Episode, Recording, check_value
 
-ENVS_PER_THREAD = 4
+ENVS_PER_THREAD = 2
 Frames = NDArray[np.uint8]
 
 
