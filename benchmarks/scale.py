@@ -10,7 +10,6 @@ as the layout gives it (`zoo bench --archs resnet101 --batch-size 60`); anything
 from __future__ import annotations
 
 import json
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,15 +89,13 @@ def measure(options: Options) -> dict[str, Any]:
 def read_figures() -> Figures:
     """The figures from the files of measurements."""
     results, blocks = json.loads(RESULTS.read_text()), json.loads(BLOCKS.read_text())
-    machine = results["machine"]
-    threads = machine.get("cores") or int(re.findall(r"(\d+) threads", machine["device"])[0])  # the latter: older files
-    replays = results["replay"] if isinstance(results["replay"], list) else [results["replay"]]
+    machine, replays = results["machine"], results["replay"]
     return Figures(
         blocks["bytes_per_frame"],
         blocks["bytes_per_transition"],
-        sum(replay["steps_per_s"] for replay in replays) / len(replays) / threads,
-        results["store_blocks"]["samples_per_s"],
-        threads,
+        sum(replay["steps_per_s"]["median"] for replay in replays) / len(replays) / machine["cores"],
+        results["store_blocks"]["samples_per_s"]["median"],
+        machine["cores"],
         results["steps"],
     )
 
@@ -143,7 +140,7 @@ def step_ms(figures: Figures, samples: int) -> float | None:
     """A measured training step on a GPU with so many samples, if there is one."""
     for row in figures.steps:
         if (row["arch"], row["device"], row["batch"]) == (ARCH, "cuda", samples):
-            return float(row["step_ms"])
+            return float(row["step_ms"]["median"])
     return None
 
 
