@@ -53,9 +53,15 @@ def parse_games(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(games))
 
 
-def typed_command() -> str:
-    """The command line that runs, as one would type it."""
-    return shlex.join(["zoo", *sys.argv[1:]])
+def typed_command(*, without: Sequence[str] = ()) -> str:
+    """The command line that runs, as one would type it, but for the options `without` and their values."""
+    words = ["zoo", *sys.argv[1:]]
+    for option in without:
+        if option in words:
+            at = words.index(option)
+            del words[at : at + 2]
+        words = [word for word in words if not word.startswith(f"{option}=")]
+    return shlex.join(words)
 
 
 def cores() -> int:

@@ -58,7 +58,7 @@ class Demo:
                     tasks[part] = bar.add_task(part, total=total, note=note)
                 bar.update(tasks[part], completed=done, note=note)
 
-            results = run_demo(config, self.out, pick_device(self.device), show, typed_command())
+            results = run_demo(config, self.out, pick_device(self.device), show, typed_command(without=["--out"]))
         if not self.json:
             print_table(results)
             print(f"{self.out}/results.json, curves.png, play.mp4 ({results['video']}); {time.time() - started:.0f} s")

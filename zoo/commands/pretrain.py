@@ -235,8 +235,5 @@ class Pretrain:
 
     def _command(self) -> str:
         """What makes this model again, without what only parted the run in time."""
-        words = shlex.split(typed_command())
-        if "--time-budget" in words:
-            at = words.index("--time-budget")
-            del words[at : at + 2]
-        return shlex.join(word for word in words if word != "--resume" and not word.startswith("--time-budget="))
+        words = shlex.split(typed_command(without=["--time-budget"]))
+        return shlex.join(word for word in words if word != "--resume")
