@@ -15,7 +15,7 @@ TOO_LONG_FOR_A_TEST = (
     "make test",
 )  # these two are tested by tests of their own, and by running this
 SMALLER = {  # the same commands on less, so that the suite stays quick
-    "--transitions 100000 --steps 3000": "--transitions 2000 --steps 20 --episodes 1",
+    "--transitions 50000 --steps 500": "--transitions 2000 --steps 20 --episodes 1",
     "--episodes 32 --random": "--episodes 1 --random",
     "--transitions 20000 --steps 500": "--transitions 500 --steps 20",
     "--steps 20000": "--steps 500",
