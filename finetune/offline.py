@@ -48,9 +48,8 @@ class FinetuneConfig:
     """Seeds the new layers and the batches."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """bfloat16 autocast where the device has it (auto), or as told."""
-    # A few thousand steps: the target network has to follow faster than in pretraining, and so has the learning rate;
-    # and so few samples say little about actions that the data did not take, so the conservative term weighs more.
-    objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(alpha=1.0, target_rate=0.02))
+    # A few thousand steps: the target network has to follow faster than in pretraining, and so has the learning rate.
+    objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(target_rate=0.02))
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=5e-4, warmup_steps=50))
 
     def run_config(self, arch: str, feature_dim: int) -> RunConfig:

@@ -139,8 +139,8 @@ def project(projection: nn.Module, trunk_map: Tensor, feature_norm: bool) -> Ten
 def best_memory_format(arch: str, device_type: str) -> torch.memory_format:
     """The memory format in which an architecture is fastest on a kind of device.
 
-    On a CPU, in bfloat16: channels_last makes impala twice as fast and nature no slower, but PyTorch's group norm is
-    some twenty times slower in it, and the ResNets a third slower in all. On a GPU convolutions want channels_last.
+    On a CPU, in bfloat16: channels_last makes impala faster and nature no slower, but PyTorch's group norm, and with it
+    the ResNets, much slower. On a GPU convolutions want channels_last.
     """
     slow_norm = arch.startswith("resnet") and device_type != "cuda"
     return torch.contiguous_format if slow_norm else torch.channels_last

@@ -110,6 +110,11 @@ _JSON_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a file.
+
+    Raises:
+        QzooError: no such file, or something else in it.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -45,7 +45,6 @@ class Pretrain:
     --recordings or --sources is given; --games chooses among both. Such a mix must be allowed, as must one of sets that
     were not recorded alike (--allow-mixed-origins).
 
-
     On several GPUs or machines: torchrun --nproc-per-node N -m zoo pretrain ... --resume. The processes share each
     batch of the same run: each loads the play of its own games. Give all machines an --out that they share.
     """

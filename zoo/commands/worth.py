@@ -12,15 +12,14 @@ from rich.table import Table
 
 from zoo.commands.common import cores, parse_games, progress_bar, typed_command
 from zoo.errors import QzooError
-from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
+from zoo.pretrain.config import OptimizerConfig, RunConfig
 
 
 def _run_config() -> RunConfig:
-    # For small budgets: a small batch, a high rate, and a strong conservative term.
+    # For small budgets: a small batch and a high rate.
     return RunConfig(
         steps=20_000,
         batch_size=128,
-        objective=ObjectiveConfig(alpha=1.0),
         optimizer=OptimizerConfig(learning_rate=1e-3),
     )
 

@@ -47,7 +47,6 @@ class TrainingData:
             game: {
                 "fingerprint": fingerprint(recordings.get(game, [])),
                 "recordings": [_facts(recording) for recording in recordings.get(game, [])],
-                "imported": [[each.digest, each.store.transitions] for each in sets.get(game, [])],
                 "imports": [set_facts(each) for each in sets.get(game, [])],
             }
             for game in dict.fromkeys([*recordings, *sets])
@@ -97,8 +96,8 @@ class DataRecord:
         identity: dict[str, Any] = {"data": {game: self.by_game[game]["fingerprint"] for game in self.games}}
         if self.selection and self.selection.uniform:  # the same episodes, but not every step of them
             identity["selection"] = json.dumps(self.selection.to_dict())
-        if imported := self._all("imported"):
-            identity["imports"] = json.dumps(imported)
+        if imports := self._all("imports"):
+            identity["imports"] = json.dumps([[facts["digest"], facts["transitions"]] for facts in imports])
         return identity
 
     def facts(self) -> dict[str, Any]:

@@ -68,7 +68,7 @@ DATASETS = (
     ),
     Dataset(
         name="learner12",
-        summary="twelve games, about 200,000 transitions of each learner's life at random, and random play",
+        summary="twelve games: about 200,000 transitions of a learner, whole episodes at random, and random play",
         games=(
             *("Amidar", "Assault", "BankHeist", "Boxing", "Breakout", "Carnival"),
             *("CrazyClimber", "DemonAttack", "Freeway", "Gopher", "Kangaroo", "Qbert"),
