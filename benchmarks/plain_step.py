@@ -48,8 +48,8 @@ class PlainStep:
         self.network = nn.ModuleList([self.encoder, self.weights, self.biases])
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         for number, (weight, bias) in enumerate(zip(objective.target.weight, objective.target.bias, strict=True)):
-            self.target[1][number].copy_(weight)  # type: ignore[index]
-            self.target[2][number].copy_(bias)  # type: ignore[index]
+            self.target[1][number].copy_(weight)
+            self.target[2][number].copy_(bias)
         self.target[0].load_state_dict(objective.target.encoder.state_dict())
         self.atoms = config.objective.support.atoms(str(device))
         settings = config.optimizer
@@ -97,7 +97,7 @@ class PlainStep:
         for game in range(len(self.games)):
             features = encoder(observations[game * per_game : (game + 1) * per_game])
             for sample in features:
-                flat = torch.einsum("d,do->o", sample, weights[game]) + biases[game]  # type: ignore[index]
+                flat = torch.einsum("d,do->o", sample, weights[game]) + biases[game]
                 logits.append(flat.view(-1, len(self.atoms)))
         return logits
 

@@ -144,7 +144,7 @@ def test_turns_alternate_and_ratios_are_of_one_round() -> None:
         order.append(name)
         return float(len(order))
 
-    seconds = in_turns({name: lambda name=name: turn(name) for name in "abc"}, repeats=2)  # type: ignore[misc]
+    seconds = in_turns({name: lambda name=name: turn(name) for name in "abc"}, repeats=2)
     assert "".join(order) == "abccbaabc"
     assert seconds == {"a": [6.0, 7.0], "b": [5.0, 8.0], "c": [4.0, 9.0]}
     assert spread([3.0, 1.0, 2.0], 10.0) == pytest.approx({"median": 20.0, "p10": 12.0, "p90": 28.0})

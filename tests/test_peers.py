@@ -63,7 +63,7 @@ def test_the_plain_loss_and_its_gradients_equal_ours(store: FrameStore, engine: 
     network = engine.objective.network
     for mine, its in zip(step.encoder.parameters(), network.encoder.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, its.grad, rtol=1e-3, atol=1e-5)
-    weights = torch.stack([weight.grad for weight in step.weights])  # type: ignore[misc]
+    weights = torch.stack([weight.grad for weight in step.weights])
     torch.testing.assert_close(weights, network.weight.grad, rtol=1e-3, atol=1e-5)
 
 
