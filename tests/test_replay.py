@@ -11,7 +11,7 @@ import zoo.atari
 import zoo.recordings.play
 import zoo.recordings.replay
 from tests.recording_helpers import flip_action, played, recorded, refused, with_flipped_action
-from zoo.atari import PROTOCOL, make_vector_env
+from zoo.atari import PROTOCOL, make_ale, make_vector_env
 from zoo.recordings.format import CHECK_INTERVAL, Episode, read_recording
 from zoo.recordings.learner import replay_ram
 from zoo.recordings.play import Players
@@ -165,7 +165,7 @@ def test_replayed_ram_is_what_the_policy_saw() -> None:
         seen.append(players.ram[0].copy())
         players.step(generator.choice([0, 1, 3, 4], size=1))
         lost.append(bool(players.lost_life[0]))
-    ram, lost_life = replay_ram("Breakout", players.finished[0])
+    ram, lost_life = replay_ram(make_ale("Breakout", 0), "Breakout", players.finished[0])
     assert np.array_equal(ram, np.stack(seen))
     assert lost_life.tolist() == lost and sum(lost) == 5 and lost[-1]  # the last of five lives ends the game
 

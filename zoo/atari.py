@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from zoo.errors import QzooError
 from zoo.games import get_game
+from zoo.seeded_start import SeededStart
 
 if TYPE_CHECKING:
     from zoo.variant_env import VariantVectorEnv
@@ -118,29 +119,42 @@ def _check_variant(game: str, variant: Variant) -> None:
 
 
 def make_ale(game: str, seed: int, variant: Variant = DEFAULT_VARIANT) -> ale_py.ALEInterface:
-    """A plain emulator at the start of the episode that `seed` names.
-
-    A seed takes effect only when the ROM is loaded, so every episode loads it again (`reseed`).
-    """
+    """A plain emulator at the start of the episode that `seed` names (0 <= seed < 2**31)."""
     _check_variant(game, variant)
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", PROTOCOL.sticky_actions)
     # Not PROTOCOL.frame_skip: Berzerk and DoubleDunk press buttons before they start, and would press them longer
     # than in the vector environment, which skips by itself.
     ale.setInt("frame_skip", 1)
-    reseed(ale, game, seed, variant)
+    _load(ale, game, seed, variant)
     return ale
 
 
-def reseed(ale: ale_py.ALEInterface, game: str, seed: int, variant: Variant = DEFAULT_VARIANT) -> None:
-    """Start the episode that `seed` names on an emulator that `make_ale` made (0 <= seed < 2**31)."""
-    ale.setInt("random_seed", seed)
+def _load(ale: ale_py.ALEInterface, game: str, seed: int, variant: Variant) -> None:
+    ale.setInt("random_seed", seed)  # takes effect when the ROM is loaded
     ale.loadROM(rom_path(game))
     if variant.mode is not None:
         ale.setMode(variant.mode)
     if variant.difficulty is not None:
         ale.setDifficulty(variant.difficulty)
     ale.reset_game()
+
+
+@cache
+def _seeded_start(game: str, variant: Variant) -> SeededStart | None:
+    try:
+        return SeededStart(lambda seed: make_ale(game, seed, variant))
+    except ValueError:
+        return None
+
+
+def reseed(ale: ale_py.ALEInterface, game: str, seed: int, variant: Variant = DEFAULT_VARIANT) -> None:
+    """Start another episode on an emulator that `make_ale` made for this game and variant."""
+    start = _seeded_start(game, variant)
+    if start is None:
+        _load(ale, game, seed, variant)
+    else:
+        start(ale, seed)
 
 
 def play_step(ale: ale_py.ALEInterface, action: ale_py.Action) -> int:

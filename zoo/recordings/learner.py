@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import ale_py
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zoo.atari import action_values, make_ale, minimal_actions, play_step
+from zoo.atari import action_values, make_ale, minimal_actions, play_step, reseed
 from zoo.c51 import Support, cross_entropy, expectation, project
 from zoo.device import cpu_computes_bfloat16
 from zoo.errors import QzooError
@@ -261,17 +262,19 @@ class Learner:
         self.steps = int(info["steps"])
         choice = np.full(int(self.actions.max()) + 1, -1)
         choice[self.actions] = np.arange(len(self.actions))
+        ale = make_ale(self.game, seed=0)
         for episode in episodes:
-            ram, lost = map(torch.from_numpy, replay_ram(self.game, episode))
+            ram, lost = map(torch.from_numpy, replay_ram(ale, self.game, episode))
             actions = torch.from_numpy(choice[episode.actions])
             self.memory.add_episode(ram, actions, clip_reward(episode.rewards), lost, episode.truncated)
 
 
-def replay_ram(game: str, episode: Episode) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def replay_ram(ale: ale_py.ALEInterface, game: str, episode: Episode) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """The RAM in which each action of an episode was chosen, uint8 (length, 128), and which ones cost a life."""
     ram = np.empty((episode.length, RAM_BYTES), dtype=np.uint8)
     lives = np.empty(episode.length + 1, dtype=np.int64)
-    ale, actions = make_ale(game, episode.seed), action_values()
+    actions = action_values()
+    reseed(ale, game, episode.seed)
     lives[0] = ale.lives()
     for step, action in enumerate(episode.actions.tolist()):
         ale.getRAM(ram[step])

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+import ale_py
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.atari import FRAME_SIZE, PROTOCOL, action_values, make_ale, make_vector_env, play_step
+from zoo.atari import FRAME_SIZE, PROTOCOL, action_values, make_ale, make_vector_env, play_step, reseed
 from zoo.errors import QzooError
 from zoo.recordings.format import CHECK_INTERVAL, Episode, Recording, check_value
 
@@ -152,13 +153,19 @@ def _replay_slots(
             observations, _ = env.reset(seed=seeds, options={"reset_mask": fresh})
 
 
-def verify_episode(game: str, episode: Episode) -> tuple[int, str] | None:
+def verify_episode(game: str, episode: Episode, ale: ale_py.ALEInterface | None = None) -> tuple[int, str] | None:
     """Replay on a plain emulator and compare rewards, ends, and the checks over actions and RAM.
+
+    Args:
+        ale: an emulator of the game to do it on; a new one if not given.
 
     Returns:
         None where all is equal, else (step, what differs).
     """
-    ale = make_ale(game, episode.seed)
+    if ale is None:
+        ale = make_ale(game, episode.seed)
+    else:
+        reseed(ale, game, episode.seed)
     actions = action_values()
     for step, action in enumerate(episode.actions.tolist()):
         if ale.game_over():
@@ -186,9 +193,10 @@ def verify_recording(
     on_steps: Callable[[int], None] = lambda steps: None,
 ) -> list[Mismatch]:
     """Verify the episodes `numbers` of a recording, all by default."""
-    mismatches = []
+    mismatches, game = [], recording.metadata.game
+    ale = make_ale(game, seed=0)
     for number in range(len(recording.episodes)) if numbers is None else numbers:
-        difference = verify_episode(recording.metadata.game, recording.episodes[number])
+        difference = verify_episode(game, recording.episodes[number], ale)
         if difference is not None:
             mismatches.append(Mismatch(str(recording.path), number, *difference))
         on_steps(recording.episodes[number].length)
