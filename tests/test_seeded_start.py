@@ -45,7 +45,7 @@ def test_reseeded_emulator_plays_as_a_loaded_one(game: str, variant: Variant) ->
 
 def test_most_games_start_without_loading() -> None:
     start = SeededStart(lambda seed: make_ale("SpaceInvaders", seed))
-    assert start.state(9) == make_ale("SpaceInvaders", 9).cloneState(include_rng=True).__getstate__()
+    assert start.state(9) == make_ale("SpaceInvaders", 9).cloneState(include_rng=True).serialize()
     assert start.state(9) != start.state(10)
 
 
@@ -59,5 +59,5 @@ def test_generator_text_is_the_twister_of_the_standard() -> None:
     # The C++ standard: the 10,000th number of a generator seeded with 5489 is 4123659995.
     words = generator_text(5489).split()
     generator = np.random.RandomState(0)
-    generator.set_state(("MT19937", np.array(words[:-1], dtype=np.uint32), int(words[-1])))
+    generator.set_state(("MT19937", np.array(words[:-1], dtype=np.uint32), int(words[-1]), 0, 0.0))
     assert int(generator.randint(0, 2**32, size=10_000, dtype=np.uint32)[-1]) == 4_123_659_995

@@ -14,7 +14,7 @@ against loading before they are used, so where the layout is another one, or a g
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ale_py
 import numpy as np
@@ -42,7 +42,7 @@ class SeededStart:
 
     def __init__(self, load: Emulators) -> None:
         ale = load(_TRIAL_SEEDS[0])
-        state = ale.cloneState(include_rng=True).__getstate__()
+        state = ale.cloneState(include_rng=True).serialize()
         generators = list(_GENERATOR.finditer(state))
         if not generators or generators[-1][0] != generator_text(_TRIAL_SEEDS[0]):
             raise ValueError("the state shows no generator that is as the seed left it")
@@ -53,7 +53,7 @@ class SeededStart:
         # From the second trial on, the emulator has played: what a state leaves out shows there.
         for seed in (*_TRIAL_SEEDS, _TRIAL_SEEDS[0]):
             other = load(seed)
-            if self.state(seed) != other.cloneState(include_rng=True).__getstate__():
+            if self.state(seed) != other.cloneState(include_rng=True).serialize():
                 raise ValueError("starts of different seeds differ in more than the generator")
             self(ale, seed)
             if not _play_alike(ale, other):
@@ -68,15 +68,13 @@ class SeededStart:
     def __call__(self, ale: ale_py.ALEInterface, seed: int) -> None:
         """Set an emulator that has this variant loaded."""
         ale.reset_game()  # for what no state holds: the screen, and the last action, which a sticky coin repeats
-        state = ale_py.ALEState.__new__(ale_py.ALEState)
-        state.__setstate__(self.state(seed))
-        ale.restoreState(state)
+        ale.restoreState(ale_py.ALEState(self.state(seed)))
 
 
 def generator_text(seed: int) -> bytes:
     """A freshly seeded std::mt19937 as libstdc++ writes it."""
-    words = np.random.RandomState(seed).get_state(legacy=True)[1]
-    return " ".join(map(str, words.tolist())).encode() + b" 624"
+    words: Sequence[int] = np.random.RandomState(seed).get_state(legacy=False)["state"]["key"].tolist()
+    return " ".join(map(str, words)).encode() + b" 624"
 
 
 def _length(text: bytes) -> bytes:
@@ -84,7 +82,7 @@ def _length(text: bytes) -> bytes:
 
 
 def _play_alike(one: ale_py.ALEInterface, other: ale_py.ALEInterface) -> bool:
-    actions = one.getMinimalActionSet()
+    actions = list(one.getMinimalActionSet())
     for frame in range(_TRIAL_FRAMES):
         if (one.getScreenGrayscale() != other.getScreenGrayscale()).any() or (one.getRAM() != other.getRAM()).any():
             return False

@@ -52,9 +52,10 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise QzooError(f"{path}: no such file") from error
     except (SafetensorError, OSError) as error:
         raise QzooError(f"{path}: damaged ({error}); delete it to start over") from error
-    if INFO_KEY not in metadata:
-        raise QzooError(f"{path}: holds no run state (its metadata has no {INFO_KEY!r})")
-    if metadata.get(CHECKSUM_KEY) != str(checksum(tensors, metadata[INFO_KEY])):
+    for key in (INFO_KEY, CHECKSUM_KEY):
+        if key not in metadata:
+            raise QzooError(f"{path}: holds no run state of this version (its metadata has no {key!r})")
+    if metadata[CHECKSUM_KEY] != str(checksum(tensors, metadata[INFO_KEY])):
         raise QzooError(f"{path}: damaged (its checksum is not that of its content); delete it to start over")
     return tensors, json.loads(metadata[INFO_KEY])
 
