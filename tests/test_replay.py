@@ -1,5 +1,7 @@
 """Replay: the same frames from seeds and actions, however they are played; whatever differs is refused."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import zoo.recordings.replay
 from tests.recording_helpers import flip_action, played, recorded, refused, with_flipped_action
 from zoo.atari import PROTOCOL, make_ale, make_vector_env
 from zoo.recordings.format import CHECK_INTERVAL, Episode, read_recording
+from zoo.recordings.frame_process import frame_processes
 from zoo.recordings.learner import replay_ram
 from zoo.recordings.play import Players
 from zoo.recordings.replay import (
@@ -30,7 +33,7 @@ GAMES = ("Breakout", "SpaceInvaders", "Frostbite", "Seaquest")
 
 def frames_of(game: str, episodes: Sequence[Episode], num_threads: int) -> list[Frames]:
     outputs = [empty_frames(num_frames(episode)) for episode in episodes]
-    replay(game, episodes, outputs, num_threads=num_threads)
+    replay(game, episodes, outputs, processes=num_threads)
     return outputs
 
 
@@ -54,21 +57,58 @@ def test_frames_do_not_depend_on_threads_order_or_company() -> None:
     assert not np.array_equal(one[0][:50], one[1][:50])  # each its own sticky coins
 
 
-def test_a_frame_is_the_state_in_which_its_action_was_chosen() -> None:
-    episode = played("Breakout", 1)[0]
-    frames = frames_of("Breakout", [episode], num_threads=1)[0]
-    env = make_vector_env("Breakout", 1, num_threads=1)
-    stack, _ = env.reset(seed=np.array([episode.seed]))
-    for step in range(40):
-        assert np.array_equal(stack[0, -1], frames[step])
-        stack, *_ = env.step(episode.actions[step : step + 1].astype(np.int64))
+@pytest.mark.parametrize("game", GAMES)
+def test_frames_are_those_of_the_vector_environment(game: str) -> None:
+    """To the byte: each frame is the newest of the stack in which its action was chosen."""
+    episodes = played(game, 2)[:2]
+    for episode, frames in zip(episodes, frames_of(game, episodes, num_threads=1), strict=True):
+        env = make_vector_env(game, 1, num_threads=1)
+        stack, _ = env.reset(seed=np.array([episode.seed]))
+        for step, action in enumerate(episode.actions.astype(np.int64)):
+            assert np.array_equal(stack[0, -1], frames[step]), step
+            stack, *_ = env.step(np.array([action]))
+
+
+def test_a_killed_emulator_process_is_one_clear_error() -> None:
+    episodes = played("Breakout", 3)
+    outputs = [empty_frames(num_frames(episode)) for episode in episodes]
+    with frame_processes(1) as processes:
+        replay("Breakout", episodes[:1], outputs[:1], processes=processes)
+
+        def kill(steps: int) -> None:
+            assert processes[0]._process is not None
+            processes[0]._process.kill()
+
+        refused(
+            lambda: replay("Breakout", episodes, outputs, processes=processes, on_steps=kill), "ended with exit code -9"
+        )
+
+
+def test_a_script_without_a_main_guard_replays(tmp_path: Path) -> None:
+    """Emulator processes must not run the user's script again."""
+    path = recorded(tmp_path, "Breakout", 2)
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+from pathlib import Path
+from zoo.recordings.format import read_recording
+from zoo.recordings.replay import empty_frames, num_frames, replay
+print("once")
+episodes = read_recording(Path({str(path)!r})).episodes
+outputs = [empty_frames(num_frames(episode)) for episode in episodes]
+replay("Breakout", episodes, outputs)
+print(min(int(frames.max()) for frames in outputs) > 0)
+"""
+    )
+    shown = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert shown.stdout.split() == ["once", "True"] and not shown.stderr
 
 
 def test_progress_counts_every_step() -> None:
     episodes = played("Breakout", 6, num_envs=3)
     outputs = [empty_frames(num_frames(episode)) for episode in episodes]
     counted: list[int] = []
-    replay("Breakout", episodes, outputs, num_threads=2, on_steps=counted.append)
+    replay("Breakout", episodes, outputs, processes=2, on_steps=counted.append)
     assert sum(counted) == sum(episode.length for episode in episodes)
 
 

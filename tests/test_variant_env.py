@@ -45,7 +45,7 @@ def test_equals_the_vector_environment_to_the_last_frame(game: str, ends: set[in
         for got, want in zip((rewards, terminated, truncated), expected, strict=True):
             assert np.array_equal(got[playing], want[playing])
         for env in np.flatnonzero(playing & terminated):
-            found.add((ours._ales[env].getEpisodeFrameNumber() - 1) % PROTOCOL.frame_skip)
+            found.add((ours._emulators[env]._ale.getEpisodeFrameNumber() - 1) % PROTOCOL.frame_skip)
         playing &= ~terminated
     assert found >= ends
 

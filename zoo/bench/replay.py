@@ -8,38 +8,48 @@ from typing import Any
 import numpy as np
 import torch
 
-from zoo.atari import FRAME_SIZE, make_vector_env, minimal_actions
+from zoo.atari import FRAME_SIZE, make_ale, make_vector_env, minimal_actions, reseed
 from zoo.bench.timing import in_turns, ratio, repeated, seconds_of, spread
 from zoo.recordings.format import Recording
-from zoo.recordings.replay import ENVS_PER_THREAD, num_frames, replay
+from zoo.recordings.frame_process import frame_processes
+from zoo.recordings.replay import num_frames, replay
 from zoo.recordings.store import FrameStore
+
+STARTS = 20
 
 
 def bench_replay(recording: Recording, num_threads: int, repeats: int) -> dict[str, Any]:
-    """Replay of recorded episodes against the bare vector environment with the same number of threads.
+    """Replay of recorded episodes against the bare vector environment with as many threads as ours has processes.
 
-    The bare environment plays about as many steps and starts no episode by seed. Such a start loads the ROM, which
-    takes ALE as long as hundreds of steps; it is timed apart. `starts` is the share of the replay's time that the bare
-    environment would need for them alone.
+    The bare environment plays as many steps, of random actions, and starts no episode by seed. `starts` is the share of
+    the replay's time that seeded starts take. Starting our processes (less than a second, once for all that a build
+    replays) is left out.
     """
     game, episodes, steps = recording.metadata.game, recording.episodes, recording.steps
     outputs = [np.empty((num_frames(e), FRAME_SIZE, FRAME_SIZE), dtype=np.uint8) for e in episodes]
-    num_envs = num_threads * ENVS_PER_THREAD
+    num_envs = 2 * num_threads
     turns = steps // num_envs
     env = make_vector_env(game, num_envs, num_threads=num_threads)
     env.reset(seed=np.arange(num_envs))
     actions, generator = np.array(minimal_actions(game)), np.random.default_rng(0)
+    ale = make_ale(game, seed=0)
 
     def bare() -> None:
         for _ in range(turns):
             env.step(actions[generator.integers(len(actions), size=num_envs)])
 
     def start() -> None:
-        env.reset(seed=np.arange(num_envs))
+        for seed in range(STARTS):
+            reseed(ale, game, seed)
 
-    runs = {"ours": lambda: replay(game, episodes, outputs, num_threads=num_threads), "bare": bare, "start": start}
-    cpu = torch.device("cpu")
-    seconds = in_turns({name: partial(seconds_of, run, cpu) for name, run in runs.items()}, repeats)
+    with frame_processes(num_threads) as processes:
+        shortest = min(range(len(episodes)), key=lambda number: episodes[number].length)
+        for process in processes:
+            replay(game, [episodes[shortest]], [outputs[shortest]], processes=[process])
+        start()
+        runs = {"ours": lambda: replay(game, episodes, outputs, processes=processes), "bare": bare, "start": start}
+        cpu = torch.device("cpu")
+        seconds = in_turns({name: partial(seconds_of, run, cpu) for name, run in runs.items()}, repeats)
     speed = [steps / taken for taken in seconds["ours"]]
     limit = [turns * num_envs / taken for taken in seconds["bare"]]
     return {
@@ -47,7 +57,7 @@ def bench_replay(recording: Recording, num_threads: int, repeats: int) -> dict[s
         "steps_per_s": spread(speed),
         "limit_steps_per_s": spread(limit),
         "ratio": ratio(speed, limit),
-        "starts": ratio(seconds["start"], seconds["ours"], len(episodes) / num_envs),
+        "starts": ratio(seconds["start"], seconds["ours"], len(episodes) / STARTS / num_threads),
     }
 
 

@@ -96,7 +96,9 @@ def replay_table(result: Mapping[str, Any]) -> Table:
     table = Table(
         "Replay, emulator steps a second",
         ["game", "replay", "bare", "replay / bare", "starts"],
-        notes=["starts: share of the replay's time that loading the ROM by seed takes, which the bare side leaves out"],
+        notes=[
+            "starts: share of the replay's time that starting episodes by seed takes, which the bare side leaves out"
+        ],
     )
     for row in result["replay"]:
         speeds = [text(row[key], ",.0f") for key in ("steps_per_s", "limit_steps_per_s")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from zoo.recordings.format import Episode, Recording
+from zoo.recordings.frame_process import frame_processes
 from zoo.recordings.replay import Frames, empty_frames, replay
 
 GROUP_FRAMES = 30_000
@@ -33,12 +34,13 @@ def replayed(
     Raises:
         QzooError: as `replay`.
     """
-    for recording in recordings:
-        game, name = recording.metadata.game, recording.name
-        for group in _groups(recording.episodes, group_frames):
-            outputs = [empty_frames(episode.length + 1) for episode in group]
-            replay(game, group, outputs, name=name, num_threads=num_threads, on_steps=on_steps)
-            yield from zip(group, outputs, strict=True)
+    with frame_processes(num_threads) as processes:
+        for recording in recordings:
+            game, name = recording.metadata.game, recording.name
+            for group in _groups(recording.episodes, group_frames):
+                outputs = [empty_frames(episode.length + 1) for episode in group]
+                replay(game, group, outputs, name=name, processes=processes, on_steps=on_steps)
+                yield from zip(group, outputs, strict=True)
 
 
 def _groups(episodes: Sequence[Episode], group_frames: int) -> Iterator[list[Episode]]:

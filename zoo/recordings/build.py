@@ -22,6 +22,7 @@ from zoo.errors import QzooError
 from zoo.files import check_room, replacing
 from zoo.recordings.blocks import BlockFrames, open_blocks, write_blocks
 from zoo.recordings.format import Recording
+from zoo.recordings.frame_process import FrameProcess, frame_processes
 from zoo.recordings.frames import FRAME_BYTES, RawFrames
 from zoo.recordings.replay import Frames, FrameSink, empty_frames, num_frames, replay
 
@@ -87,15 +88,16 @@ def block_frames(
         QzooError: as `replay`; a disk without room; a damaged file in the cache.
     """
     paths = []
-    for recording in recordings:
-        path = cache / f"{recording.metadata.game}.{fingerprint([recording])}.blocks"
-        lengths = [num_frames(episode) for episode in recording.episodes]
+    with frame_processes(num_threads) as processes:
+        for recording in recordings:
+            path = cache / f"{recording.metadata.game}.{fingerprint([recording])}.blocks"
+            lengths = [num_frames(episode) for episode in recording.episodes]
 
-        def write(path: Path = path, recording: Recording = recording, lengths: list[int] = lengths) -> None:
-            write_blocks(path, lengths, lambda sinks: _replay(recording, sinks, num_threads, on_steps))
+            def write(path: Path = path, recording: Recording = recording, lengths: list[int] = lengths) -> None:
+                write_blocks(path, lengths, lambda sinks: _replay(recording, sinks, processes, on_steps))
 
-        _make(path, write, recording.steps, on_steps)
-        paths.append(path)
+            _make(path, write, recording.steps, on_steps)
+            paths.append(path)
     threads = num_threads or torch.get_num_threads()
     return open_blocks(paths, [frames_of([recording]) for recording in recordings], threads)
 
@@ -137,14 +139,17 @@ def _fill(
 ) -> None:
     """Replay recordings into an array, uint8 (F, 84, 84)."""
     first = 0
-    for recording in recordings:
-        outputs: list[Frames] = []
-        for episode in recording.episodes:
-            outputs.append(frames[first : first + num_frames(episode)])
-            first += num_frames(episode)
-        _replay(recording, outputs, num_threads, on_steps)
+    with frame_processes(num_threads) as processes:
+        for recording in recordings:
+            outputs: list[Frames] = []
+            for episode in recording.episodes:
+                outputs.append(frames[first : first + num_frames(episode)])
+                first += num_frames(episode)
+            _replay(recording, outputs, processes, on_steps)
 
 
-def _replay(recording: Recording, outputs: Sequence[FrameSink], num_threads: int | None, on_steps: OnSteps) -> None:
+def _replay(
+    recording: Recording, outputs: Sequence[FrameSink], processes: Sequence[FrameProcess], on_steps: OnSteps
+) -> None:
     game, episodes = recording.metadata.game, recording.episodes
-    replay(game, episodes, outputs, name=recording.name, num_threads=num_threads, on_steps=on_steps)
+    replay(game, episodes, outputs, name=recording.name, processes=processes, on_steps=on_steps)

@@ -1,9 +1,8 @@
-"""From seeds and actions back to frames in the vector environment, and verification on the plain emulator."""
+"""From seeds and actions back to frames, and verification."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,11 +11,11 @@ import ale_py
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.atari import FRAME_SIZE, PROTOCOL, action_values, make_ale, make_vector_env, play_step, reseed
+from zoo.atari import FRAME_SIZE, PROTOCOL, action_values, make_ale, play_step, reseed
 from zoo.errors import QzooError
 from zoo.recordings.format import CHECK_INTERVAL, Episode, Recording, check_value
+from zoo.recordings.frame_process import FrameProcess, frame_processes
 
-ENVS_PER_THREAD = 2
 Frames = NDArray[np.uint8]
 
 
@@ -59,98 +58,74 @@ def replay(
     outputs: Sequence[FrameSink],
     *,
     name: str = "",
-    num_threads: int | None = None,
+    processes: Sequence[FrameProcess] | int | None = None,
     on_steps: Callable[[int], None] = lambda steps: None,
 ) -> None:
     """Play episodes back and write their frames, checking every reward and end on the way.
 
     Args:
         game: the game they were recorded on.
-        episodes: in any order; threads take them longest first, which changes no frame.
+        episodes: in any order; processes take them longest first, which changes no frame.
         outputs: for each episode an uint8 array (num_frames(episode), 84, 84) to fill; frame t is the newest
             of the stack in which the action of step t was chosen. Memory-mapped arrays do, and any `FrameSink`. One
             with room for length + 1 frames gets the last state's too.
         name: the file the episodes come from, for errors.
-        num_threads: emulator threads, one vector environment each; all cores by default.
+        processes: emulators to play on (`frame_processes`), or how many to start for this call; one a core by default.
         on_steps: called now and then with the number of steps replayed since the last call.
 
     Raises:
         QzooError: a reward or an end that differs, naming file, episode and step.
     """
-    order = sorted(range(len(episodes)), key=lambda number: -episodes[number].length)
-    queue = iter(order)  # `next` on a shared iterator is atomic under the GIL: a work queue without a lock
-    threads = max(1, min(num_threads or os.cpu_count() or 1, len(order)))
-    with ThreadPoolExecutor(threads) as pool:
-        tasks = [
-            pool.submit(_replay_queue, game, episodes, outputs, queue, name or game, on_steps) for _ in range(threads)
-        ]
-        for task in tasks:
-            task.result()
+    if processes is None or isinstance(processes, int):
+        with frame_processes(processes) as own:
+            return replay(game, episodes, outputs, name=name, processes=own, on_steps=on_steps)
+    queue = iter(sorted(range(len(episodes)), key=lambda number: -episodes[number].length))
+
+    def play_queue(process: FrameProcess) -> None:
+        """One process's share; where it fails, the others finish the episodes at hand and take no more."""
+        try:
+            for number in queue:  # `next` on a shared iterator is atomic under the GIL: a work queue without a lock
+                _replay_episode(process, game, episodes[number], outputs[number], (name or game, number), on_steps)
+        except BaseException:
+            for _ in queue:
+                pass
+            raise
+
+    with ThreadPoolExecutor(len(processes)) as pool:
+        tasks = [pool.submit(play_queue, process) for process in processes[: len(episodes)]]
+        try:
+            for task in tasks:
+                task.result()
+        except BaseException:
+            for _ in queue:
+                pass
+            raise
 
 
-def _replay_queue(
+def _replay_episode(
+    process: FrameProcess,
     game: str,
-    episodes: Sequence[Episode],
-    outputs: Sequence[FrameSink],
-    queue: Iterator[int],
-    name: str,
+    episode: Episode,
+    output: FrameSink,
+    where: tuple[str, int],
     on_steps: Callable[[int], None],
 ) -> None:
-    """One thread's share; where it fails, the others finish the episodes at hand and take no more."""
-    try:
-        _replay_slots(game, episodes, outputs, queue, name, on_steps)
-    except BaseException:
-        for _ in queue:
-            pass
-        raise
-
-
-def _replay_slots(
-    game: str,
-    episodes: Sequence[Episode],
-    outputs: Sequence[FrameSink],
-    queue: Iterator[int],
-    name: str,
-    on_steps: Callable[[int], None],
-) -> None:
-    """A small vector environment whose every slot takes the next episode of the queue."""
-    env = make_vector_env(game, ENVS_PER_THREAD, num_threads=1)
-    playing: list[int | None] = [next(queue, None) for _ in range(ENVS_PER_THREAD)]
-    position = [0] * ENVS_PER_THREAD
-    seeds = np.array([episodes[number].seed if number is not None else 0 for number in playing])
-    observations, _ = env.reset(seed=seeds)
-    steps = 0
-    while any(number is not None for number in playing):
-        actions = np.zeros(ENVS_PER_THREAD, dtype=np.int64)
-        for slot, number in enumerate(playing):
-            if number is not None:
-                outputs[number][position[slot]] = observations[slot, -1]
-                actions[slot] = episodes[number].actions[position[slot]]
-        observations, rewards, terminated, truncated, _ = env.step(actions)
-        fresh = np.zeros(ENVS_PER_THREAD, dtype=np.bool_)
-        for slot, number in enumerate(playing):
-            if number is None:
-                continue
-            steps += 1
-            episode, step = episodes[number], position[slot]
-            last = step == episode.length - 1
-            recorded = (int(episode.rewards[step]), episode.terminated and last, episode.truncated and last)
-            replayed = (int(rewards[slot]), bool(terminated[slot]), bool(truncated[slot]))
-            if replayed != recorded:
-                what = f"replay gives (reward, terminated, truncated) {replayed}, recorded {recorded}"
-                raise QzooError(str(Mismatch(name, number, step, what)))
-            position[slot] += 1
-            if last:
-                if len(outputs[number]) > episode.length:
-                    outputs[number][episode.length] = observations[slot, -1]
-                playing[slot], position[slot], fresh[slot] = next(queue, None), 0, True
-        if fresh.any():
-            on_steps(steps)
-            steps = 0
-            following = [playing[slot] for slot in np.flatnonzero(fresh)]
-            seeds = np.array([episodes[number].seed if number is not None else 0 for number in following])
-            # Every sub-environment's current observation comes back, those that play on included.
-            observations, _ = env.reset(seed=seeds, options={"reset_mask": fresh})
+    length, step = episode.length, 0
+    for frames in process.play(game, episode, len(output) > length, PROTOCOL.max_steps):
+        for frame in frames:
+            output[step] = frame
+            step += 1
+        on_steps(min(step, length) - min(step - len(frames), length))
+    rewards, terminated, truncated = process.outcome(length)
+    last = np.arange(length) == length - 1
+    recorded = (episode.rewards, last & episode.terminated, last & episode.truncated)
+    replayed = (rewards, terminated, truncated)
+    differs = np.any([one != other for one, other in zip(recorded, replayed, strict=True)], axis=0)
+    if differs.any():
+        step = int(differs.argmax())
+        gives, wanted = (tuple(column[step].item() for column in columns) for columns in (replayed, recorded))
+        what = f"replay gives (reward, terminated, truncated) {gives}, recorded {wanted}"
+        raise QzooError(str(Mismatch(*where, step, what)))
 
 
 def verify_episode(game: str, episode: Episode, ale: ale_py.ALEInterface | None = None) -> tuple[int, str] | None:

@@ -1,0 +1,142 @@
+"""Emulators in processes of their own, which play recorded episodes back and send the frames.
+
+ale-py's emulator holds Python's lock while it runs, so threads don't help; its vector environment has threads, but
+loads the ROM for every seeded start. A process talks through pipes: a line of JSON and the actions go in, frames,
+rewards and ends come out. It is no child of `multiprocessing`, which would import the user's script once more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.atari import FRAME_SIZE, PROTOCOL
+from zoo.errors import QzooError
+from zoo.frame_emulator import FrameEmulator
+from zoo.recordings.format import Episode
+
+CHUNK = 32
+"""Frames sent at a time."""
+TERMINATED, TRUNCATED = 1, 2
+
+Frames = NDArray[np.uint8]
+
+
+class FrameProcess:
+    """The near end of an emulator process, which starts at the first `play`; for one thread at a time."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._chunk = np.empty((CHUNK, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
+
+    def play(
+        self, game: str, episode: Episode, last_state: bool, max_steps: int = PROTOCOL.max_steps
+    ) -> Iterator[Frames]:
+        """Frames as they come, uint8 (up to 32, 84, 84), each array good until the next: one before every step.
+
+        To the end, or the process is of no more use, and then `outcome`.
+
+        Args:
+            last_state: add the frame after the last step.
+            max_steps: the limit at which episodes are cut.
+        """
+        count = episode.length + int(last_state)
+        task = {"game": game, "seed": episode.seed, "length": episode.length, "frames": count, "max_steps": max_steps}
+        process = self._running()
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(task).encode() + b"\n" + episode.actions.tobytes())
+            process.stdin.flush()
+        except OSError as error:
+            raise self._failed() from error
+        for first in range(0, count, CHUNK):
+            chunk = self._chunk[: min(CHUNK, count - first)]
+            self._read(chunk)
+            yield chunk
+
+    def outcome(self, length: int) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Rewards, terminated and truncated of an episode's steps, each (length,)."""
+        rewards, ends = np.empty(length, dtype=np.int32), np.empty(length, dtype=np.uint8)
+        self._read(rewards)
+        self._read(ends)
+        return rewards, ends == TERMINATED, ends == TRUNCATED
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            start = "import sys; sys.path[:] = {!r}; from zoo.recordings.frame_process import main; main()"
+            command = [sys.executable, "-c", start.format(sys.path)]
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe)
+        return self._process
+
+    def _read(self, into: NDArray[np.generic]) -> None:
+        process = self._running()
+        assert process.stdout is not None
+        data = memoryview(into.reshape(-1).view(np.uint8))
+        if process.stdout.readinto(data) != len(data):  # type: ignore[attr-defined]
+            raise self._failed()
+
+    def _failed(self) -> QzooError:
+        code = self._running().wait()
+        return QzooError(f"an emulator process ended with exit code {code}; what it said is above, if anything")
+
+
+@contextmanager
+def frame_processes(count: int | None = None) -> Iterator[list[FrameProcess]]:
+    """`count` emulator processes, one a core by default, ended with the block."""
+    processes = [FrameProcess() for _ in range(count or os.cpu_count() or 1)]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.close()
+
+
+def main() -> None:
+    """The far end: play what comes in on standard input, until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
+    cv2.setNumThreads(1)
+    emulator: FrameEmulator | None = None
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)  # whatever else is printed must not get between the frames
+        while line := sys.stdin.buffer.readline():
+            task = json.loads(line)
+            game, seed, max_steps = task["game"], task["seed"], task["max_steps"]
+            if emulator is None or (emulator.game, emulator.max_steps) != (game, max_steps):
+                emulator = FrameEmulator(game, seed, max_steps=max_steps)
+            else:
+                emulator.reset(seed)
+            play_back(emulator, sys.stdin.buffer.read(task["length"]), task["frames"], out)
+            out.flush()
+
+
+def play_back(emulator: FrameEmulator, actions: bytes, frames: int, out: IO[bytes]) -> None:
+    """Play `actions` and write as many frames, rewards int32 and ends uint8; an episode that is over rests."""
+    rewards, ends = np.zeros(len(actions), dtype=np.int32), np.zeros(len(actions), dtype=np.uint8)
+    chunk = np.empty((CHUNK, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
+    for step in range(frames):
+        place = step % CHUNK
+        emulator.frame(chunk[place])
+        if place == CHUNK - 1 or step == frames - 1:
+            out.write(chunk[: place + 1].data)
+        if step < len(actions) and not (emulator.terminated or emulator.truncated):
+            rewards[step] = emulator.step(actions[step])
+            ends[step] = TERMINATED * emulator.terminated + TRUNCATED * emulator.truncated
+    out.write(rewards.data)
+    out.write(ends.data)
