@@ -1,5 +1,6 @@
 """Recording: random play and the learner, going on after a kill, keeping time."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -319,6 +320,17 @@ def alive(session: int) -> list[int]:
             if int(fields[3]) == session and fields[0] != "Z":
                 found.append(int(entry.name))
     return found
+
+
+def test_a_worker_whose_parent_died_before_it_began_to_play_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = multiprocessing.get_context("spawn").Process()
+    parent.start()
+    parent.join()
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: parent)
+    left = record(job(tmp_path, 10**8))
+    assert not left.done and left.steps == read_recording(job(tmp_path).path).transitions > 0
 
 
 @pytest.mark.slow

@@ -88,8 +88,7 @@ class FrameProcess:
     def _read(self, into: NDArray[np.generic]) -> None:
         process = self._running()
         assert process.stdout is not None
-        data = memoryview(into.reshape(-1).view(np.uint8))
-        if process.stdout.readinto(data) != len(data):  # type: ignore[attr-defined]
+        if process.stdout.readinto(into.data) != into.nbytes:  # type: ignore[attr-defined]
             raise self._failed()
 
     def _failed(self) -> QzooError:

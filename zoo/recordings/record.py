@@ -6,7 +6,7 @@ did.
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -181,7 +181,7 @@ def play_on(
     """
     recorded, played = sum(episode.length for episode in episodes), 0
     began = saved = reported = time.time()
-    parent = os.getppid()
+    parent = multiprocessing.parent_process()  # none in a process that no pool started
     while recorded < job.steps:
         finished = play()
         played += num_envs
@@ -191,7 +191,7 @@ def play_on(
         if now - reported > 1.0:
             report(job_progress(job, episodes, recorded, played / (now - began)))
             reported = now
-            if now > job.deadline or os.getppid() != parent:
+            if now > job.deadline or (parent is not None and not parent.is_alive()):
                 break
         if now - saved > job.save_seconds:
             save()
