@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
@@ -30,70 +30,88 @@ CHUNK = 32
 TERMINATED, TRUNCATED = 1, 2
 
 Frames = NDArray[np.uint8]
+Outcome = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_]]
 
 
 class FrameProcess:
-    """The near end of an emulator process, which starts at the first `play`; for one thread at a time."""
+    """The near end of an emulator process, which starts when there is something to play; for one thread at a time."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._chunk = np.empty((CHUNK, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
 
     def play(
-        self, game: str, episode: Episode, last_state: bool, max_steps: int = PROTOCOL.max_steps
-    ) -> Iterator[Frames]:
-        """Frames as they come, uint8 (up to 32, 84, 84), each array good until the next: one before every step.
-
-        To the end, or the process is of no more use, and then `outcome`.
+        self,
+        game: str,
+        episode: Episode,
+        take: Callable[[Frames], None],
+        *,
+        last_state: bool,
+        max_steps: int = PROTOCOL.max_steps,
+    ) -> Outcome:
+        """Play an episode back.
 
         Args:
-            last_state: add the frame after the last step.
+            take: is given the frames as they come, uint8 (up to 32, 84, 84), in an array that changes afterwards: one
+                frame before every step,
+            last_state: and one after the last.
             max_steps: the limit at which episodes are cut.
-        """
-        count = episode.length + int(last_state)
-        task = {"game": game, "seed": episode.seed, "length": episode.length, "frames": count, "max_steps": max_steps}
-        process = self._running()
-        assert process.stdin is not None
-        try:
-            process.stdin.write(json.dumps(task).encode() + b"\n" + episode.actions.tobytes())
-            process.stdin.flush()
-        except OSError as error:
-            raise self._failed() from error
-        for first in range(0, count, CHUNK):
-            chunk = self._chunk[: min(CHUNK, count - first)]
-            self._read(chunk)
-            yield chunk
 
-    def outcome(self, length: int) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Rewards, terminated and truncated of an episode's steps, each (length,)."""
-        rewards, ends = np.empty(length, dtype=np.int32), np.empty(length, dtype=np.uint8)
-        self._read(rewards)
-        self._read(ends)
+        Returns:
+            rewards int32, terminated bool and truncated bool of the steps, each (length,).
+
+        Raises:
+            QzooError: the process was killed, or failed.
+        """
+        if self._process is None:
+            self._process = _start()
+        process, length = self._process, episode.length
+        count = length + int(last_state)
+        task = {"game": game, "seed": episode.seed, "length": length, "frames": count, "max_steps": max_steps}
+        try:
+            _send(process, json.dumps(task).encode() + b"\n" + episode.actions.tobytes())
+            for first in range(0, count, CHUNK):
+                chunk = self._chunk[: min(CHUNK, count - first)]
+                _receive(process, chunk)
+                take(chunk)
+            rewards, ends = np.empty(length, dtype=np.int32), np.empty(length, dtype=np.uint8)
+            _receive(process, rewards)
+            _receive(process, ends)
+        except BaseException:
+            self.close()  # in the middle of an answer it can take no other task
+            raise
         return rewards, ends == TERMINATED, ends == TRUNCATED
 
     def close(self) -> None:
-        """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+        """End the process, from any thread; `play` raises where it was playing, and the next one starts another."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            start = "import sys; sys.path[:] = {!r}; from zoo.recordings.frame_process import main; main()"
-            command = [sys.executable, "-c", start.format(sys.path)]
-            pipe = subprocess.PIPE
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe)
-        return self._process
 
-    def _read(self, into: NDArray[np.generic]) -> None:
-        process = self._running()
-        assert process.stdout is not None
-        if process.stdout.readinto(into.data) != into.nbytes:  # type: ignore[attr-defined]
-            raise self._failed()
+def _start() -> subprocess.Popen[bytes]:
+    code = f"import sys; sys.path[:] = {sys.path!r}; from zoo.recordings.frame_process import main; main()"
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def _failed(self) -> QzooError:
-        code = self._running().wait()
-        return QzooError(f"an emulator process ended with exit code {code}; what it said is above, if anything")
+
+def _send(process: subprocess.Popen[bytes], data: bytes) -> None:
+    assert process.stdin is not None
+    try:
+        process.stdin.write(data)
+        process.stdin.flush()
+    except OSError as error:
+        raise _failed(process) from error
+
+
+def _receive(process: subprocess.Popen[bytes], into: NDArray[np.generic]) -> None:
+    assert process.stdout is not None
+    if process.stdout.readinto(into.data) != into.nbytes:  # type: ignore[attr-defined]
+        raise _failed(process)
+
+
+def _failed(process: subprocess.Popen[bytes]) -> QzooError:
+    return QzooError(f"an emulator process ended with exit code {process.wait()}; what it said is above, if anything")
 
 
 @contextmanager

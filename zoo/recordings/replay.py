@@ -99,6 +99,8 @@ def replay(
         except BaseException:
             for _ in queue:
                 pass
+            for process in processes:
+                process.close()
             raise
 
 
@@ -110,16 +112,19 @@ def _replay_episode(
     where: tuple[str, int],
     on_steps: Callable[[int], None],
 ) -> None:
-    length, step = episode.length, 0
-    for frames in process.play(game, episode, len(output) > length, PROTOCOL.max_steps):
-        for frame in frames:
+    length, filled = episode.length, 0
+
+    def take(frames: Frames) -> None:
+        nonlocal filled
+        for step, frame in enumerate(frames, start=filled):
             output[step] = frame
-            step += 1
-        on_steps(min(step, length) - min(step - len(frames), length))
-    rewards, terminated, truncated = process.outcome(length)
+        before, filled = filled, filled + len(frames)
+        on_steps(min(filled, length) - before)
+
+    limit = PROTOCOL.max_steps
+    replayed = process.play(game, episode, take, last_state=len(output) > length, max_steps=limit)
     last = np.arange(length) == length - 1
     recorded = (episode.rewards, last & episode.terminated, last & episode.truncated)
-    replayed = (rewards, terminated, truncated)
     differs = np.any([one != other for one, other in zip(recorded, replayed, strict=True)], axis=0)
     if differs.any():
         step = int(differs.argmax())
