@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO
 
 import cv2
@@ -92,7 +91,9 @@ class FrameProcess:
 
 def _start() -> subprocess.Popen[bytes]:
     code = f"import sys; sys.path[:] = {sys.path!r}; from zoo.recordings.frame_process import main; main()"
-    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    pipe = subprocess.PIPE
+    # In a session of its own Ctrl-C does not reach it: the near end hears it, and ends what it began.
+    return subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, start_new_session=True)
 
 
 def _send(process: subprocess.Popen[bytes], data: bytes) -> None:
@@ -127,10 +128,9 @@ def frame_processes(count: int | None = None) -> Iterator[list[FrameProcess]]:
 
 def main() -> None:
     """The far end: play what comes in on standard input, until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
     cv2.setNumThreads(1)
     emulator: FrameEmulator | None = None
-    with os.fdopen(os.dup(1), "wb") as out:
+    with suppress(BrokenPipeError), os.fdopen(os.dup(1), "wb") as out:  # the near end may be gone
         os.dup2(2, 1)  # whatever else is printed must not get between the frames
         while line := sys.stdin.buffer.readline():
             task = json.loads(line)
