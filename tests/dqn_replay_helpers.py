@@ -47,7 +47,7 @@ def play(game: str, count: int) -> tuple[tuple[Episode, Frames], ...]:
     """Whole episodes of random play with their frames."""
     episodes = played(game, count)[:count]
     frames = [empty_frames(num_frames(episode)) for episode in episodes]
-    replay(game, episodes, frames, processes=1)
+    replay(game, episodes, frames)
     return tuple(zip(episodes, frames, strict=True))
 
 

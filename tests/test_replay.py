@@ -31,9 +31,10 @@ from zoo.recordings.replay import (
 GAMES = ("Breakout", "SpaceInvaders", "Frostbite", "Seaquest")
 
 
-def frames_of(game: str, episodes: Sequence[Episode], num_threads: int) -> list[Frames]:
+def frames_of(game: str, episodes: Sequence[Episode], count: int = 1) -> list[Frames]:
     outputs = [empty_frames(num_frames(episode)) for episode in episodes]
-    replay(game, episodes, outputs, processes=num_threads)
+    with frame_processes(count) as processes:
+        replay(game, episodes, outputs, processes=processes)
     return outputs
 
 
@@ -43,15 +44,15 @@ def test_whole_episodes_go_round(game: str, tmp_path: Path) -> None:
     recording = read_recording(recorded(tmp_path, game, count=3, num_envs=2))
     assert {episode.terminated for episode in recording.episodes} == {True}
     assert verify_recording(recording) == []
-    outputs = frames_of(game, recording.episodes, num_threads=1)
+    outputs = frames_of(game, recording.episodes)
     assert all(frames.std() > 1 for frames in outputs)
 
 
 def test_frames_do_not_depend_on_threads_order_or_company() -> None:
     episodes = played("Breakout", 6, num_envs=3)
-    one = frames_of("Breakout", episodes, num_threads=1)
-    several = frames_of("Breakout", episodes[::-1], num_threads=3)[::-1]
-    alone = frames_of("Breakout", episodes[2:3], num_threads=1)
+    one = frames_of("Breakout", episodes)
+    several = frames_of("Breakout", episodes[::-1], count=3)[::-1]
+    alone = frames_of("Breakout", episodes[2:3])
     assert all(np.array_equal(a, b) for a, b in zip(one, several, strict=True))
     assert np.array_equal(one[2], alone[0])
     assert not np.array_equal(one[0][:50], one[1][:50])  # each its own sticky coins
@@ -61,7 +62,7 @@ def test_frames_do_not_depend_on_threads_order_or_company() -> None:
 def test_frames_are_those_of_the_vector_environment(game: str) -> None:
     """To the byte: each frame is the newest of the stack in which its action was chosen."""
     episodes = played(game, 2)[:2]
-    for episode, frames in zip(episodes, frames_of(game, episodes, num_threads=1), strict=True):
+    for episode, frames in zip(episodes, frames_of(game, episodes), strict=True):
         env = make_vector_env(game, 1, num_threads=1)
         stack, _ = env.reset(seed=np.array([episode.seed]))
         for step, action in enumerate(episode.actions.astype(np.int64)):
@@ -108,7 +109,7 @@ def test_progress_counts_every_step() -> None:
     episodes = played("Breakout", 6, num_envs=3)
     outputs = [empty_frames(num_frames(episode)) for episode in episodes]
     counted: list[int] = []
-    replay("Breakout", episodes, outputs, processes=2, on_steps=counted.append)
+    replay("Breakout", episodes, outputs, on_steps=counted.append)
     assert sum(counted) == sum(episode.length for episode in episodes)
 
 
@@ -186,7 +187,7 @@ def test_a_truncated_episode_keeps_its_last_state(monkeypatch: pytest.MonkeyPatc
     episode = players.finished[0]
     assert (episode.length, episode.terminated, episode.truncated) == (50, False, True)
     assert verify_episode("Breakout", episode) is None
-    frames = frames_of("Breakout", [episode], num_threads=1)[0]
+    frames = frames_of("Breakout", [episode])[0]
     assert len(frames) == 51
     env = make_vector_env("Breakout", 1, num_threads=1)
     env.reset(seed=np.array([3]))

@@ -228,7 +228,7 @@ def replayed(two_games: list[Recording]) -> list[Frames]:
     for recording in (two_games[0], two_games[2], two_games[1]):
         for episode in recording.episodes:
             outputs.append(empty_frames(num_frames(episode)))
-            replay(recording.metadata.game, [episode], outputs[-1:], processes=1)
+            replay(recording.metadata.game, [episode], outputs[-1:])
     return outputs
 
 

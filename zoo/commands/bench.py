@@ -8,7 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from zoo.commands.common import console, cores, progress_bar
+from zoo.commands.common import console, progress_bar
+from zoo.cores import cores
 from zoo.errors import QzooError
 from zoo.pretrain.config import RunConfig
 

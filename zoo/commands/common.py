@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import sys
@@ -62,11 +61,6 @@ def typed_command(*, without: Sequence[str] = ()) -> str:
             del words[at : at + 2]
         words = [word for word in words if not word.startswith(f"{option}=")]
     return shlex.join(words)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class PlainProgress(Progress):

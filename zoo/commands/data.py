@@ -13,7 +13,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from zoo.commands.common import cores, parse_games, progress_bar
+from zoo.commands.common import parse_games, progress_bar
+from zoo.cores import cores
 from zoo.errors import QzooError
 from zoo.games import get_game
 from zoo.recordings.datasets import Selection, dataset_files, datasets_stats, get_dataset

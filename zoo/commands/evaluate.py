@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from zoo.commands.common import cores, parse_games, progress_bar
+from zoo.commands.common import parse_games, progress_bar
+from zoo.cores import cores
 from zoo.errors import QzooError
 from zoo.evaluate import Policy, human_iqm, play_episodes, random_policy, summarize
 from zoo.games import OTHER_PLAYERS, get_game

@@ -21,7 +21,8 @@ from zoo.commands.choose import (
     sets_of,
     takes_recordings,
 )
-from zoo.commands.common import cores, parse_duration, progress_bar, typed_command
+from zoo.commands.common import parse_duration, progress_bar, typed_command
+from zoo.cores import cores
 from zoo.errors import QzooError
 from zoo.pretrain.config import RunConfig
 from zoo.recordings.datasets import CUSTOM

@@ -13,7 +13,8 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from zoo.commands.common import cores, parse_duration, parse_games, progress_bar
+from zoo.commands.common import parse_duration, parse_games, progress_bar
+from zoo.cores import cores
 from zoo.errors import QzooError
 from zoo.recordings.pool import record_all
 from zoo.recordings.record import Progress, RecordJob, Source

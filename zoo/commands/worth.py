@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from rich.console import Console
 from rich.table import Table
 
-from zoo.commands.common import cores, parse_games, progress_bar, typed_command
+from zoo.commands.common import parse_games, progress_bar, typed_command
+from zoo.cores import cores
 from zoo.errors import QzooError
 from zoo.pretrain.config import OptimizerConfig, RunConfig
 

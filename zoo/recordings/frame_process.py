@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.atari import FRAME_SIZE, PROTOCOL
+from zoo.cores import cores
 from zoo.errors import QzooError
 from zoo.frame_emulator import FrameEmulator
 from zoo.recordings.format import Episode
@@ -90,7 +91,8 @@ class FrameProcess:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    code = f"import sys; sys.path[:] = {sys.path!r}; from zoo.recordings.frame_process import main; main()"
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    code = f"import sys; sys.path[:] = {path!r}; from zoo.recordings.frame_process import main; main()"
     pipe = subprocess.PIPE
     # In a session of its own Ctrl-C does not reach it: the near end hears it, and ends what it began.
     return subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, start_new_session=True)
@@ -112,13 +114,13 @@ def _receive(process: subprocess.Popen[bytes], into: NDArray[np.generic]) -> Non
 
 
 def _failed(process: subprocess.Popen[bytes]) -> QzooError:
-    return QzooError(f"an emulator process ended with exit code {process.wait()}; what it said is above, if anything")
+    return QzooError(f"an emulator process ended with exit code {process.wait()}; standard error tells more")
 
 
 @contextmanager
 def frame_processes(count: int | None = None) -> Iterator[list[FrameProcess]]:
-    """`count` emulator processes, one a core by default, ended with the block."""
-    processes = [FrameProcess() for _ in range(count or os.cpu_count() or 1)]
+    """`count` emulator processes, by default one for each core that this process may use, ended with the block."""
+    processes = [FrameProcess() for _ in range(count or cores())]
     try:
         yield processes
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from typing import Protocol
 
 import ale_py
@@ -58,7 +59,7 @@ def replay(
     outputs: Sequence[FrameSink],
     *,
     name: str = "",
-    processes: Sequence[FrameProcess] | int | None = None,
+    processes: Sequence[FrameProcess] | None = None,
     on_steps: Callable[[int], None] = lambda steps: None,
 ) -> None:
     """Play episodes back and write their frames, checking every reward and end on the way.
@@ -70,22 +71,28 @@ def replay(
             of the stack in which the action of step t was chosen. Memory-mapped arrays do, and any `FrameSink`. One
             with room for length + 1 frames gets the last state's too.
         name: the file the episodes come from, for errors.
-        processes: emulators to play on (`frame_processes`), or how many to start for this call; one a core by default.
-        on_steps: called now and then with the number of steps replayed since the last call.
+        processes: emulators to play on, from `frame_processes`; by default one a core, for this call.
+        on_steps: called now and then with the number of steps replayed since the last call, from one thread at a time.
 
     Raises:
         QzooError: a reward or an end that differs, naming file, episode and step.
     """
-    if processes is None or isinstance(processes, int):
-        with frame_processes(processes) as own:
+    if processes is None:
+        with frame_processes() as own:
             return replay(game, episodes, outputs, name=name, processes=own, on_steps=on_steps)
+    lock = Lock()
+
+    def count(steps: int) -> None:
+        with lock:
+            on_steps(steps)
+
     queue = iter(sorted(range(len(episodes)), key=lambda number: -episodes[number].length))
 
     def play_queue(process: FrameProcess) -> None:
         """One process's share; where it fails, the others finish the episodes at hand and take no more."""
         try:
             for number in queue:  # `next` on a shared iterator is atomic under the GIL: a work queue without a lock
-                _replay_episode(process, game, episodes[number], outputs[number], (name or game, number), on_steps)
+                _replay_episode(process, game, episodes[number], outputs[number], (name or game, number), count)
         except BaseException:
             for _ in queue:
                 pass
@@ -174,8 +181,10 @@ def verify_recording(
 ) -> list[Mismatch]:
     """Verify the episodes `numbers` of a recording, all by default."""
     mismatches, game = [], recording.metadata.game
-    ale = make_ale(game, seed=0)
-    for number in range(len(recording.episodes)) if numbers is None else numbers:
+    chosen = list(range(len(recording.episodes)) if numbers is None else numbers)
+    # The first start by state costs as much as a few by loading the ROM.
+    ale = make_ale(game, seed=0) if len(chosen) > 4 else None
+    for number in chosen:
         difference = verify_episode(game, recording.episodes[number], ale)
         if difference is not None:
             mismatches.append(Mismatch(str(recording.path), number, *difference))
