@@ -118,13 +118,13 @@ def test_who_waits_for_another_build_can_give_up(recordings: list[Recording], tm
     def give_up(steps: int) -> None:
         raise QzooError(f"out of time after {steps} steps")
 
-    path = tmp_path / f"{GAMES[0]}.{build.fingerprint(recordings[:1])}.blocks"
+    path = tmp_path / f"{GAMES[0]}.{build.fingerprint(recordings[:1])}.{build.frames_version()}.blocks"
     with build._alone_at(path, lambda steps: None), pytest.raises(QzooError, match="after 0 steps"):
         build_store(recordings, "blocks", tmp_path, on_steps=give_up)
 
 
 def test_builds_of_different_files_run_side_by_side(recordings: list[Recording], tmp_path: Path) -> None:
-    path = tmp_path / f"{GAMES[0]}.{build.fingerprint(recordings[:1])}.blocks"
+    path = tmp_path / f"{GAMES[0]}.{build.fingerprint(recordings[:1])}.{build.frames_version()}.blocks"
     with build._alone_at(path, lambda steps: None):
         half = path.with_name(f".{path.stem}.1.tmp.blocks")
         half.touch()

@@ -161,7 +161,7 @@ def test_the_card_tells_what_is_there(recordings: list[Recording], tmp_path: Pat
 def test_the_command_goes_on_and_refuses_another_selection(form: str, recordings_dir: Path, tmp_path: Path) -> None:
     def export(*more: str) -> dict[str, dict[str, object]]:
         arguments = ["--recordings", str(recordings_dir), "--format", form, "--out", str(tmp_path), "--json"]
-        result = run_command("data export", [*arguments, "--threads", "1", *more])
+        result = run_command("data export", [*arguments, "--workers", "1", *more])
         assert result["format"] == form
         return {part["game"]: part for part in result["datasets"]}
 
@@ -172,7 +172,7 @@ def test_the_command_goes_on_and_refuses_another_selection(form: str, recordings
     assert int(both[GAMES[1]]["steps"]) >= 600
     assert (tmp_path / "README.md").exists() == (form == "parquet")
     refused(lambda: export("--games", GAMES[0], "--transitions", "10"), first["path"], "another selection")
-    refused(lambda: export("--games", GAMES[0], "--threads", "-1"), "--threads -1")
+    refused(lambda: export("--games", GAMES[0], "--workers", "-1"), "--workers -1")
 
 
 def test_what_does_not_replay_leaves_nothing(recordings: list[Recording], tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from tests.command_helpers import run_command
 from tests.model_helpers import make_config, make_network
 from tests.recording_helpers import refused
 from zoo.agent import Agent
-from zoo.atari import make_vector_env
+from zoo.atari import STACK
 from zoo.commands.record import parse_shard
 from zoo.hub import load_qnetwork
 from zoo.model_folder import write_model
 from zoo.recordings.format import read_recording
 from zoo.recordings.policy import FramePlayers, checked_episode
-from zoo.recordings.replay import verify_recording
+from zoo.recordings.replay import empty_frames, num_frames, replay, verify_recording
 
 
 @pytest.fixture
@@ -55,13 +55,12 @@ def test_the_model_sees_what_it_will_see_in_replay(model: Path) -> None:
     finished = []
     while not finished:
         finished = players.step(agent(players.observations))
-    seed, actions, _, terminated = finished[0]
-    env = make_vector_env(game, 1, num_threads=1)
-    observations, _ = env.reset(seed=np.array([seed]))
-    for step, action in enumerate(actions):
-        assert agent(observations)[0] == action, f"step {step}"
-        observations, _, ended, _, _ = env.step(np.array([action]))
-    assert bool(ended[0]) == terminated
+    episode = checked_episode(game, *finished[0], policy="policy", policy_step=0)
+    frames = empty_frames(num_frames(episode))
+    replay(game, [episode], [frames])
+    padded = np.concatenate([np.zeros((STACK - 1, *frames.shape[1:]), dtype=np.uint8), frames])
+    for step, action in enumerate(episode.actions):
+        assert agent(padded[None, step : step + STACK])[0] == action, f"step {step}"
 
 
 def test_a_model_or_game_that_is_not_there_is_refused(model: Path, tmp_path: Path) -> None:

@@ -150,3 +150,14 @@ def test_illegal_actions_neither_chosen_nor_pushed_down(store: FrameStore) -> No
     losses = objective.loss(batch)
     assert losses["loss"].item() == pytest.approx(expected["loss"].item(), rel=1e-5)
     assert losses["q_max"].item() < 9.0
+
+
+def test_an_action_that_the_game_does_not_know_is_held_down_too(store: FrameStore) -> None:
+    """As in imported play: the conservative term takes it in, so that its value can't rise for ever."""
+    objective, batch = make_objective(), make_batch(store)
+    batch.actions[:] = int(np.flatnonzero(~action_mask("Breakout"))[0])
+    with torch.no_grad():
+        objective.network.bias.view(2, 18, 51)[:, int(batch.actions[0]), -1] += 50.0
+        losses = objective.loss(batch)
+    assert float(losses["q_data"]) > 9.0
+    assert 0.0 <= float(losses["cql"]) < 0.01

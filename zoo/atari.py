@@ -1,12 +1,13 @@
 """The environment protocol: the one place that says what a step, a frame and an action are.
 
-Everything that plays, records, replays or evaluates gets its environments here. Two kinds exist:
+Everything that plays, records, replays or evaluates gets its environments here:
 
-- `make_ale`: one plain emulator, fast and small, gives RAM and rewards; used to record and verify.
-- `make_vector_env`: ale-py's C++ vector environment, which also makes the 84x84 frames; used to replay and
-  evaluate.
+- `make_ale`: one plain emulator, fast and small, gives RAM and rewards; used to record and verify, and (`FrameEmulator`,
+  which makes the 84x84 frames) to replay.
+- `make_vector_env`: ale-py's C++ vector environment, which makes the frames as well; used to evaluate.
+- `make_variant_env`: the same for a game's other modes and difficulties.
 
-Both give the same rewards, ends and frames for the same seed and actions.
+All give the same rewards, ends and frames for the same seed and actions.
 """
 
 from __future__ import annotations

@@ -29,9 +29,8 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(
-            path.parent.stat().st_mode & 0o666
-        )  # as readable as its folder; some writers keep it to the user
+        # As readable as its folder (some writers keep it to the user), but never for everyone to write.
+        temporary.chmod(path.parent.stat().st_mode & 0o664)
         if keep is not None and path.exists():
             path.replace(keep)
         temporary.replace(path)

@@ -73,7 +73,10 @@ def reproduction_text(results: Mapping[str, Any]) -> str:
     """What stands before the commands that make a model again."""
     ours = "The recordings are seeds and actions, which the emulator plays back to the frame. "
     if not imports_of(results):
-        return f"{ours}These commands made them, the model and its scores:"
+        return (
+            f"{ours}These commands made them, the model and its scores; a learner of another version plays otherwise "
+            "(the page of the data tells), so train on the recordings that are here:"
+        )
     return (
         f"{ours * bool(_training(results)['recordings'])}What was imported must be had from those who recorded it. "
         "These commands made the data, the model and its scores:"

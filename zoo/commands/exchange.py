@@ -121,8 +121,8 @@ class Export:
     """Take about this many transitions of each game and source, whole episodes at random; by default all."""
     seed: int = 0
     """Draws those episodes."""
-    threads: int = 0
-    """Threads that replay; 0 takes every core."""
+    workers: int = 0
+    """Processes that replay; 0 takes every core."""
     json: bool = False
     """Print the result as JSON on standard output."""
 
@@ -131,8 +131,8 @@ class Export:
         from zoo.exchange.export import sources_of
         from zoo.recordings.library import load_recordings
 
-        if self.threads < 0:
-            raise QzooError(f"--threads {self.threads}: must be at least 1, or 0 for every core")
+        if self.workers < 0:
+            raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
         games = parse_games(self.games)
         groups = sources_of(load_recordings(games, self.sources, self.recordings, self.transitions, self.seed))
         parts: list[dict[str, Any]] = []
@@ -152,7 +152,7 @@ class Export:
         return {"format": self.format, "out": str(self.out), "datasets": parts}
 
     def _export(self, recordings: list[Recording], on_steps: Callable[[int], None]) -> dict[str, Any]:
-        threads, command = self.threads or None, typed_command()
+        threads, command = self.workers or None, typed_command()
         if self.format == "minari":
             from zoo.exchange.export_minari import export_minari
 

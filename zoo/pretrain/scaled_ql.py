@@ -7,7 +7,8 @@ For a transition with n-step return R, discount d (0 after an end) and successor
     loss = cross_entropy(y, p(s, a)) + alpha * (logsumexp_a Q(s, a) - Q(s, a))
 
 the first term the C51 error, the second CQL's (Kumar et al. 2020, equation 4 with H = entropy). Both the maximum and
-the logsumexp run over the game's own minimal actions: the other entries of the full 18-action set never occur in data.
+the logsumexp run over the game's own minimal actions, which are all that recordings hold. Imported play may hold others
+of the full set of 18; the logsumexp then takes in the action played as well, or nothing would keep its value down.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ class ScaledQL(Objective):
         q_values = expectation(logits, self.atoms)
         index = actions[..., None, None].expand(-1, -1, 1, logits.shape[-1])
         chosen = logits.gather(2, index).squeeze(2)
-        q_data = q_values.gather(2, actions[..., None]).squeeze(2)
+        q_data = q_values.gather(2, actions[..., None])
         td = cross_entropy(chosen, target).mean()
         masked = self._only_legal(q_values, games)
-        cql = (masked.logsumexp(-1) - q_data).mean()
+        cql = (masked.scatter(2, actions[..., None], q_data).logsumexp(-1, keepdim=True) - q_data).mean()
         return {
             "loss": td + self.config.alpha * cql,
             "td": td.detach(),

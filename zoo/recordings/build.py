@@ -10,14 +10,17 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
+import ale_py
+import cv2
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from zoo.atari import FRAME_SIZE
+from zoo.atari import FRAME_SIZE, PROTOCOL
 from zoo.errors import QzooError
 from zoo.files import check_room, replacing
 from zoo.recordings.blocks import BlockFrames, open_blocks, write_blocks
@@ -44,6 +47,12 @@ def fingerprint(recordings: Sequence[Recording]) -> str:
     return total.hexdigest()[:16]
 
 
+def frames_version() -> str:
+    """Names what makes the frames of a play: the protocol, the emulator, and the library that resizes."""
+    made_by = json.dumps([asdict(PROTOCOL), ale_py.__version__, cv2.__version__])
+    return hashlib.sha256(made_by.encode()).hexdigest()[:8]
+
+
 def ram_frames(recordings: Sequence[Recording], num_threads: int | None, on_steps: OnSteps) -> RawFrames:
     """Frames in RAM, raw."""
     frames = empty_frames(frames_of(recordings))
@@ -59,7 +68,7 @@ def mapped_frames(
     Raises:
         QzooError: as `replay`; a disk without room; a cached file of another size.
     """
-    path = cache / f"{fingerprint(recordings)}.frames"
+    path = cache / f"{fingerprint(recordings)}.{frames_version()}.frames"
     shape = (frames_of(recordings), FRAME_SIZE, FRAME_SIZE)
     size = shape[0] * FRAME_BYTES
 
@@ -90,7 +99,7 @@ def block_frames(
     paths = []
     with frame_processes(num_threads) as processes:
         for recording in recordings:
-            path = cache / f"{recording.metadata.game}.{fingerprint([recording])}.blocks"
+            path = cache / f"{recording.metadata.game}.{fingerprint([recording])}.{frames_version()}.blocks"
             lengths = [num_frames(episode) for episode in recording.episodes]
 
             def write(path: Path = path, recording: Recording = recording, lengths: list[int] = lengths) -> None:

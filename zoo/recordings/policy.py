@@ -1,6 +1,6 @@
 """Recording the play of a model of the zoo, so that the data improves as the zoo does.
 
-The model sees the frames of the vector environment, as it will when they are replayed; each finished episode is then
+The model sees the frames of the vector environment, which are those that a replay gives; each finished episode is then
 played once more on a plain emulator, which compares rewards and ends and gives the checks over RAM.
 """
 

@@ -19,6 +19,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 Report = TypeVar("Report")
 
+SECONDS_TO_SAVE = 20.0
 _reports: Any = None
 _working = threading.Lock()
 
@@ -31,12 +32,12 @@ def _start_worker(reports: Any) -> None:
 
 
 def _leave_with_parent() -> None:
-    """A pool's worker waits for its next job for ever, even when the parent was killed: end it then."""
+    """A worker whose parent was killed goes on with its job, and then waits for the next one for ever: end it."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        with _working:  # a job watches its parent as well, and saves before it returns
-            os._exit(1)
+        _working.acquire(timeout=SECONDS_TO_SAVE)  # recorders watch their parent as well, and save
+        os._exit(1)
 
 
 def _run(function: Callable[[Any, Callable[[Any], None]], Result], job: Any) -> Result:
