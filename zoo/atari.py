@@ -2,7 +2,7 @@
 
 Everything that plays, records, replays or evaluates gets its environments here:
 
-- `make_ale`: one plain emulator, fast and small, gives RAM and rewards; used to record and verify, and (`FrameEmulator`,
+- `make_ale`: one plain emulator, fast, gives RAM and rewards; used to record and verify, and (`FrameEmulator`,
   which makes the 84x84 frames) to replay.
 - `make_vector_env`: ale-py's C++ vector environment, which makes the frames as well; used to evaluate.
 - `make_variant_env`: the same for a game's other modes and difficulties.
