@@ -71,6 +71,15 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class ComputeConfig:
+    """How a run is computed. Another value makes the same run but for rounding, so a run may go on with another."""
+
+    deterministic: bool = False
+    """The same command on the same machine gives the same bits on CUDA too; an operation that can't is refused. Slower
+    there: by how much is unmeasured. On a CPU runs are equal to the bit without it."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """What decides the result of a run: another value, another model."""
 
