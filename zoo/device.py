@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from zoo.errors import QzooError
 
@@ -91,6 +92,13 @@ def cpu_computes_bfloat16() -> bool:
     """Whether this processor has bfloat16 instructions that torch uses: AVX512-BF16 or AMX."""
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return torch.backends.mkldnn.is_available() and any(check() for check in checks if check is not None)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on `device`, as `Tensor.to`; from RAM to a GPU through pinned memory, without waiting for the copy."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def device_name(device: torch.device) -> str:

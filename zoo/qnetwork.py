@@ -80,7 +80,8 @@ class QNetwork(nn.Module):
 
         Args:
             features: float (G, B, D), one row of B samples for each head used.
-            game_index: which heads, in the order of the rows of `features`; None means all of them, in order.
+            game_index: which heads, in the order of the rows of `features`; None means all of them, in order. A
+                tensor on the network's device spares a copy to it.
 
         Returns:
             float32 (G, B, num_actions, num_atoms). The product runs in autocast's precision where that is on.
@@ -100,7 +101,7 @@ class QNetwork(nn.Module):
         logits = torch.baddbmm(bias[:, None, :], features, weight).float()
         return logits.reshape(*logits.shape[:2], self.num_actions, self.num_atoms)
 
-    def forward(self, observations: Tensor, game_index: Sequence[int] | None = None) -> Tensor:
+    def forward(self, observations: Tensor, game_index: Sequence[int] | Tensor | None = None) -> Tensor:
         """Logits of a game-balanced batch.
 
         Args:

@@ -14,11 +14,11 @@ class Objective(nn.Module, ABC):
     """The networks of a method and the loss between them; its whole state is checkpointed."""
 
     @abstractmethod
-    def loss(self, batch: Batch, games: Sequence[int] | None = None) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, games: Tensor | None = None) -> dict[str, Tensor]:
         """Scalars, `loss` among them, the one to minimise; each a mean over the batch's transitions.
 
         Args:
-            games: the numbers of the games that the batch holds, in its order; by default all.
+            games: the numbers of the games that the batch holds, in its order, int64 on its device; by default all.
         """
 
     def after_step(self, step: int) -> None:

@@ -258,6 +258,28 @@ class Share:
 WHOLE = Share()
 
 
+class Contribution:
+    """What this rank adds to every step: losses of its games, and gradients that join those of the other ranks.
+
+    Args:
+        parameters: what the gradients are of, on `device`.
+    """
+
+    def __init__(self, world: World, share: Share, parameters: Sequence[Tensor], device: torch.device) -> None:
+        self._world, self._weight, self._parameters = world, share.weight, parameters
+        self.games = None if share.mine is None else torch.tensor(share.mine, device=device)
+        """The numbers of the games that this rank's part of a batch holds, int64; None: all."""
+
+    def backward(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Leave the gradients of the whole batch's loss in the parameters; returns its losses, detached."""
+        # Weighted by the ranks' shares, means over their parts of the batch add up to the mean over all of it.
+        weighted = {name: value * self._weight for name, value in losses.items()}
+        weighted["loss"].backward()
+        weighted = {name: value.detach() for name, value in weighted.items()}
+        self._world.sum([*(p.grad for p in self._parameters if p.grad is not None), *weighted.values()])
+        return weighted
+
+
 def share_of(games: Sequence[str], per_game: int, world: World) -> Share:
     """This rank's share: of N ranks, number r takes the games r, r + N, ...
 

@@ -41,8 +41,12 @@ class ScaledQL(Objective):
         legal = torch.stack([torch.from_numpy(action_mask(game)) for game in network.games])
         self.register_buffer("legal", legal, persistent=False)  # bool (G, 18)
 
-    def loss(self, batch: Batch, games: Sequence[int] | None = None) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, games: Tensor | None = None) -> dict[str, Tensor]:
         """Loss of a game-balanced batch, game-major (G * B transitions), of all games or of those numbered `games`.
+
+        Args:
+            batch: on the networks' device.
+            games: int64 (G,), on that device too.
 
         Returns:
             scalars: `loss` (to minimise), `td`, `cql` (before alpha), `q_data`, `q_max`.
@@ -66,7 +70,7 @@ class ScaledQL(Objective):
         }
 
     @torch.no_grad()
-    def target_distribution(self, batch: Batch, games: Sequence[int] | None = None) -> Tensor:
+    def target_distribution(self, batch: Batch, games: Tensor | None = None) -> Tensor:
         """y of the equation above: float32 (G, B, num_atoms)."""
         following = self.target(batch.next_observations, games)
         choosing = self.network(batch.next_observations, games) if self.config.double_q else following
@@ -76,8 +80,8 @@ class ScaledQL(Objective):
         projected = project(probabilities.flatten(0, 1), batch.returns, batch.discounts, self.config.support)
         return projected.view_as(probabilities)
 
-    def _only_legal(self, q_values: Tensor, games: Sequence[int] | None) -> Tensor:
-        legal = self.legal if games is None else self.legal[list(games)]
+    def _only_legal(self, q_values: Tensor, games: Tensor | None) -> Tensor:
+        legal = self.legal if games is None else self.legal[games]
         return q_values.masked_fill(~legal[:, None, :], -torch.inf)
 
     @torch.no_grad()

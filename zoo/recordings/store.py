@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zoo.atari import FRAME_SIZE, STACK
-from zoo.device import free_memory
+from zoo.device import free_memory, send
 from zoo.recordings.build import block_frames, frames_of, mapped_frames, ram_frames
 from zoo.recordings.format import Recording
 from zoo.recordings.frames import FRAME_BYTES, FrameSource, RawFrames
@@ -59,7 +59,12 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+        return Batch(*(send(getattr(self, name), device) for name in self.__dataclass_fields__))
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory, which another stream of the GPU gave, until `stream` has done its work on it."""
+        for name in self.__dataclass_fields__:
+            getattr(self, name).record_stream(stream)
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,10 @@ class FrameStore:
         wanted = frame_index[:, None] + torch.arange(1 - STACK, 1, device=frame_index.device)
         before = wanted < episode_start[:, None]
         stacked = self.frames.fetch(torch.where(before, episode_start[:, None], wanted).flatten())
-        stacked.index_fill_(0, before.flatten().nonzero().flatten(), 0)
+        if stacked.is_cuda:  # where the host would have to wait for the number of frames to fill
+            stacked.masked_fill_(before.view(-1, 1, 1), 0)
+        else:
+            stacked.index_fill_(0, before.flatten().nonzero().flatten(), 0)
         return stacked.view(-1, STACK, FRAME_SIZE, FRAME_SIZE)
 
     def gather(self, index: Tensor, n_step: int, gamma: float, reward_clip: float | None = 1.0) -> Batch:
@@ -148,7 +156,7 @@ class FrameStore:
     def locate(self, games: Sequence[str], numbers: Tensor) -> Tensor:
         """Where the transitions `numbers` of each game are, int64 (G, B) from 0: int64 (G * B,), game after game."""
         firsts = torch.tensor([self.ranges[game][0] for game in games])
-        index = (numbers + firsts[:, None]).flatten().to(self.actions.device)
+        index = send((numbers + firsts[:, None]).flatten(), self.actions.device)
         return index if self.kept is None else self.kept[index]
 
 
