@@ -180,6 +180,7 @@ class FinetuneOffline:
                 self.mode,
                 self.finetune_config,
                 folder,
+                compute=self.compute,
                 deadline=deadline,
                 identity=identity,
                 resume=self.resume,

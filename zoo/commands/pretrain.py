@@ -144,6 +144,7 @@ class Pretrain:
                 self.run_config,
                 folder,
                 device=device,
+                compute=self.compute,
                 world=world.on(device),
                 share=share,
                 deadline=deadline,

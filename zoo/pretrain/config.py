@@ -77,6 +77,9 @@ class ComputeConfig:
     deterministic: bool = False
     """The same command on the same machine gives the same bits on CUDA too; an operation that can't is refused. Slower
     there: by how much is unmeasured. On a CPU runs are equal to the bit without it."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """on: the networks' passes by torch.compile, on CUDA with CUDA graphs (untried and unmeasured there), after about a
+    minute of compiling. auto: where it was measured to pay, so far nowhere."""
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,15 @@ from zoo.errors import QzooError
 from zoo.interrupt import stop_signals
 from zoo.pretrain.batches import Batches
 from zoo.pretrain.checkpoint import CHECKPOINT, RunState, flat, restore_checkpoint, run_identity, save_checkpoint
-from zoo.pretrain.config import OptimizerConfig, RunConfig
+from zoo.pretrain.compiled import wants_compiling
+from zoo.pretrain.config import ComputeConfig, OptimizerConfig, RunConfig
 from zoo.pretrain.objective import Objective
 from zoo.pretrain.ranks import ALONE, WHOLE, Contribution, Share, World
 from zoo.recordings.store import Batch, FrameStore
 
 LOG = "log.jsonl"
 LOG_EVERY = 50
+COMPUTE = ComputeConfig()
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def train(
     out: Path,
     *,
     device: torch.device,
+    compute: ComputeConfig = COMPUTE,
     world: World = ALONE,
     share: Share = WHOLE,
     deadline: float = float("inf"),
@@ -91,6 +94,8 @@ def train(
     Args:
         objective: what to minimise, on `device`.
         store: the play of this rank's games.
+        compute: how; no part of what makes the run what it is. `compute.deterministic` is the caller's to see to, with
+            `zoo.device.deterministic` around all that it does on the device.
         world, share: the ranks that train together, and what this one takes; by default one process takes all.
         out: folder of checkpoint, JSON-lines log and TensorBoard files.
         identity: what else makes the run what it is (its data, the weights it starts from); a checkpoint of another
@@ -115,6 +120,8 @@ def train(
     dtype = pick_precision(config.precision, device)
     batches = Batches(store, config, device, share, sizes)
     mine = Contribution(world, share, trained(optimizer), device)
+    if wants_compiling(compute.compile, device):
+        objective.compile_passes(device)
     before, began = run.seconds, time.time()
     saved = logged = began
     objective.train()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from zoo.recordings.store import Batch
@@ -23,6 +24,9 @@ class Objective(nn.Module, ABC):
 
     def after_step(self, step: int) -> None:
         """Called when `step` gradient steps have been taken."""
+
+    def compile_passes(self, device: torch.device) -> None:
+        """Compile the networks' passes, where the method can; parameters and their names stay as they are."""
 
     @abstractmethod
     def parameter_groups(self) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
