@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from zoo.device import pick_precision
 from zoo.encoder import Encoder, project
-from zoo.pretrain.config import ComputeConfig, ObjectiveConfig, OptimizerConfig, RunConfig
-from zoo.pretrain.loop import COMPUTE, TrainingProgress, train
+from zoo.pretrain.config import COMPUTE, ComputeConfig, ObjectiveConfig, OptimizerConfig, RunConfig
+from zoo.pretrain.loop import TrainingProgress, train
 from zoo.pretrain.run import start_heads
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork

@@ -105,8 +105,8 @@ class QNetwork(nn.Module):
         """Logits of a game-balanced batch.
 
         Args:
-            observations: uint8 (G * B, 4, 84, 84), game-major: B samples of the first game, then B of the
-            second.
+            observations: frames (G * B, 4, 84, 84) as `Encoder.forward` takes them, game-major: B samples of the first
+                game, then B of the second.
             game_index: the games that it holds, as in `heads`; by default all.
 
         Returns:

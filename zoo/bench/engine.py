@@ -17,7 +17,7 @@ from zoo.bench.timing import seconds_of, units_of
 from zoo.device import pick_precision
 from zoo.encoder import Encoder
 from zoo.pretrain import batches, loop
-from zoo.pretrain.config import RunConfig
+from zoo.pretrain.config import ComputeConfig, RunConfig
 from zoo.pretrain.run import new_objective
 from zoo.recordings.store import FrameStore
 
@@ -52,8 +52,9 @@ class Engine:
         self.optimizer = loop.make_optimizer(self.objective, config.optimizer)
         self.dtype = pick_precision(config.precision, device)
         self.batches = batches.Batches(store, config, device)
-        # Where the step shifts nothing, batches beside it tell what it would take.
-        self.shifted = batches.Batches(store, replace(config, random_shift=config.random_shift or SHIFT), device)
+        # Where the step shifts nothing, batches beside it tell what it would take; without the kernel.
+        shifting = replace(config, random_shift=config.random_shift or SHIFT)
+        self.shifted = batches.Batches(store, shifting, device, compute=ComputeConfig(batch_kernel="off"))
         self.step = 0
         self.sums: dict[str, Tensor] = {}
 

@@ -80,6 +80,13 @@ class ComputeConfig:
     compile: Literal["auto", "on", "off"] = "auto"
     """on: the networks' passes by torch.compile, on CUDA with CUDA graphs (untried and unmeasured there), after about a
     minute of compiling. auto: where it was measured to pay, so far nowhere."""
+    batch_kernel: Literal["auto", "off"] = "auto"
+    """auto: where raw frames are in GPU memory and the run is in bfloat16, a Triton kernel makes the network's input of
+    them, if it gives what the plain path gives when tried at the start; unmeasured. off: the plain path."""
+
+
+COMPUTE = ComputeConfig()
+"""How a run is computed by default."""
 
 
 @dataclass(frozen=True)

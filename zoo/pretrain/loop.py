@@ -27,14 +27,13 @@ from zoo.interrupt import stop_signals
 from zoo.pretrain.batches import Batches
 from zoo.pretrain.checkpoint import CHECKPOINT, RunState, flat, restore_checkpoint, run_identity, save_checkpoint
 from zoo.pretrain.compiled import wants_compiling
-from zoo.pretrain.config import ComputeConfig, OptimizerConfig, RunConfig
+from zoo.pretrain.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig
 from zoo.pretrain.objective import Objective
 from zoo.pretrain.ranks import ALONE, WHOLE, Contribution, Share, World
 from zoo.recordings.store import Batch, FrameStore
 
 LOG = "log.jsonl"
 LOG_EVERY = 50
-COMPUTE = ComputeConfig()
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def train(
     identity = run_identity(config, sizes, identity)
     run = go_on(path, objective, optimizer, identity, world, resume=resume, force=force)
     dtype = pick_precision(config.precision, device)
-    batches = Batches(store, config, device, share, sizes)
+    batches = Batches(store, config, device, share, sizes, compute)
     mine = Contribution(world, share, trained(optimizer), device)
     if wants_compiling(compute.compile, device):
         objective.compile_passes(device)

@@ -42,7 +42,8 @@ FEATURE_BLOCK = 512
 class Batch:
     """B transitions with their n-step successors, on the store's device.
 
-    observations, next_observations: uint8 (B, 4, 84, 84), oldest frame first.
+    observations, next_observations: uint8 (B, 4, 84, 84), oldest frame first; or what the caller of `gather` makes of
+        states instead, such as bfloat16 that is scaled already.
     actions: int64 (B,), index in the full 18-action set.
     returns: float32 (B,), sum over k < n of gamma**k r_k, rewards clipped if asked; stops at the episode's
         end, the terminal reward included.
@@ -122,8 +123,20 @@ class FrameStore:
             stacked.index_fill_(0, before.flatten().nonzero().flatten(), 0)
         return stacked.view(-1, STACK, FRAME_SIZE, FRAME_SIZE)
 
-    def gather(self, index: Tensor, n_step: int, gamma: float, reward_clip: float | None = 1.0) -> Batch:
-        """The transitions `index` (int64 (B,)) with their n-step returns and successors; see `Batch`."""
+    def gather(
+        self,
+        index: Tensor,
+        n_step: int,
+        gamma: float,
+        reward_clip: float | None = 1.0,
+        stack: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Batch:
+        """The transitions `index` (int64 (B,)) with their n-step returns and successors; see `Batch`.
+
+        Args:
+            stack: what to make states by, in the place of `self.stack`: called once, with those of the B transitions
+                and then their B successors.
+        """
         left = self.steps_left[index]
         steps = torch.arange(n_step, device=index.device)
         inside = steps < left[:, None]
@@ -140,7 +153,7 @@ class FrameStore:
         # A terminated episode has no frame after its last state; its successor is never used (discount 0).
         successor = torch.where(ended, frame, frame + ahead)
         # In one go: most states share a block with their successors.
-        states = self.stack(torch.cat([frame, successor]), torch.cat([start, start]))
+        states = (stack or self.stack)(torch.cat([frame, successor]), torch.cat([start, start]))
         return Batch(
             observations=states[: len(index)],
             actions=self.actions[index],
