@@ -22,8 +22,9 @@ from tests.test_pretrain import CPU, SMALL
 from zoo.pretrain import batches
 from zoo.pretrain.batches import Batches
 from zoo.pretrain.config import ObjectiveConfig, RunConfig
+from zoo.pretrain.contribution import Contribution
 from zoo.pretrain.loop import LOG_EVERY, make_optimizer, set_learning_rates, train, train_step
-from zoo.pretrain.ranks import ALONE, Contribution, Share
+from zoo.pretrain.ranks import ALONE, Share
 from zoo.pretrain.run import new_objective
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.recordings.frames import RawFrames

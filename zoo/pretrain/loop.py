@@ -28,8 +28,9 @@ from zoo.pretrain.batches import Batches
 from zoo.pretrain.checkpoint import CHECKPOINT, RunState, flat, restore_checkpoint, run_identity, save_checkpoint
 from zoo.pretrain.compiled import wants_compiling
 from zoo.pretrain.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig
+from zoo.pretrain.contribution import Contribution
 from zoo.pretrain.objective import Objective
-from zoo.pretrain.ranks import ALONE, WHOLE, Contribution, Share, World
+from zoo.pretrain.ranks import ALONE, WHOLE, Share, World
 from zoo.recordings.store import Batch, FrameStore
 
 LOG = "log.jsonl"
@@ -118,7 +119,7 @@ def train(
     run = go_on(path, objective, optimizer, identity, world, resume=resume, force=force)
     dtype = pick_precision(config.precision, device)
     batches = Batches(store, config, device, share, sizes, compute)
-    mine = Contribution(world, share, trained(optimizer), device)
+    mine = Contribution(world, share, backward_order(objective), device)
     if wants_compiling(compute.compile, device):
         objective.compile_passes(device)
     before, began = run.seconds, time.time()
@@ -156,6 +157,7 @@ def train(
             if world.any(interrupted()):
                 world.leave(KeyboardInterrupt(f"saved at step {run.step:,} in {path}"))
     finally:
+        mine.close()
         batches.close()
     return run
 
@@ -193,6 +195,12 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, config: RunC
 def trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """All parameters of an optimizer."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def backward_order(objective: Objective) -> list[nn.Parameter]:
+    """The trained parameters about as a backward pass gets to them: heads, then the encoder from its end."""
+    encoder, heads = objective.parameter_groups()
+    return [parameter for parameter in (*heads, *reversed(encoder)) if parameter.requires_grad]
 
 
 def train_step(

@@ -68,23 +68,34 @@ class World:
         torch.cuda.set_device(device)
         return replace(self, gradients=cast(dist.ProcessGroup, dist.new_group(backend="nccl")))
 
-    def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Put the sum over all ranks in the place of each tensor, float32 on the training device, in one message."""
-        self._in_one(tensors, lambda flat: dist.all_reduce(flat, group=self.gradients))
+    def begin_sum(self, tensors: Sequence[Tensor]) -> Callable[[], None]:
+        """Begin to sum each tensor, float32 on the training device, over all ranks, in one message.
+
+        Returns:
+            what to call to put the sums in their places; the tensors must not change before.
+        """
+        if self.size == 1:
+            return lambda: None
+        with torch.no_grad():
+            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        with self._others():
+            work = dist.all_reduce(flat, group=self.gradients, async_op=True)
+
+        def end() -> None:
+            with self._others():
+                work.wait()  # on a GPU the stream waits, and this thread goes on
+            put_back(flat, tensors)
+
+        return end
 
     def copy_first(self, tensors: Sequence[Tensor]) -> None:
         """Put rank 0's values in the place of each tensor, float32 on the training device."""
-        self._in_one(tensors, lambda flat: dist.broadcast(flat, 0, group=self.gradients))
-
-    @torch.no_grad()
-    def _in_one(self, tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
         if self.size == 1:
             return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
         with self._others():
-            exchange(flat)
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        torch._foreach_copy_(list(tensors), [p.view(t.shape) for p, t in zip(parts, tensors, strict=True)])
+            dist.broadcast(flat, 0, group=self.gradients)
+        put_back(flat, tensors)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on any rank; the same answer on all."""
@@ -173,6 +184,13 @@ class World:
 ALONE = World()
 
 
+@torch.no_grad()
+def put_back(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Copy the parts of a message to the tensors that it was made of."""
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(list(tensors), [p.view(t.shape) for p, t in zip(parts, tensors, strict=True)])
+
+
 @contextmanager
 def join() -> Iterator[World]:
     """Meet the other ranks, if torchrun started this process as one of several and they have not met yet."""
@@ -256,28 +274,6 @@ class Share:
 
 
 WHOLE = Share()
-
-
-class Contribution:
-    """What this rank adds to every step: losses of its games, and gradients that join those of the other ranks.
-
-    Args:
-        parameters: what the gradients are of, on `device`.
-    """
-
-    def __init__(self, world: World, share: Share, parameters: Sequence[Tensor], device: torch.device) -> None:
-        self._world, self._weight, self._parameters = world, share.weight, parameters
-        self.games = None if share.mine is None else torch.tensor(share.mine, device=device)
-        """The numbers of the games that this rank's part of a batch holds, int64; None: all."""
-
-    def backward(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Leave the gradients of the whole batch's loss in the parameters; returns its losses, detached."""
-        # Weighted by the ranks' shares, means over their parts of the batch add up to the mean over all of it.
-        weighted = {name: value * self._weight for name, value in losses.items()}
-        weighted["loss"].backward()
-        weighted = {name: value.detach() for name, value in weighted.items()}
-        self._world.sum([*(p.grad for p in self._parameters if p.grad is not None), *weighted.values()])
-        return weighted
 
 
 def share_of(games: Sequence[str], per_game: int, world: World) -> Share:
