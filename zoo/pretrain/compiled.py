@@ -34,11 +34,12 @@ def wants_compiling(setting: str, device: torch.device) -> bool:
 
 
 def compiled_passes(online: nn.Module, target: nn.Module, device: torch.device) -> Passes:
-    """The passes of two networks, compiled when they are first called: minutes on a CPU. For batches of one shape.
+    """The passes of two networks, compiled for batches of one shape when they are first called: up to a minute on a CPU.
 
     Nothing is kept in the networks, so their state dicts stay as they are. Parameters are read where they lie: whoever
     updates them (optimizer, moving average, copy) does so in place. CUDA graphs keep results, gradients included, in
-    memory of their own, which the next step overwrites.
+    memory of their own, which the next step overwrites. A compiled backward pass gives its gradients all at its end, so
+    that ranks have nothing to send before.
 
     Raises:
         QzooError: at the first call, where it can't be compiled.
