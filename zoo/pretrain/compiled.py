@@ -34,7 +34,7 @@ def wants_compiling(setting: str, device: torch.device) -> bool:
 
 
 def compiled_passes(online: nn.Module, target: nn.Module, device: torch.device) -> Passes:
-    """The passes of two networks, compiled for batches of one shape when they are first called: up to a minute on a CPU.
+    """The passes of two networks, compiled for batches of one shape when first called: up to a minute on a CPU.
 
     Nothing is kept in the networks, so their state dicts stay as they are. Parameters are read where they lie: whoever
     updates them (optimizer, moving average, copy) does so in place. CUDA graphs keep results, gradients included, in
