@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from zoo.device import pick_precision
 from zoo.encoder import Encoder, project
-from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
+from zoo.pretrain.config import COMPUTE, ComputeConfig, ObjectiveConfig, OptimizerConfig, RunConfig
 from zoo.pretrain.loop import TrainingProgress, train
 from zoo.pretrain.run import start_heads
 from zoo.pretrain.scaled_ql import ScaledQL
@@ -103,6 +103,7 @@ def finetune(
     config: FinetuneConfig,
     out: Path,
     *,
+    compute: ComputeConfig = COMPUTE,
     deadline: float = float("inf"),
     identity: Mapping[str, Any] = MappingProxyType({}),
     resume: bool = False,
@@ -114,6 +115,7 @@ def finetune(
     Args:
         encoder: pretrained, on the device to train on; in mode scratch only its architecture counts.
         out: folder of checkpoint and logs.
+        compute: how to compute it, as in `train`.
         deadline: `time.time()` at which to stop, having saved.
         identity: what tells the data from other data; a run of other data is not gone on with.
         resume: go on from the checkpoint in `out`.
@@ -140,6 +142,7 @@ def finetune(
         run_config,
         out,
         device=device,
+        compute=compute,
         deadline=deadline,
         identity={"mode": mode, "encoder": weights_digest(encoder), **identity},
         resume=resume,

@@ -17,8 +17,8 @@ from tests.command_helpers import run_command
 from tests.conftest import GAMES
 from tests.recording_helpers import refused
 from zoo.errors import QzooError
+from zoo.pretrain.batches import Batches
 from zoo.pretrain.config import RunConfig
-from zoo.pretrain.loop import Batches
 from zoo.recordings import blocks as blocks_module
 from zoo.recordings import build
 from zoo.recordings.blocks import BLOCK, TAIL, EpisodeBlocks, open_blocks, write_blocks

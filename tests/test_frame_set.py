@@ -18,6 +18,7 @@ from zoo.exchange.origins import OURS, join_stores
 from zoo.pretrain.config import RunConfig
 from zoo.pretrain.loop import train
 from zoo.pretrain.run import new_objective
+from zoo.recordings.frames import RawFrames, raw_copy
 from zoo.recordings.store import FrameStore, feature_store
 
 CPU = torch.device("cpu")
@@ -114,6 +115,10 @@ def test_damage_is_one_line(folder: Path) -> None:
 def test_joined_sets_keep_every_transition(tmp_path: Path, store: FrameStore) -> None:
     sets = [small_set(tmp_path, game, value, ["x"]) for game, value in (("Pong", 1), ("Breakout", 2), ("Pong", 3))]
     joined = join_stores(sets, store, allow_mix=True)
+    everywhere = joined.frames.to(torch.device("meta"))
+    assert isinstance(everywhere, RawFrames) and len(everywhere) == len(joined.frames)
+    every = torch.arange(len(joined.frames))
+    assert torch.equal(raw_copy(joined.frames, torch.device("cpu")).fetch(every), joined.frames.fetch(every))
     assert joined.ranges == {"Pong": (0, 14), "Breakout": (14, 21 + store.ranges["Breakout"][1]), **_rest(joined)}
     for place, value in ((0, 1), (7, 3), (14, 2)):
         batch = joined.gather(torch.arange(place, place + 7), n_step=1, gamma=0.9, reward_clip=None)

@@ -18,14 +18,13 @@ from tests.conftest import GAMES
 from zoo.device import pick_device, pick_precision
 from zoo.errors import QzooError
 from zoo.interrupt import stop_signals
+from zoo.pretrain.batches import Batches, step_generator
 from zoo.pretrain.checkpoint import RunState
 from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
 from zoo.pretrain.data import DataRecord
 from zoo.pretrain.loop import (
-    Batches,
     learning_rate_factor,
     make_optimizer,
-    step_generator,
     train,
 )
 from zoo.pretrain.run import new_objective, thin, write_run_model

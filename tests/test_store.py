@@ -19,7 +19,7 @@ from zoo.recordings import blocks as blocks_module
 from zoo.recordings.blocks import BlockFrames, open_blocks, write_blocks
 from zoo.recordings.build import fingerprint
 from zoo.recordings.format import Recording, read_recording
-from zoo.recordings.frames import FRAME_BYTES, FrameSource, RawFrames
+from zoo.recordings.frames import FRAME_BYTES, FrameSource, RawFrames, raw_copy
 from zoo.recordings.library import subsample
 from zoo.recordings.replay import Frames, empty_frames, num_frames, replay
 from zoo.recordings.store import FeatureStore, FrameStore, Placement, build_store, feature_store
@@ -295,7 +295,7 @@ def test_moving_a_store_moves_everything(made: Synthetic) -> None:
 def test_blocks_unpack_into_a_tensor_for_a_gpu(tmp_path: Path) -> None:
     made = Synthetic(in_blocks, tmp_path)
     assert isinstance(made.store.frames, BlockFrames)
-    assert torch.equal(made.store.frames.unpacked(CPU).tensor, torch.cat(made.frames))
+    assert torch.equal(raw_copy(made.store.frames, CPU).tensor, torch.cat(made.frames))
 
 
 def test_only_kept_steps_are_drawn(recordings: list[Recording]) -> None:

@@ -23,7 +23,7 @@ import torch
 from tests.conftest import GAMES
 from zoo.cli import main as zoo
 from zoo.errors import QzooError
-from zoo.pretrain import loop
+from zoo.pretrain import contribution, loop
 from zoo.pretrain.config import OptimizerConfig, RunConfig
 from zoo.pretrain.loop import TrainingProgress
 from zoo.pretrain.ranks import World, join, share_of
@@ -126,6 +126,7 @@ def main() -> None:
     recordings, out = Path(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
     loop.LOG_EVERY = LOG_EVERY
+    contribution.BUCKET_BYTES = 2**16  # several messages a step
     first_life = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     with join() as world:
         told = command(recordings, out) if first_life else {}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from zoo.errors import QzooError
 
@@ -14,6 +17,9 @@ CGROUP_MEMORY = (
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
 """Folder, limit and use in bytes, of versions 2 and 1."""
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+FIXED_WORKSPACES = (":4096:8", ":16:8")
+"""The settings with which cuBLAS adds in the same order every time."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -43,10 +49,56 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
 
 
+@contextmanager
+def deterministic(wanted: bool = True) -> Iterator[None]:
+    """Within the block, if `wanted`, operations give the same bits every time, or are refused; on CUDA many are slower.
+
+    cuBLAS reads its setting when CUDA starts, so the block must begin before anything is put on a GPU. What was set
+    before comes back afterwards.
+
+    Raises:
+        QzooError: CUDA runs already, with another setting of cuBLAS; an operation that can't promise the same bits.
+    """
+    if not wanted:
+        yield
+        return
+    workspace = os.environ.get(WORKSPACE)
+    if workspace not in FIXED_WORKSPACES:
+        if torch.cuda.is_initialized():
+            raise QzooError(
+                f"--deterministic: CUDA runs already; set {WORKSPACE}={FIXED_WORKSPACES[0]} before it starts"
+            )
+        os.environ[WORKSPACE] = FIXED_WORKSPACES[0]
+    cudnn = torch.backends.cudnn
+    before = torch.get_deterministic_debug_mode(), cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    cudnn.benchmark = False
+    try:
+        yield
+    except RuntimeError as error:
+        if "does not have a deterministic implementation" not in str(error):
+            raise
+        raise QzooError(f"--deterministic: {str(error).split(',')[0]} here; leave the flag out") from error
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+        cudnn.benchmark = before[1]
+        if workspace is None:
+            os.environ.pop(WORKSPACE, None)
+        else:
+            os.environ[WORKSPACE] = workspace
+
+
 def cpu_computes_bfloat16() -> bool:
     """Whether this processor has bfloat16 instructions that torch uses: AVX512-BF16 or AMX."""
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return torch.backends.mkldnn.is_available() and any(check() for check in checks if check is not None)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on `device`, as `Tensor.to`; from RAM to a GPU through pinned memory, without waiting for the copy."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def device_name(device: torch.device) -> str:

@@ -23,6 +23,9 @@ from torch import Tensor, nn
 from zoo.errors import QzooError, unknown_name
 
 INPUT_SHAPE = (4, 84, 84)
+SCALED = torch.bfloat16
+"""The type of frames that are scaled to [0, 1] already, as `zoo.pretrain.fused` makes them: they are not scaled again.
+float32 is refused: it is what frames become by mistake."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,8 @@ def best_memory_format(arch: str, device_type: str) -> torch.memory_format:
 
 
 def _check_observations(observations: Tensor) -> None:
-    if observations.dtype != torch.uint8 or observations.ndim != 4 or observations.shape[1:] != INPUT_SHAPE:
+    known = observations.dtype in (torch.uint8, SCALED)
+    if not known or observations.ndim != 4 or observations.shape[1:] != INPUT_SHAPE:
         raise QzooError(
             f"observations: expected a torch tensor, uint8 (B, 4, 84, 84), got "
             f"{type(observations).__name__} of {str(observations.dtype).removeprefix('torch.')} "
@@ -216,7 +220,7 @@ class Encoder(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Features of frames: uint8 (B, 4, 84, 84) to float32 (B, D), under autocast too.
+        """Features of frames: uint8 (B, 4, 84, 84), or bfloat16 in [0, 1], to float32 (B, D), under autocast too.
 
         Raises:
             QzooError: another dtype or shape.
@@ -224,7 +228,7 @@ class Encoder(nn.Module):
         return self.project(self.trunk_map(observations))
 
     def trunk_map(self, observations: Tensor) -> Tensor:
-        """What the convolutions see, flattened: uint8 (B, 4, 84, 84) to float (B, C*H*W), in autocast's precision.
+        """What the convolutions see, flattened: frames as in `forward` to float (B, C*H*W), in autocast's precision.
 
         Raises:
             QzooError: another dtype or shape.
@@ -234,7 +238,9 @@ class Encoder(nn.Module):
         # autocast a byte may go there directly.
         device = observations.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-        x = observations.contiguous(memory_format=self.memory_format).to(dtype) / 255.0
+        x = observations.contiguous(memory_format=self.memory_format).to(dtype)
+        if observations.dtype != SCALED:
+            x = x / 255.0
         flat: Tensor = self.embedding(self.trunk(x))
         return flat
 

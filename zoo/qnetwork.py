@@ -80,7 +80,8 @@ class QNetwork(nn.Module):
 
         Args:
             features: float (G, B, D), one row of B samples for each head used.
-            game_index: which heads, in the order of the rows of `features`; None means all of them, in order.
+            game_index: which heads, in the order of the rows of `features`; None means all of them, in order. A
+                tensor on the network's device spares a copy to it.
 
         Returns:
             float32 (G, B, num_actions, num_atoms). The product runs in autocast's precision where that is on.
@@ -100,12 +101,12 @@ class QNetwork(nn.Module):
         logits = torch.baddbmm(bias[:, None, :], features, weight).float()
         return logits.reshape(*logits.shape[:2], self.num_actions, self.num_atoms)
 
-    def forward(self, observations: Tensor, game_index: Sequence[int] | None = None) -> Tensor:
+    def forward(self, observations: Tensor, game_index: Sequence[int] | Tensor | None = None) -> Tensor:
         """Logits of a game-balanced batch.
 
         Args:
-            observations: uint8 (G * B, 4, 84, 84), game-major: B samples of the first game, then B of the
-            second.
+            observations: frames (G * B, 4, 84, 84) as `Encoder.forward` takes them, game-major: B samples of the first
+                game, then B of the second.
             game_index: the games that it holds, as in `heads`; by default all.
 
         Returns:

@@ -16,8 +16,8 @@ from zoo.bench.stopwatch import Stopwatch, watched, watched_forward
 from zoo.bench.timing import seconds_of, units_of
 from zoo.device import pick_precision
 from zoo.encoder import Encoder
-from zoo.pretrain import loop
-from zoo.pretrain.config import RunConfig
+from zoo.pretrain import batches, loop
+from zoo.pretrain.config import ComputeConfig, RunConfig
 from zoo.pretrain.run import new_objective
 from zoo.recordings.store import FrameStore
 
@@ -51,9 +51,10 @@ class Engine:
         self.objective.train()
         self.optimizer = loop.make_optimizer(self.objective, config.optimizer)
         self.dtype = pick_precision(config.precision, device)
-        self.batches = loop.Batches(store, config, device)
-        # Where the step shifts nothing, batches beside it tell what it would take.
-        self.shifted = loop.Batches(store, replace(config, random_shift=config.random_shift or SHIFT), device)
+        self.batches = batches.Batches(store, config, device)
+        # Where the step shifts nothing, batches beside it tell what it would take; without the kernel.
+        shifting = replace(config, random_shift=config.random_shift or SHIFT)
+        self.shifted = batches.Batches(store, shifting, device, compute=ComputeConfig(batch_kernel="off"))
         self.step = 0
         self.sums: dict[str, Tensor] = {}
 
@@ -107,7 +108,7 @@ def watched_engine(watch: Stopwatch, engine: Engine) -> Iterator[None]:
         # gradient of the features, and from there on.
         for owner, name, part in (
             (engine.batches, "get", "gather"),
-            (loop, "shift_batch", "augmentation"),
+            (batches, "shift_batch", "augmentation"),
             (loop, "train_step", "loss_backward"),
             (objective, "loss", "loss"),
             (torch.nn.utils, "clip_grad_norm_", "clip"),
@@ -144,7 +145,7 @@ def watch_steps(watch: Stopwatch, engine: Engine, steps: int) -> dict[str, float
 
 def watch_shifts(watch: Stopwatch, engine: Engine, steps: int) -> float:
     """Seconds that random shifts would take a step."""
-    with watched(watch, loop, "shift_batch", "augmentation"):
+    with watched(watch, batches, "shift_batch", "augmentation"):
         for step in range(steps):
             engine.shifted._make(step)
     return watch.read()["augmentation"] / steps

@@ -11,7 +11,8 @@ from finetune.offline import FinetuneConfig, behind_trunk, frozen_features, star
 from zoo.bench.timing import Turn, in_turns, ratio, repeated, spread
 from zoo.device import pick_precision
 from zoo.encoder import Encoder
-from zoo.pretrain.loop import make_optimizer, step_generator, train_step
+from zoo.pretrain.batches import step_generator
+from zoo.pretrain.loop import make_optimizer, train_step
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork
 from zoo.recordings.store import FrameStore

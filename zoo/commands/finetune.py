@@ -12,6 +12,7 @@ import tyro
 from finetune.offline import FinetuneConfig, Mode
 from zoo.commands.choose import Chosen, open_sets, refuse_limits, sets_of, takes_recordings
 from zoo.commands.common import parse_duration, progress_bar, typed_command
+from zoo.pretrain.config import ComputeConfig
 from zoo.recordings.datasets import CUSTOM, Selection
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class FinetuneOffline:
     """Episodes to score the agent by, 0 to leave that out."""
     device: str = "auto"
     """auto, cpu, cuda."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     time_budget: str = ""
     """Stop training cleanly after this long, as in 9m."""
     resume: bool = False
@@ -69,6 +71,12 @@ class FinetuneOffline:
 
     def run(self) -> dict[str, Any]:
         """Fine-tune, save, evaluate."""
+        from zoo.device import deterministic
+
+        with deterministic(self.compute.deterministic):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         from zoo.device import pick_device
         from zoo.games import get_game
         from zoo.hub import load
@@ -172,6 +180,7 @@ class FinetuneOffline:
                 self.mode,
                 self.finetune_config,
                 folder,
+                compute=self.compute,
                 deadline=deadline,
                 identity=identity,
                 resume=self.resume,

@@ -24,7 +24,7 @@ from zoo.commands.choose import (
 from zoo.commands.common import parse_duration, progress_bar, typed_command
 from zoo.cores import cores
 from zoo.errors import QzooError
-from zoo.pretrain.config import RunConfig
+from zoo.pretrain.config import ComputeConfig, RunConfig
 from zoo.recordings.datasets import CUSTOM
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Pretrain:
     """Folder of the files of frames, used again by every run on the same play; delete it when you like."""
     device: str = "auto"
     """auto, cpu, cuda."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     time_budget: str = ""
     """Stop cleanly, having saved, after this long (replay included), as in 9m or 1.5h."""
     checkpoint_every: str = "2m"
@@ -100,9 +101,10 @@ class Pretrain:
 
     def run(self) -> dict[str, Any] | None:
         """Train; returns where the run stands, or None where another rank does."""
+        from zoo.device import deterministic
         from zoo.pretrain.ranks import join
 
-        with join() as world:
+        with deterministic(self.compute.deterministic), join() as world:
             return self._run(world)
 
     def _run(self, world: World) -> dict[str, Any] | None:
@@ -143,6 +145,7 @@ class Pretrain:
                 self.run_config,
                 folder,
                 device=device,
+                compute=self.compute,
                 world=world.on(device),
                 share=share,
                 deadline=deadline,

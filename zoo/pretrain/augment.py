@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from zoo.device import send
 from zoo.recordings.store import Batch
 
 
@@ -27,7 +28,7 @@ def draw_offsets(count: int, pad: int, generator: torch.Generator) -> Tensor:
 
 def shift_batch(batch: Batch, offsets: Tensor, pad: int) -> Batch:
     """The batch with every transition shifted as `draw_offsets` drew, a state and its successor alike."""
-    offsets = offsets.to(batch.observations.device)
+    offsets = send(offsets, batch.observations.device)
     return replace(
         batch,
         observations=shift(batch.observations, offsets, pad),

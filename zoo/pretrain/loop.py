@@ -11,7 +11,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +24,14 @@ from torch.utils.tensorboard import SummaryWriter
 from zoo.device import pick_precision
 from zoo.errors import QzooError
 from zoo.interrupt import stop_signals
-from zoo.pretrain.augment import draw_offsets, shift_batch
+from zoo.pretrain.batches import Batches
 from zoo.pretrain.checkpoint import CHECKPOINT, RunState, flat, restore_checkpoint, run_identity, save_checkpoint
-from zoo.pretrain.config import OptimizerConfig, RunConfig
+from zoo.pretrain.compiled import wants_compiling
+from zoo.pretrain.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig
+from zoo.pretrain.contribution import Contribution
 from zoo.pretrain.objective import Objective
 from zoo.pretrain.ranks import ALONE, WHOLE, Share, World
-from zoo.recordings.store import Batch, FrameStore, draw
+from zoo.recordings.store import Batch, FrameStore
 
 LOG = "log.jsonl"
 LOG_EVERY = 50
@@ -67,59 +68,6 @@ def make_optimizer(objective: Objective, config: OptimizerConfig) -> torch.optim
     return torch.optim.AdamW(groups, lr=config.learning_rate, eps=config.epsilon, fused=True)
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The generator of a step's draws; a function of seed and step alone."""
-    return torch.Generator().manual_seed((seed << 40) + step)
-
-
-class Batches:
-    """Batches by step number, each prepared in the background while the step before it is computed.
-
-    Args:
-        share: what this rank takes of each batch; `store` holds the games of it.
-        sizes: transitions of each game of the run; by default the store's.
-    """
-
-    def __init__(
-        self,
-        store: FrameStore,
-        config: RunConfig,
-        device: torch.device,
-        share: Share = WHOLE,
-        sizes: Mapping[str, int] | None = None,
-    ) -> None:
-        self._store, self._config, self._device = store, config, device
-        self._sizes = list((sizes or store.sizes).values())
-        self._per_game = config.batch_size // len(self._sizes)
-        self.size = self._per_game * len(self._sizes)
-        """Of a batch of all ranks."""
-        self._rows = share.rows(len(self._sizes), self._per_game)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._next: tuple[int, Future[Batch]] | None = None
-
-    def _make(self, step: int) -> Batch:
-        config, store = self._config, self._store
-        generator = step_generator(config.seed, step)
-        # Every rank draws for the whole batch, as one process would, and then takes its own rows.
-        numbers = draw(self._sizes, self._per_game, generator).flatten()[self._rows]
-        index = store.locate(store.games, numbers.view(len(store.games), -1))
-        batch = store.gather(index, config.objective.n_step, config.objective.gamma, config.objective.reward_clip)
-        if config.random_shift:
-            offsets = draw_offsets(self.size, config.random_shift, generator)[self._rows]
-            batch = shift_batch(batch, offsets, config.random_shift)
-        return batch.to(self._device)
-
-    def get(self, step: int) -> Batch:
-        """The batch of a step."""
-        ready = self._next[1].result() if self._next and self._next[0] == step else self._make(step)
-        self._next = (step + 1, self._pool.submit(self._make, step + 1))
-        return ready
-
-    def close(self) -> None:
-        """Stop preparing."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-
 def train(
     objective: Objective,
     store: FrameStore,
@@ -127,6 +75,7 @@ def train(
     out: Path,
     *,
     device: torch.device,
+    compute: ComputeConfig = COMPUTE,
     world: World = ALONE,
     share: Share = WHOLE,
     deadline: float = float("inf"),
@@ -138,12 +87,15 @@ def train(
 ) -> RunState:
     """Train until `config.steps` or the deadline (`time.time()`), whichever comes first.
 
-    Several ranks stop at the same step, whichever of them has a reason to. Rank 0 writes and reports; where all fail
-    alike it raises the error, and the others exit with its code.
+    The device is waited for where a line of the log is due, and there alone: a loss that is not finite is told by that
+    line's step, before a checkpoint could be made of it. Several ranks stop at the same step, whichever of them has a
+    reason to. Rank 0 writes and reports; where all fail alike it raises the error, and the others exit with its code.
 
     Args:
         objective: what to minimise, on `device`.
         store: the play of this rank's games.
+        compute: how; no part of what makes the run what it is. `compute.deterministic` is the caller's to see to, with
+            `zoo.device.deterministic` around all that it does on the device.
         world, share: the ranks that train together, and what this one takes; by default one process takes all.
         out: folder of checkpoint, JSON-lines log and TensorBoard files.
         identity: what else makes the run what it is (its data, the weights it starts from); a checkpoint of another
@@ -166,7 +118,10 @@ def train(
     identity = run_identity(config, sizes, identity)
     run = go_on(path, objective, optimizer, identity, world, resume=resume, force=force)
     dtype = pick_precision(config.precision, device)
-    batches = Batches(store, config, device, share, sizes)
+    batches = Batches(store, config, device, share, sizes, compute)
+    mine = Contribution(world, share, backward_order(objective), device)
+    if wants_compiling(compute.compile, device):
+        objective.compile_passes(device)
     before, began = run.seconds, time.time()
     saved = logged = began
     objective.train()
@@ -174,7 +129,7 @@ def train(
         with open_log(out, run.step, writes=world.leads) as log, stop_signals() as interrupted:
             while run.step < config.steps and not world.any(interrupted() or time.time() >= deadline):
                 set_learning_rates(optimizer, run.step, config)
-                losses = train_step(objective, batches.get(run.step), optimizer, config, dtype, world, share)
+                losses = train_step(objective, batches.get(run.step), optimizer, config, dtype, mine)
                 run.step += 1
                 objective.after_step(run.step)
                 for name, value in losses.items():
@@ -182,7 +137,7 @@ def train(
                 if run.step % LOG_EVERY and run.step < config.steps:
                     continue
                 count = run.step % LOG_EVERY or LOG_EVERY
-                means = {name: float(total) / count for name, total in run.sums.items()}
+                means = {name: total / count for name, total in fetch(run.sums).items()}
                 run.sums.clear()
                 if not math.isfinite(means["loss"]):
                     world.leave(not_finite(out, run.step, means["loss"]))
@@ -194,7 +149,7 @@ def train(
                     run.seconds = before + now - began
                     save_checkpoint(path, objective, optimizer, identity, run)
                     saved = time.time()
-            if not all(math.isfinite(float(total)) for total in run.sums.values()):
+            if not all(map(math.isfinite, fetch(run.sums).values())):
                 world.leave(not_finite(out, run.step, "not finite"))
             run.seconds = before + time.time() - began
             if world.leads:
@@ -202,6 +157,7 @@ def train(
             if world.any(interrupted()):
                 world.leave(KeyboardInterrupt(f"saved at step {run.step:,} in {path}"))
     finally:
+        mine.close()
         batches.close()
     return run
 
@@ -236,32 +192,47 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, config: RunC
         group["lr"] = config.optimizer.learning_rate * group["rate"] * factor
 
 
+def trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All parameters of an optimizer."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def backward_order(objective: Objective) -> list[nn.Parameter]:
+    """The trained parameters about as a backward pass gets to them: heads, then the encoder from its end."""
+    encoder, heads = objective.parameter_groups()
+    return [parameter for parameter in (*heads, *reversed(encoder)) if parameter.requires_grad]
+
+
 def train_step(
     objective: Objective,
     batch: Batch,
     optimizer: torch.optim.Optimizer,
     config: RunConfig,
     dtype: torch.dtype,
-    world: World = ALONE,
-    share: Share = WHOLE,
+    mine: Contribution | None = None,
 ) -> dict[str, Tensor]:
-    """Loss, gradients, their sums over the ranks, clipping, optimizer.
+    """Loss, gradients, their sums over the ranks, clipping, optimizer; nothing in it waits for the device.
+
+    Args:
+        mine: this rank's part; by default one process takes all.
 
     Returns:
         The losses and the gradient norm of the whole batch, detached.
     """
-    with torch.autocast(batch.actions.device.type, dtype, enabled=dtype != torch.float32):
-        losses = objective.loss(batch, share.mine)
+    parameters, device = trained(optimizer), batch.actions.device
+    mine = mine or Contribution(ALONE, WHOLE, parameters, device)
     optimizer.zero_grad(set_to_none=True)
-    # Weighted by the ranks' shares, means over their parts of the batch add up to the mean over all of it.
-    losses = {name: value * share.weight for name, value in losses.items()}
-    losses["loss"].backward()
-    losses = {name: value.detach() for name, value in losses.items()}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    world.sum([*(p.grad for p in parameters if p.grad is not None), *losses.values()])
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        losses = objective.loss(batch, mine.games)
+    losses = mine.backward(losses)
     norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm)
     optimizer.step()
     return {**losses, "gradient_norm": norm.detach()}
+
+
+def fetch(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars from the device, all in one transfer: what the loop waits for, when a line of the log is due."""
+    return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)) if sums else {}
 
 
 @contextmanager

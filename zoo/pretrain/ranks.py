@@ -68,23 +68,34 @@ class World:
         torch.cuda.set_device(device)
         return replace(self, gradients=cast(dist.ProcessGroup, dist.new_group(backend="nccl")))
 
-    def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Put the sum over all ranks in the place of each tensor, float32 on the training device, in one message."""
-        self._in_one(tensors, lambda flat: dist.all_reduce(flat, group=self.gradients))
+    def begin_sum(self, tensors: Sequence[Tensor]) -> Callable[[], None]:
+        """Begin to sum each tensor, float32 on the training device, over all ranks, in one message.
+
+        Returns:
+            what to call to put the sums in their places; the tensors must not change before.
+        """
+        if self.size == 1:
+            return lambda: None
+        with torch.no_grad():
+            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        with self._others():
+            work = dist.all_reduce(flat, group=self.gradients, async_op=True)
+
+        def end() -> None:
+            with self._others():
+                work.wait()  # on a GPU the stream waits, and this thread goes on
+            put_back(flat, tensors)
+
+        return end
 
     def copy_first(self, tensors: Sequence[Tensor]) -> None:
         """Put rank 0's values in the place of each tensor, float32 on the training device."""
-        self._in_one(tensors, lambda flat: dist.broadcast(flat, 0, group=self.gradients))
-
-    @torch.no_grad()
-    def _in_one(self, tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
         if self.size == 1:
             return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
         with self._others():
-            exchange(flat)
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        torch._foreach_copy_(list(tensors), [p.view(t.shape) for p, t in zip(parts, tensors, strict=True)])
+            dist.broadcast(flat, 0, group=self.gradients)
+        put_back(flat, tensors)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on any rank; the same answer on all."""
@@ -171,6 +182,13 @@ class World:
 
 
 ALONE = World()
+
+
+@torch.no_grad()
+def put_back(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Copy the parts of a message to the tensors that it was made of."""
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(list(tensors), [p.view(t.shape) for p, t in zip(parts, tensors, strict=True)])
 
 
 @contextmanager

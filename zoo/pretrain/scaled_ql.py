@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from zoo.atari import action_mask
 from zoo.c51 import cross_entropy, expectation, project
+from zoo.pretrain.compiled import Passes, compiled_passes
 from zoo.pretrain.config import ObjectiveConfig
 from zoo.pretrain.objective import Objective
 from zoo.qnetwork import QNetwork
@@ -38,19 +39,25 @@ class ScaledQL(Objective):
         self.network = network
         self.target = copy.deepcopy(network).requires_grad_(False)
         self.config = config
+        self.passes = Passes(network, self.target)
         self.register_buffer("atoms", config.support.atoms(), persistent=False)
         legal = torch.stack([torch.from_numpy(action_mask(game)) for game in network.games])
         self.register_buffer("legal", legal, persistent=False)  # bool (G, 18)
 
-    def loss(self, batch: Batch, games: Sequence[int] | None = None) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, games: Tensor | None = None) -> dict[str, Tensor]:
         """Loss of a game-balanced batch, game-major (G * B transitions), of all games or of those numbered `games`.
+
+        Args:
+            batch: on the networks' device.
+            games: int64 (G,), on that device too.
 
         Returns:
             scalars: `loss` (to minimise), `td`, `cql` (before alpha), `q_data`, `q_max`.
         """
         actions = batch.actions.view(len(self.network.games if games is None else games), -1)
+        self.passes.begin()
         target = self.target_distribution(batch, games)
-        logits = self.network(batch.observations, games)
+        logits = self.passes.online(batch.observations, games)
         q_values = expectation(logits, self.atoms)
         index = actions[..., None, None].expand(-1, -1, 1, logits.shape[-1])
         chosen = logits.gather(2, index).squeeze(2)
@@ -67,18 +74,18 @@ class ScaledQL(Objective):
         }
 
     @torch.no_grad()
-    def target_distribution(self, batch: Batch, games: Sequence[int] | None = None) -> Tensor:
+    def target_distribution(self, batch: Batch, games: Tensor | None = None) -> Tensor:
         """y of the equation above: float32 (G, B, num_atoms)."""
-        following = self.target(batch.next_observations, games)
-        choosing = self.network(batch.next_observations, games) if self.config.double_q else following
+        following = self.passes.target(batch.next_observations, games)
+        choosing = self.passes.online(batch.next_observations, games) if self.config.double_q else following
         best = self._only_legal(expectation(choosing, self.atoms), games).argmax(-1)
         index = best[..., None, None].expand(-1, -1, 1, following.shape[-1])
         probabilities = following.gather(2, index).squeeze(2).softmax(-1)
         projected = project(probabilities.flatten(0, 1), batch.returns, batch.discounts, self.config.support)
         return projected.view_as(probabilities)
 
-    def _only_legal(self, q_values: Tensor, games: Sequence[int] | None) -> Tensor:
-        legal = self.legal if games is None else self.legal[list(games)]
+    def _only_legal(self, q_values: Tensor, games: Tensor | None) -> Tensor:
+        legal = self.legal if games is None else self.legal[games]
         return q_values.masked_fill(~legal[:, None, :], -torch.inf)
 
     @torch.no_grad()
@@ -90,6 +97,10 @@ class ScaledQL(Objective):
             torch._foreach_lerp_(target, online, self.config.target_rate)
         elif step % self.config.target_every == 0:
             torch._foreach_copy_(target, online)
+
+    def compile_passes(self, device: torch.device) -> None:
+        """Compile both networks; see `compiled_passes`."""
+        self.passes = compiled_passes(self.network, self.target, device)
 
     def parameter_groups(self) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
         """(encoder's parameters, heads' parameters): the heads may have a learning rate of their own."""

@@ -31,7 +31,7 @@ from zoo.atari import FRAME_SIZE
 from zoo.device import free_memory
 from zoo.errors import QzooError
 from zoo.files import replacing
-from zoo.recordings.frames import FRAME_BYTES, RawFrames
+from zoo.recordings.frames import FRAME_BYTES, RawFrames, raw_copy
 from zoo.recordings.replay import Frames, empty_frames
 
 BLOCK = 16
@@ -109,14 +109,7 @@ class BlockFrames:
 
     def to(self, device: torch.device) -> BlockFrames | RawFrames:
         """The blocks themselves on the CPU; all frames, unpacked a little at a time, on another device."""
-        return self if device.type == "cpu" else self.unpacked(device)
-
-    def unpacked(self, device: torch.device) -> RawFrames:
-        """All frames as a tensor on `device`."""
-        tensor = torch.empty((len(self), FRAME_SIZE, FRAME_SIZE), dtype=torch.uint8, device=device)
-        for rows in torch.arange(len(self)).split(64 * BLOCK):
-            tensor[int(rows[0]) : int(rows[-1]) + 1] = self.fetch(rows).to(device)
-        return RawFrames(tensor)
+        return self if device.type == "cpu" else raw_copy(self, device)
 
     def _ask_for(self, blocks: Numbers) -> None:
         begins = self.offsets[blocks] // mmap.PAGESIZE * mmap.PAGESIZE

@@ -11,6 +11,8 @@ from torch import Tensor
 from zoo.atari import FRAME_SIZE
 
 FRAME_BYTES = FRAME_SIZE * FRAME_SIZE
+COPIED = 1024
+"""Frames that are copied to a device at a time, 7 MB."""
 
 
 class FrameSource(Protocol):
@@ -104,6 +106,14 @@ class JoinedFrames:
             first += len(source)
         return fetched
 
-    def to(self, device: torch.device) -> JoinedFrames:
-        """Every source for rows on another device."""
-        return JoinedFrames(tuple(source.to(device) for source in self.sources))
+    def to(self, device: torch.device) -> JoinedFrames | RawFrames:
+        """The sources themselves for rows in RAM; elsewhere one tensor, where no fetch has to count rows by source."""
+        return self if device.type == "cpu" else raw_copy(self, device)
+
+
+def raw_copy(source: FrameSource, device: torch.device) -> RawFrames:
+    """All frames of a source in RAM as a tensor on `device`, fetched a little at a time."""
+    tensor = torch.empty((len(source), FRAME_SIZE, FRAME_SIZE), dtype=torch.uint8, device=device)
+    for rows in torch.arange(len(source)).split(COPIED):
+        tensor[int(rows[0]) : int(rows[-1]) + 1] = source.fetch(rows).to(device)
+    return RawFrames(tensor)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zoo.atari import FRAME_SIZE, STACK
-from zoo.device import free_memory
+from zoo.device import free_memory, send
 from zoo.recordings.build import block_frames, frames_of, mapped_frames, ram_frames
 from zoo.recordings.format import Recording
 from zoo.recordings.frames import FRAME_BYTES, FrameSource, RawFrames
@@ -42,7 +42,8 @@ FEATURE_BLOCK = 512
 class Batch:
     """B transitions with their n-step successors, on the store's device.
 
-    observations, next_observations: uint8 (B, 4, 84, 84), oldest frame first.
+    observations, next_observations: uint8 (B, 4, 84, 84), oldest frame first; or what the caller of `gather` makes of
+        states instead, such as bfloat16 that is scaled already.
     actions: int64 (B,), index in the full 18-action set.
     returns: float32 (B,), sum over k < n of gamma**k r_k, rewards clipped if asked; stops at the episode's
         end, the terminal reward included.
@@ -59,7 +60,12 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+        return Batch(*(send(getattr(self, name), device) for name in self.__dataclass_fields__))
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory, which another stream of the GPU gave, until `stream` has done its work on it."""
+        for name in self.__dataclass_fields__:
+            getattr(self, name).record_stream(stream)
 
 
 @dataclass(frozen=True)
@@ -111,11 +117,26 @@ class FrameStore:
         wanted = frame_index[:, None] + torch.arange(1 - STACK, 1, device=frame_index.device)
         before = wanted < episode_start[:, None]
         stacked = self.frames.fetch(torch.where(before, episode_start[:, None], wanted).flatten())
-        stacked.index_fill_(0, before.flatten().nonzero().flatten(), 0)
+        if stacked.is_cuda:  # where the host would have to wait for the number of frames to fill
+            stacked.masked_fill_(before.view(-1, 1, 1), 0)
+        else:
+            stacked.index_fill_(0, before.flatten().nonzero().flatten(), 0)
         return stacked.view(-1, STACK, FRAME_SIZE, FRAME_SIZE)
 
-    def gather(self, index: Tensor, n_step: int, gamma: float, reward_clip: float | None = 1.0) -> Batch:
-        """The transitions `index` (int64 (B,)) with their n-step returns and successors; see `Batch`."""
+    def gather(
+        self,
+        index: Tensor,
+        n_step: int,
+        gamma: float,
+        reward_clip: float | None = 1.0,
+        stack: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Batch:
+        """The transitions `index` (int64 (B,)) with their n-step returns and successors; see `Batch`.
+
+        Args:
+            stack: what to make states by, in the place of `self.stack`: called once, with those of the B transitions
+                and then their B successors.
+        """
         left = self.steps_left[index]
         steps = torch.arange(n_step, device=index.device)
         inside = steps < left[:, None]
@@ -132,7 +153,7 @@ class FrameStore:
         # A terminated episode has no frame after its last state; its successor is never used (discount 0).
         successor = torch.where(ended, frame, frame + ahead)
         # In one go: most states share a block with their successors.
-        states = self.stack(torch.cat([frame, successor]), torch.cat([start, start]))
+        states = (stack or self.stack)(torch.cat([frame, successor]), torch.cat([start, start]))
         return Batch(
             observations=states[: len(index)],
             actions=self.actions[index],
@@ -148,7 +169,7 @@ class FrameStore:
     def locate(self, games: Sequence[str], numbers: Tensor) -> Tensor:
         """Where the transitions `numbers` of each game are, int64 (G, B) from 0: int64 (G * B,), game after game."""
         firsts = torch.tensor([self.ranges[game][0] for game in games])
-        index = (numbers + firsts[:, None]).flatten().to(self.actions.device)
+        index = send((numbers + firsts[:, None]).flatten(), self.actions.device)
         return index if self.kept is None else self.kept[index]
 
 

@@ -1,0 +1,156 @@
+"""Between two lines of the log nothing makes the host wait for the device: no value is read back, no size asked for.
+
+A GPU is not needed to see that. Reading a value back is an operation that PyTorch can be told to watch; and with fake
+tensors, which have a device and a shape but no values, whatever needs a value fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.test_pretrain import CPU, SMALL
+from zoo.pretrain import batches
+from zoo.pretrain.batches import Batches
+from zoo.pretrain.config import ObjectiveConfig, RunConfig
+from zoo.pretrain.contribution import Contribution
+from zoo.pretrain.loop import LOG_EVERY, make_optimizer, set_learning_rates, train, train_step
+from zoo.pretrain.ranks import ALONE, Share
+from zoo.pretrain.run import new_objective
+from zoo.pretrain.scaled_ql import ScaledQL
+from zoo.recordings.frames import RawFrames
+from zoo.recordings.store import FrameStore
+
+GPU = torch.device("cuda")
+GAMES = ("Breakout", "SpaceInvaders")
+
+
+class ReadBacks(TorchDispatchMode):
+    """Notes after which step a value was read back: by `item`, `float`, `bool`, or an `if` on a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = 0
+        self.steps: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.steps.append(self.step)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_the_loop_reads_nothing_back_between_lines_of_the_log(
+    store: FrameStore, tmp_path: Path, spoilt: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch, after_step = ReadBacks(), ScaledQL.after_step
+
+    def counted(objective: ScaledQL, step: int) -> None:
+        watch.step = step
+        after_step(objective, step)
+        if spoilt and step == 7:
+            assert float(objective.network.bias.detach().sum()) < 1e9
+
+    monkeypatch.setattr(ScaledQL, "after_step", counted)
+    with watch:
+        train(new_objective(SMALL, store.games), store, SMALL, tmp_path, device=CPU)
+    between = [step for step in watch.steps if step % LOG_EVERY]
+    assert watch.step == 100 and between == ([7] if spoilt else [])
+
+
+@contextmanager
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tensors without values, that may be on a GPU which is not there; it has no streams."""
+    monkeypatch.setattr(batches, "side_stream", lambda device: None)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+def on_gpu(module: nn.Module) -> None:
+    """Put a module there, its layouts as they are."""
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            for name, value in tensors.items():
+                if value is None:
+                    continue
+                moved: Tensor = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device=GPU)
+                learned = isinstance(value, nn.Parameter)
+                tensors[name] = nn.Parameter(moved, value.requires_grad) if learned else moved  # type: ignore[assignment]
+
+
+def small_store() -> FrameStore:
+    """Of 40 transitions of two games."""
+    integers = [torch.zeros(40, dtype=torch.int64) for _ in range(4)]
+    frames = RawFrames(torch.zeros(40, 84, 84, dtype=torch.uint8))
+    ranges = {GAMES[0]: (0, 20), GAMES[1]: (20, 40)}
+    actions, frame_index, start, left = integers
+    return FrameStore(frames, actions, torch.zeros(40), frame_index, start, left, torch.zeros(40) > 0, ranges)
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies between devices, and fails where one would be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        leaves = tree_leaves((args, kwargs, result))
+        if {leaf.device.type for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim} == {"cpu", "cuda"}:
+            assert func is torch.ops.aten._to_copy.default and kwargs.get("non_blocking"), func
+            assert result.is_cuda, f"{func} fetches from the device"
+            self.count += 1
+        return result
+
+
+def give_gradients(network: nn.Module) -> None:
+    """Some gradients, for what comes after the backward pass."""
+    for parameter in network.parameters():
+        parameter.grad = torch.empty_like(parameter)
+
+
+@pytest.mark.parametrize("arch", ["nature", "impala", "resnet18"])
+def test_a_step_on_a_gpu_needs_no_value(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ObjectiveConfig(double_q=True, target="hard", target_every=1)
+    config = RunConfig(arch=arch, feature_dim=16, batch_size=8, random_shift=2, objective=settings)
+    objective = new_objective(config, GAMES)
+    with fake_gpu(monkeypatch):
+        on_gpu(objective)
+        optimizer = make_optimizer(objective, config.optimizer)
+        mine = Contribution(ALONE, Share(GAMES, (0, 1)), list(objective.network.parameters()), GPU)
+        made = Batches(small_store().to(GPU), config, GPU)
+        # PyTorch's own backward pass would look for the GPU.
+        monkeypatch.setattr(Tensor, "backward", lambda loss: give_gradients(objective.network))
+        with Copies() as copies:
+            for step in range(2):
+                batch = made._make(step)
+                assert batch.observations.shape == (8, 4, 84, 84) and batch.observations.is_cuda
+                set_learning_rates(optimizer, step, config)
+                losses = train_step(objective, batch, optimizer, config, torch.float32, mine)
+                objective.after_step(step + 1)
+        made.close()
+    assert losses["loss"].is_cuda and losses["loss"].shape == ()
+    assert copies.count == 2 * 2  # where transitions are, and how far to shift them
+
+
+def test_what_needs_a_value_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_gpu(monkeypatch):
+        there = torch.zeros(3, device=GPU)
+        for wait in (lambda: there.sum().item(), lambda: bool((there > 0).any())):
+            with pytest.raises(DataDependentOutputException):
+                wait()
+        with pytest.raises(DynamicOutputShapeException):
+            there.nonzero()
+        with Copies():
+            for wait in (there.cpu, lambda: torch.zeros(3).to(GPU)):
+                with pytest.raises(AssertionError):
+                    wait()
