@@ -52,6 +52,10 @@ class FinetuneConfig:
     objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(target_rate=0.02))
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=5e-4, warmup_steps=50))
 
+    def check(self) -> None:
+        """Refuse settings that can't work; see `RunConfig.check`."""
+        self.run_config("nature", 1).check(1)
+
     def run_config(self, arch: str, feature_dim: int) -> RunConfig:
         """The same, in the form of the training loop."""
         return RunConfig(

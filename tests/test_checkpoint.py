@@ -39,10 +39,10 @@ def test_killed_at_24_moments_it_ends_with_the_same_bits(recordings_dir: Path, t
 
 @pytest.fixture
 def halfway(store: FrameStore, tmp_path: Path) -> Path:
-    """A run of 100 steps with its checkpoints of steps 50 and 100."""
+    """A run of 100 steps with its checkpoints of steps 50 and 100; one step's is never written twice."""
     train(new_objective(SMALL, store.games), store, SMALL, tmp_path, device=CPU, checkpoint_seconds=-1.0)
     path = tmp_path / CHECKPOINT
-    assert load_state(path)[1]["step"] == 100
+    assert (load_state(previous_checkpoint(path))[1]["step"], load_state(path)[1]["step"]) == (50, 100)
     return path
 
 
@@ -51,7 +51,6 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_is_used(
     damage: str, halfway: Path, store: FrameStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = previous_checkpoint(halfway)
-    assert load_state(before)[1]["step"] <= 100
     content = bytearray(halfway.read_bytes())
     whole = halfway.rename(tmp_path / "whole.safetensors")
     content[-1000] ^= 1
@@ -96,3 +95,12 @@ def test_other_settings_are_refused_by_name_unless_forced(
         assert run(store, tmp_path, other, resume=True, force=True) == 120
     assert all(name in caplog.text for name in names)
     assert run(store, tmp_path, other, resume=True) == 120  # from then on it is a run of these settings
+
+
+def test_another_network_is_refused_even_when_forced(halfway: Path, store: FrameStore, tmp_path: Path) -> None:
+    other = replace(SMALL, feature_dim=8)
+
+    def go_on() -> None:
+        train(new_objective(other, store.games), store, other, tmp_path, device=CPU, resume=True, force=True)
+
+    refused(go_on, halfway, "config.feature_dim", "use another --out")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.command_helpers import run_command
-from tests.recording_helpers import as_learner
+from tests.recording_helpers import as_learner, refused
 from zoo.encoder import Encoder
 from zoo.model_folder import ModelConfig, write_model
 from zoo.pretrain.config import ObjectiveConfig
@@ -61,3 +61,8 @@ def test_demo(recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(frames) > 100
     assert np.abs(frames[0].astype(int) - frames[60].astype(int)).max() > 50  # something moves
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--episodes", "0"), ("--seed", "-1"), ("--weight-decay", "-1.0")])
+def test_demo_settings_that_cannot_work_are_refused(option: str, value: str, tmp_path: Path) -> None:
+    refused(lambda: run_command("demo", [option, value, "--out", str(tmp_path)]), f"{option} {value}")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_the_td_error_falls(store: FrameStore, tmp_path: Path) -> None:
     log = log_of(tmp_path)
     assert [line["step"] for line in log] == [50, 100, 150, 200, 250]
     assert log[0]["td"] < math.log(51) + 0.1
-    assert log[-1]["td"] < 0.4 * math.log(51)
+    assert log[-1]["td"] < 0.5 * math.log(51)
     assert list((tmp_path / "tensorboard").iterdir())
 
 
@@ -232,9 +233,12 @@ def test_batches_depend_on_seed_and_step_alone(store: FrameStore) -> None:
     jumped = again.get(2)
     assert torch.equal(in_order[2].observations, jumped.observations)
     assert not torch.equal(in_order[0].observations, in_order[1].observations)
-    batches.close()
-    again.close()
-    assert torch.rand(1, generator=step_generator(1, 0)) != torch.rand(1, generator=step_generator(0, 1))
+    other = Batches(store, replace(config, seed=1), CPU)
+    assert not torch.equal(in_order[2].actions, other.get(2).actions)
+    for made in (batches, again, other):
+        made.close()
+    firsts = {float(torch.rand(1, generator=step_generator(seed, step))) for seed in range(5) for step in range(5)}
+    assert len(firsts) == 25
 
 
 def test_batches_are_game_balanced(store: FrameStore) -> None:
@@ -310,3 +314,14 @@ def test_the_recorded_command_makes_the_model_in_one_go(
     result = run_command("pretrain", [*parted, *arguments])
     command = json.loads((Path(result["model"]) / "results.json").read_text())["training"]["command"]
     assert command == shlex.join(["zoo", "pretrain", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--seed", "-1"), ("--seed", "20000000"), ("--learning-rate", "-1"), ("--name", "../x"), ("--steps", "0")],
+)
+def test_settings_that_cannot_work_are_refused(option: str, value: str, recordings_dir: Path, tmp_path: Path) -> None:
+    settings = {"--name": "x", "--games": "Breakout", "--recordings": str(recordings_dir), "--transitions": "100"}
+    words = [word for pair in {**settings, option: value}.items() for word in pair]
+    with pytest.raises(QzooError, match=f"{option} {value}"):
+        run_command("pretrain", [*words, "--out", str(tmp_path), "--json"])

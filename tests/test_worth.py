@@ -30,10 +30,13 @@ def test_worth_measures_once_and_compares(recordings_dir: Path, tmp_path: Path) 
     assert rows[0]["games"] == rows[1]["games"]
     assert json.loads((tmp_path / "worth" / "worth.json").read_text())["rows"] == rows
 
-    done = tmp_path / "worth" / "plain" / "seed0" / "worth.json"
+    (done,) = (tmp_path / "worth" / "plain").glob("seed0.*/worth.json")
     before = done.stat().st_mtime_ns
     again = run_command("data worth", [*arguments, *folders, "--json"])
     assert again == rows and done.stat().st_mtime_ns == before
+    more = run_command("data worth", [*arguments, *folders, "--json", "--steps", "4"])  # a run of its own
+    assert {row["samples"] for row in more} == {16}
+    refused(lambda: run_command("data worth", [*arguments, *folders, "--workers", "-3"]), "--workers -3")
 
 
 def test_best_candidate_comes_first_and_seeds_are_pooled() -> None:

@@ -36,6 +36,8 @@ ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 NUM_ACTIONS = 18
 FRAME_SIZE = 84
 STACK = 4
+MAX_SEED = 1_000_000
+"""Of a training or an evaluation: the seeds of its episodes are made of it, and stay below 2**31."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ side get through more samples than one after the other on all cores.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,10 +45,10 @@ class WorthJob:
     out: Path
     cache: Path
 
-    @property
-    def folder(self) -> Path:
-        """Where the run is kept."""
-        return self.out / self.name / f"seed{self.config.seed}"
+    def folder(self, settings: Mapping[str, Any]) -> Path:
+        """Where the run with these settings and data is kept."""
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        return self.out / self.name / f"seed{self.config.seed}.{digest}"
 
 
 @dataclass(frozen=True)
@@ -64,21 +65,23 @@ class WorthProgress:
 def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda progress: None) -> dict[str, Any]:
     """Train on the candidate and play every game; a job that was done before is read back, a killed one goes on.
 
+    Other settings or data are another job.
+
     Returns:
         {name, seed, transitions, scores: {game: raw scores}, data: {game: mean return}, training: figures}.
 
     Raises:
-        QzooError: recordings are missing or damaged; the run was started with other settings.
+        QzooError: recordings are missing or damaged.
     """
     torch.set_num_threads(1)
     recordings = load_recordings(job.games, job.sources, job.paths, job.transitions)
     identity = {"data": fingerprint(recordings)}
     settings = {"config": json.loads(json.dumps(job.config.to_dict())), "episodes": job.episodes, **identity}
-    finished = job.folder / "worth.json"
+    folder = job.folder(settings)
+    finished = folder / "worth.json"
     if finished.exists():
-        result: dict[str, Any] = json.loads(finished.read_text())
-        if result["settings"] == settings:
-            return result
+        done: dict[str, Any] = json.loads(finished.read_text())
+        return done
 
     def tell(done: int, total: int, note: str) -> None:
         report(WorthProgress(job.name, job.config.seed, done, total, note))
@@ -97,7 +100,7 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
         objective,
         store,
         job.config,
-        job.folder,
+        folder,
         device=torch.device("cpu"),
         identity=identity,
         resume=True,

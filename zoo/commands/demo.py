@@ -43,11 +43,14 @@ class Demo:
 
     def run(self) -> dict[str, Any]:
         """Run the demo; returns what results.json holds."""
+        from zoo.commands.evaluate import check_settings
         from zoo.demo import DemoConfig, run_demo
         from zoo.device import pick_device
         from zoo.games import get_game
 
         game = get_game(self.game).name
+        check_settings(self.episodes, 0.0, self.finetune_config.seed)
+        self.finetune_config.check()
         config = DemoConfig(game, self.encoder, self.transitions, self.episodes, self.finetune_config)
         started = time.time()
         with progress_bar(quiet=self.json) as bar:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from zoo.atari import MAX_SEED
 from zoo.commands.common import parse_games, progress_bar
 from zoo.cores import cores
 from zoo.errors import QzooError
@@ -86,8 +87,8 @@ def check_settings(episodes: int, epsilon: float, seed: int) -> None:
         raise QzooError(f"--episodes {episodes}: must be 1 to {MAX_EPISODES}")
     if not 0.0 <= epsilon <= 1.0:
         raise QzooError(f"--epsilon {epsilon}: must be 0 to 1")
-    if not 0 <= seed <= 1_000_000:  # episode seeds must stay below 2**31
-        raise QzooError(f"--seed {seed}: must be 0 to 1000000")
+    if not 0 <= seed <= MAX_SEED:
+        raise QzooError(f"--seed {seed}: must be 0 to {MAX_SEED}")
 
 
 def evaluate_model(

@@ -77,6 +77,7 @@ class FinetuneOffline:
             return self._run()
 
     def _run(self) -> dict[str, Any]:
+        from zoo.commands.evaluate import check_settings
         from zoo.device import pick_device
         from zoo.games import get_game
         from zoo.hub import load
@@ -84,6 +85,9 @@ class FinetuneOffline:
         from zoo.pretrain.data import DataRecord
         from zoo.recordings.store import place_store
 
+        self.finetune_config.check()
+        if self.episodes:
+            check_settings(self.episodes, 0.0, self.finetune_config.seed)
         started = time.time()
         deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
         game = get_game(self.game).name

@@ -119,6 +119,9 @@ class Pretrain:
         started = time.time()
         folder = self.out / self.name
         with world.together():
+            if Path(self.name).name != self.name:
+                raise QzooError(f"--name {self.name}: must be a name, not a path; --out takes the folder")
+            self.run_config.check(1)
             deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
             checkpoint_seconds = parse_duration(self.checkpoint_every, "--checkpoint-every")
             chosen = self.choose()

@@ -65,6 +65,8 @@ class Worth:
 
         games = tuple(parse_games(self.games))
         self.run_config.check(len(games))
+        if self.workers < 0:
+            raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
         for name in ("seeds", "episodes"):
             if getattr(self, name) < 1:
                 raise QzooError(f"--{name} {getattr(self, name)}: must be at least 1")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """The generator of a step's draws; a function of seed and step alone."""
-    return torch.Generator().manual_seed((seed << 40) + step)
+    # PyTorch's generator on the CPU takes no more than 32 bits of a seed.
+    mixed = np.random.SeedSequence([seed, step]).generate_state(1, dtype=np.uint32)
+    return torch.Generator().manual_seed(int(mixed[0]))
 
 
 class Batches:

@@ -25,6 +25,8 @@ from zoo.state import (
 )
 
 CHECKPOINT = "checkpoint.safetensors"
+STATE = ("step", "seconds")
+"""What a checkpoint says of the run besides what makes it the run it is."""
 logger = logging.getLogger(__name__)
 
 
@@ -87,7 +89,7 @@ def save_checkpoint(
         **optimizer_tensors(optimizer, "optimizer"),
         **{f"sums.{name}": value for name, value in run.sums.items()},
     }
-    info = {"step": run.step, "seconds": run.seconds, **identity}
+    info = {**identity, "step": run.step, "seconds": run.seconds}
     save_state(path, tensors, info, keep=previous_checkpoint(path))
 
 
@@ -111,7 +113,8 @@ def restore_checkpoint(
         return RunState()
     found, (tensors, info) = _load_first_whole(there)
     saved, current = flat(info), flat(dict(identity))
-    differing = [name for name, value in current.items() if saved.get(name) != value]
+    names = dict.fromkeys([*current, *saved])
+    differing = [name for name in names if name not in STATE and saved.get(name) != current.get(name)]
     if differing and not force:
         raise QzooError(
             f"{found}: the run was started with other settings: {', '.join(differing)}; use another --out, or "
@@ -119,8 +122,14 @@ def restore_checkpoint(
         )
     if differing:
         logger.warning("%s: going on with other settings than the run's: %s", found, ", ".join(differing))
-    restore_module(objective, tensors, "objective")
-    restore_optimizer(optimizer, tensors, "optimizer")
+    try:
+        restore_module(objective, tensors, "objective")
+        restore_optimizer(optimizer, tensors, "optimizer")
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise QzooError(
+            f"{found}: its weights don't fit this run's network ({', '.join(differing)}); --force-resume can't change "
+            "that, use another --out"
+        ) from error
     device = next(objective.parameters()).device
     sums = {name.removeprefix("sums."): t.to(device) for name, t in tensors.items() if name.startswith("sums.")}
     return RunState(int(info["step"]), float(info["seconds"]), sums)

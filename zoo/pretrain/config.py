@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from zoo.atari import MAX_SEED
 from zoo.c51 import Support
 from zoo.errors import QzooError
 
@@ -127,6 +128,11 @@ class RunConfig:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise QzooError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise QzooError(f"--seed {self.seed}: must be 0 to {MAX_SEED}")
+        for name in ("learning_rate", "head_rate", "weight_decay", "epsilon", "final_rate", "max_gradient_norm"):
+            if not getattr(self.optimizer, name) >= 0.0:
+                raise QzooError(f"--{name.replace('_', '-')} {getattr(self.optimizer, name)}: must not be negative")
         if self.random_shift < 0:
             raise QzooError(f"--random-shift {self.random_shift}: must not be negative")
         for name in ("n_step", "target_every"):

@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from zoo.device import pick_precision
 from zoo.errors import QzooError
+from zoo.files import write_text
 from zoo.interrupt import stop_signals
 from zoo.pretrain.batches import Batches
 from zoo.pretrain.checkpoint import CHECKPOINT, RunState, flat, restore_checkpoint, run_identity, save_checkpoint
@@ -115,15 +116,16 @@ def train(
     path = out / CHECKPOINT
     held = world.union(store.sizes)
     sizes = {game: held[game] for game in share.games or store.games}
-    identity = run_identity(config, sizes, identity)
-    run = go_on(path, objective, optimizer, identity, world, resume=resume, force=force)
     dtype = pick_precision(config.precision, device)
+    identity = run_identity(config, sizes, {"computed_in": str(dtype).removeprefix("torch."), **identity})
+    run = go_on(path, objective, optimizer, identity, world, resume=resume, force=force)
     batches = Batches(store, config, device, share, sizes, compute)
     mine = Contribution(world, share, backward_order(objective), device)
     if wants_compiling(compute.compile, device):
         objective.compile_passes(device)
     before, began = run.seconds, time.time()
     saved = logged = began
+    logged_step = saved_step = run.step
     objective.train()
     try:
         with open_log(out, run.step, writes=world.leads) as log, stop_signals() as interrupted:
@@ -139,20 +141,21 @@ def train(
                 count = run.step % LOG_EVERY or LOG_EVERY
                 means = {name: total / count for name, total in fetch(run.sums).items()}
                 run.sums.clear()
-                if not math.isfinite(means["loss"]):
+                if not all(map(math.isfinite, means.values())):  # the norm of the gradients among them
                     world.leave(not_finite(out, run.step, means["loss"]))
                 now = time.time()
-                speed, logged = batches.size * count / (now - logged), now
+                speed = batches.size * (run.step - logged_step) / (now - logged)
+                logged, logged_step = now, run.step
                 log(run.step, means, speed)
                 report(TrainingProgress(run.step, config.steps, speed, means))
                 if world.leads and now - saved > checkpoint_seconds:
                     run.seconds = before + now - began
                     save_checkpoint(path, objective, optimizer, identity, run)
-                    saved = time.time()
+                    saved, saved_step = time.time(), run.step
             if not all(map(math.isfinite, fetch(run.sums).values())):
                 world.leave(not_finite(out, run.step, "not finite"))
             run.seconds = before + time.time() - began
-            if world.leads:
+            if world.leads and (run.step > saved_step or not path.exists()):
                 save_checkpoint(path, objective, optimizer, identity, run)
             if world.any(interrupted()):
                 world.leave(KeyboardInterrupt(f"saved at step {run.step:,} in {path}"))
@@ -248,7 +251,7 @@ def open_log(out: Path, step: int, *, writes: bool = True) -> Iterator[Callable[
     path = out / LOG
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if _logged_step(line) <= step]
-        path.write_text("".join(f"{line}\n" for line in lines))
+        write_text(path, "".join(f"{line}\n" for line in lines))
     writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
     with path.open("a", buffering=1) as file:
 
