@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.encoder import ARCHS, Encoder, SpatialEmbedding, best_memory_format, scale_features
+from zoo.encoder import ARCHS, Encoder, FastMaxPool, SpatialEmbedding, best_memory_format, scale_features
 from zoo.errors import QzooError, unknown_name
 
 LAYOUT_OF = {"cpu": torch.contiguous_format, "meta": torch.channels_last}
@@ -205,3 +205,21 @@ def test_unknown_name() -> None:
 def test_scale_features_root_mean_square_is_one() -> None:
     scaled = scale_features(torch.rand(2, 3, 100))
     assert math.isclose(scaled[1, 2].square().mean().sqrt().item(), 1.0, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_fast_pooling_is_pooling(dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    maps = torch.randn(3, 8, 42, 41).relu().to(dtype).contiguous(memory_format=memory_format)
+    ours, theirs = maps.clone().requires_grad_(), maps.clone().requires_grad_()
+    fast, plain = FastMaxPool(3, stride=2, padding=1)(ours), torch.nn.MaxPool2d(3, stride=2, padding=1)(theirs)
+    assert torch.equal(fast, plain) and fast.dtype == dtype
+    weights = torch.randn_like(plain)
+    fast.backward(weights)
+    plain.backward(weights)
+    assert ours.grad is not None and theirs.grad is not None
+    # Up to four windows take the same maximum; their gradients are summed up in another order and precision.
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    assert torch.allclose(ours.grad.float(), theirs.grad.float(), atol=tolerance)
+    assert torch.equal(ours.grad != 0, theirs.grad != 0)
