@@ -122,7 +122,7 @@ class FastMaxPool(nn.MaxPool2d):
             plain: Tensor = super().forward(x)
             return plain
         settings = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
-        pooled: Tensor = torch.mkldnn_max_pool2d(x.to_mkldnn(), *settings).to_dense()  # type: ignore[no-untyped-call]
+        pooled: Tensor = torch.mkldnn_max_pool2d(x.to_mkldnn(), *settings).to_dense()
         return pooled
 
 
@@ -224,7 +224,7 @@ class Encoder(nn.Module):
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What every move to another device goes through, a parent's as well."""
-        super()._apply(function, recurse)
+        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
         best = best_memory_format(self.arch, self.projection.weight.device.type)
         if not self._keeps_format and best != self.memory_format:
             self.memory_format = best
