@@ -64,6 +64,7 @@ def test_bench(
 
     (replay,) = result["replay"]
     assert 0 < replay["starts"]["median"] < 1.5 and replay["game"] == "Breakout" and replay["ratio"]["median"] > 0
+    assert replay["begin_s"]["median"] > 0
     assert result["store"]["bytes_per_frame"] == 84 * 84
     assert 0 < result["store_blocks"]["bytes_per_frame"] < 84 * 84 / 8
     assert all(result[name]["samples_per_s"]["median"] > 0 for name in ("store", "store_blocks"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any
 
@@ -22,8 +23,8 @@ def bench_replay(recording: Recording, num_threads: int, repeats: int) -> dict[s
     """Replay of recorded episodes against the bare vector environment with as many threads as ours has processes.
 
     The bare environment plays as many steps, of random actions, and starts no episode by seed. `starts` is the share of
-    the replay's time that seeded starts take. Starting our processes (less than a second, once for all that a build
-    replays) is left out.
+    the replay's time that seeded starts take. Left out is `begin_s`, the seconds from nothing to the shortest episode's
+    frames: a process starts once for all that a build replays, loads a ROM and tries seeded starts once a game.
     """
     game, episodes, steps = recording.metadata.game, recording.episodes, recording.steps
     outputs = [np.empty((num_frames(e), FRAME_SIZE, FRAME_SIZE), dtype=np.uint8) for e in episodes]
@@ -44,8 +45,10 @@ def bench_replay(recording: Recording, num_threads: int, repeats: int) -> dict[s
 
     with frame_processes(num_threads) as processes:
         shortest = min(range(len(episodes)), key=lambda number: episodes[number].length)
+        began = [time.perf_counter()]
         for process in processes:
             replay(game, [episodes[shortest]], [outputs[shortest]], processes=[process])
+            began.append(time.perf_counter())
         start()
         runs = {"ours": lambda: replay(game, episodes, outputs, processes=processes), "bare": bare, "start": start}
         cpu = torch.device("cpu")
@@ -57,6 +60,7 @@ def bench_replay(recording: Recording, num_threads: int, repeats: int) -> dict[s
         "steps_per_s": spread(speed),
         "limit_steps_per_s": spread(limit),
         "ratio": ratio(speed, limit),
+        "begin_s": spread(np.diff(began).tolist()),
         "starts": ratio(seconds["start"], seconds["ours"], len(episodes) / STARTS / num_threads),
     }
 

@@ -95,14 +95,17 @@ def replay_table(result: Mapping[str, Any]) -> Table:
     """Replay against the bare environment; below it the figures of stores and of fine-tuning on features."""
     table = Table(
         "Replay, emulator steps a second",
-        ["game", "replay", "bare", "replay / bare", "starts"],
+        ["game", "replay", "bare", "replay / bare", "starts", "begin, s"],
         notes=[
-            "starts: share of the replay's time that starting episodes by seed takes, which the bare side leaves out"
+            "bare: ale-py's vector environment with as many threads as the replay has processes",
+            "starts: share of the replay's time that starting episodes by seed takes, which the bare side leaves out",
+            "begin: until a new process has played the shortest episode, once a game and process; left out of both sides",
         ],
     )
     for row in result["replay"]:
         speeds = [text(row[key], ",.0f") for key in ("steps_per_s", "limit_steps_per_s")]
-        table.rows.append([row["game"], *speeds, text(row["ratio"], ".2f"), text(row["starts"], ".0%")])
+        shares = text(row["ratio"], ".2f"), text(row["starts"], ".0%"), text(row["begin_s"], ".1f")
+        table.rows.append([row["game"], *speeds, *shares])
     for name, key in (("frames, raw", "store"), ("frames in compressed blocks", "store_blocks")):
         speed, size = result[key]["samples_per_s"], result[key]["bytes_per_frame"]
         table.notes.append(f"{name}: {text(speed, ',.0f')} samples/s with their successors, {size:,.0f} B a frame")
