@@ -99,7 +99,7 @@ def replay_table(result: Mapping[str, Any]) -> Table:
         notes=[
             "bare: ale-py's vector environment with as many threads as the replay has processes",
             "starts: share of the replay's time that starting episodes by seed takes, which the bare side leaves out",
-            "begin: until a new process has played the shortest episode, once a game and process; left out of both sides",
+            "begin: until a new process has played the shortest episode, which comes once; left out of both sides",
         ],
     )
     for row in result["replay"]:
