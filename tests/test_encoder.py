@@ -223,3 +223,9 @@ def test_fast_pooling_is_pooling(dtype: torch.dtype, memory_format: torch.memory
     tolerance = 1e-5 if dtype == torch.float32 else 0.05
     assert torch.allclose(ours.grad.float(), theirs.grad.float(), atol=tolerance)
     assert torch.equal(ours.grad != 0, theirs.grad != 0)
+
+
+def test_a_resnet_compiles_whole() -> None:
+    encoder = Encoder("resnet18", 8).eval()
+    compiled = torch.compile(encoder, backend="aot_eager", fullgraph=True, dynamic=False)
+    assert torch.allclose(compiled(frames(2)), encoder(frames(2)), atol=1e-4)

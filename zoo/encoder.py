@@ -117,8 +117,8 @@ class FastMaxPool(nn.MaxPool2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        pays = x.device.type == "cpu" and x.is_contiguous() and torch.backends.mkldnn.is_available()
-        if not pays or torch.compiler.is_compiling():
+        usual = torch.compiler.is_compiling() or x.device.type != "cpu" or not x.is_contiguous()
+        if usual or not torch.backends.mkldnn.is_available():
             plain: Tensor = super().forward(x)
             return plain
         settings = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
