@@ -16,6 +16,7 @@ from zoo.bench.engine import PARTS, Engine, PartsTurn, watch_steps
 from zoo.bench.hardware import count_flops, count_traffic
 from zoo.bench.stopwatch import Stopwatch, watched
 from zoo.bench.timing import in_turns, ratio, spread
+from zoo.encoder import FastMaxPool
 from zoo.pretrain import loop
 from zoo.pretrain.config import RunConfig
 from zoo.recordings import library
@@ -167,3 +168,6 @@ def test_bytes_are_counted() -> None:
     assert count_traffic(lambda: torch.empty(50)) == 0
     assert count_traffic(lambda: a + torch.ones(1, 100).expand(10, 100)) == 2 * 4000 + 400 + 400
     assert count_traffic(lambda: torch._foreach_lerp_([a], [b], 0.1)) == 3 * 4000
+    maps = torch.rand(1, 1, 20, 50)
+    pool = FastMaxPool(3, stride=2, padding=1)  # goes to oneDNN's form and back
+    assert count_traffic(lambda: pool(maps)) == 2 * 4000 + (4000 + 1000) + 2 * 1000

@@ -51,8 +51,8 @@ class TrafficCounter(TorchDispatchMode):
         schema = func._schema
         given = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | (kwargs or {})
         written = [tensors_in(given.get(argument.name)) for argument in schema.arguments if argument.is_write]
-        known = {tensor.untyped_storage().data_ptr() for tensor in tensors_in(given)}
-        made = [t for t in tensors_in(result) if t.untyped_storage().data_ptr() not in known]
+        known = {place(tensor) for tensor in tensors_in(given)}
+        made = [tensor for tensor in tensors_in(result) if place(tensor) not in known]
         # Operations that make and write nothing are views; `empty` makes a tensor and writes nothing.
         if (made or any(written)) and "empty" not in func.name():
             moved = [*tensors_in(given), *made, *(tensor for tensors in written for tensor in tensors)]
@@ -65,10 +65,15 @@ def tensors_in(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
+def place(tensor: Tensor) -> int:
+    """What tells a tensor's memory from another's; oneDNN's own tensors, which have no views, don't say where it is."""
+    return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage().data_ptr()
+
+
 def tensor_bytes(tensor: Tensor) -> int:
     """Bytes of a tensor in memory, broadcast dimensions once."""
     count = 1
-    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+    for size, stride in zip(tensor.shape, [1] * tensor.ndim if tensor.is_mkldnn else tensor.stride(), strict=True):
         count *= size if stride else 1
     return count * tensor.element_size() if tensor.numel() else 0
 
