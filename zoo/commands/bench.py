@@ -98,11 +98,14 @@ class Bench:
         from zoo.bench.frozen import bench_frozen
         from zoo.bench.peers import save_play
         from zoo.bench.replay import bench_replay, bench_store
-        from zoo.recordings.library import load_recordings
+        from zoo.recordings.library import load_recordings, subsample
         from zoo.recordings.store import build_store
 
         recordings = load_recordings(self.games, ("learner",), (), self.replay_steps)
-        replayed = load_recordings(self.replay_games, ("learner",), (), self.replay_steps)
+        found = load_recordings(self.replay_games, ("learner",), ())
+        # A recording of each game, however many runs of learners there are.
+        firsts = {recording.metadata.game: recording for recording in reversed(found)}
+        replayed = [subsample([firsts[game]], self.replay_steps)[0] for game in self.replay_games]
         with progress_bar(quiet=self.json) as bar, TemporaryDirectory() as folder:
             task = bar.add_task("bench", total=len(self.archs) + len(replayed) + 2, note="frames")
             store = build_store(recordings)
