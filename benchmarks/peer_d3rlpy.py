@@ -29,6 +29,7 @@ DIFFERS = (
     "one-step returns: its picker that stacks frames knows no others",
     "a hard copy into the target network, no moving average; no feature normalization",
     "float32 throughout, the frames in the batch included; contiguous memory format; no CUDA graphs, its default",
+    "memory that it frees goes back to the kernel, as is Python's and PyTorch's default; ours keeps it",
 )
 OWN_NATURE = "the encoder is d3rlpy's PixelEncoderFactory, as large as ours"
 OUR_TRUNK = "the encoder is our trunk and linear layer in an encoder factory of its own"

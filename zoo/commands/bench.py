@@ -60,10 +60,11 @@ class Bench:
         from zoo.bench.plot import plot_bench
         from zoo.bench.tables import page, print_tables
         from zoo.bench.timing import machine
-        from zoo.device import pick_device
+        from zoo.device import keep_freed_memory, pick_device
         from zoo.files import write_json, write_text
 
         self.check()
+        keep_freed_memory()  # as training does, for the limit and the plain step too
         device = pick_device(self.device)
         settings = {name: getattr(self, name) for name in MEASURED}
         result: dict[str, Any] = {"machine": machine(device), "settings": settings}

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from zoo.device import pick_precision
+from zoo.device import keep_freed_memory, pick_precision
 from zoo.errors import QzooError
 from zoo.files import write_text
 from zoo.interrupt import stop_signals
@@ -112,6 +112,7 @@ def train(
         QzooError: a checkpoint in the way, damaged or of other settings; a loss that is not finite.
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the step at hand is finished and saved.
     """
+    keep_freed_memory()
     optimizer = make_optimizer(objective, config.optimizer)
     path = out / CHECKPOINT
     held = world.union(store.sizes)
