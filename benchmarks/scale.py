@@ -3,8 +3,8 @@
     python benchmarks/scale.py              # writes the tables anew, after `zoo bench --out benchmarks/results.json`
     python benchmarks/scale.py --measure    # first measures frames in blocks: benchmarks/blocks.json
 
-A step on GPUs is in the table only where results.json holds one of this architecture, on a GPU, with as many samples
-as the layout gives it (`zoo bench --archs resnet101 --batch-size 60`); anything else is said to be not measured.
+A step on GPUs is in the table only where a file `benchmarks/gpu*.json`, of `zoo bench` on a GPU, holds one of this
+architecture with as many samples and games as the layout gives it; anything else is said to be not measured.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from zoo.recordings.store import build_store
 
 HERE = Path(__file__).parent
 RESULTS, BLOCKS, PAGE = HERE / "results.json", HERE / "blocks.json", HERE.parent / "docs" / "scale.md"
+ON_GPUS = HERE
+"""Where files gpu*.json of `zoo bench` on GPUs lie."""
 BEGIN, END = "<!-- written by benchmarks/scale.py -->", "<!-- end -->"
 
 ARCH, GAMES, STEPS = "resnet101", get_dataset("mixed40").games, 10_000_000
@@ -67,7 +69,7 @@ class Figures:
     threads: int
     """Of the machine that the two before were measured on."""
     steps: list[dict[str, Any]]
-    """Training steps measured."""
+    """Training steps measured on GPUs."""
 
 
 def measure(options: Options) -> dict[str, Any]:
@@ -90,13 +92,14 @@ def read_figures() -> Figures:
     """The figures from the files of measurements."""
     results, blocks = json.loads(RESULTS.read_text()), json.loads(BLOCKS.read_text())
     machine, replays = results["machine"], results["replay"]
+    on_gpus = [json.loads(path.read_text()) for path in sorted(ON_GPUS.glob("gpu*.json"))]
     return Figures(
         blocks["bytes_per_frame"],
         blocks["bytes_per_transition"],
         sum(replay["steps_per_s"]["median"] for replay in replays) / len(replays) / machine["cores"],
         results["store_blocks"]["samples_per_s"]["median"],
         machine["cores"],
-        results["steps"],
+        [row for bench in on_gpus for row in bench["steps"]],
     )
 
 
@@ -136,10 +139,10 @@ def data_table(figures: Figures) -> str:
     return markdown_table(("transitions", "frames, raw", "frames, blocks", "beside frames", "replay, one core"), rows)
 
 
-def step_ms(figures: Figures, samples: int) -> float | None:
-    """A measured training step on a GPU with so many samples, if there is one."""
+def step_ms(figures: Figures, samples: int, games: int) -> float | None:
+    """A measured training step on a GPU with so many samples of so many games, if there is one."""
     for row in figures.steps:
-        if (row["arch"], row["device"], row["batch"]) == (ARCH, "cuda", samples):
+        if (row["arch"], row["device"], row["batch"], row["games"]) == (ARCH, "cuda", samples, games):
             return float(row["step_ms"]["median"])
     return None
 
@@ -154,7 +157,7 @@ def layout_table(figures: Figures) -> str:
         games = max(len(share.names) for share in shares)
         samples = max(len(share.rows(len(GAMES), per_game)) for share in shares)
         held = [transitions * games / len(GAMES) for transitions in TRANSITIONS]
-        step = step_ms(figures, samples)
+        step = step_ms(figures, samples, games)
         rows.append(
             (
                 gpus,

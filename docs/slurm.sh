@@ -23,7 +23,7 @@ head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export OMP_NUM_THREADS=1                  # the ranks' own threads replay and unpack
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240 # seconds to save in, before torchrun kills
 
-srun --kill-on-bad-exit=1 torchrun \
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 torchrun \
   --nnodes "$SLURM_NNODES" --nproc-per-node 8 --max-restarts 3 \
   --rdzv-backend c10d --rdzv-endpoint "$head:29500" --rdzv-id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" \
   -m zoo pretrain --name resnet101.scaledql_mixed40 --dataset mixed40 --arch resnet101 --steps 10000000 \

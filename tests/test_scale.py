@@ -23,14 +23,13 @@ def test_the_tables_are_those_of_the_measurements() -> None:
 
 
 def test_a_step_is_told_only_where_it_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = json.loads(scale.RESULTS.read_text())
-    row = {"arch": "resnet101", "device": "cuda", "batch": 480, "step_ms": {"median": 86.4}}
-    changed = tmp_path / "results.json"
-    monkeypatch.setattr(scale, "RESULTS", changed)
-    for other in ({"device": "cpu"}, {"arch": "resnet18"}, {"batch": 64}):
-        changed.write_text(json.dumps({**results, "steps": [{**row, **other}]}))
+    row = {"arch": "resnet101", "device": "cuda", "batch": 480, "games": 40, "step_ms": {"median": 86.4}}
+    monkeypatch.setattr(scale, "ON_GPUS", tmp_path)
+    bench = tmp_path / "gpu_480.json"
+    for other in ({"device": "cpu"}, {"arch": "resnet18"}, {"batch": 64}, {"games": 4}):
+        bench.write_text(json.dumps({"steps": [{**row, **other}]}))
         assert "ms |" not in scale.tables()
-    changed.write_text(json.dumps({**results, "steps": [row]}))
+    bench.write_text(json.dumps({"steps": [row]}))
     (line,) = (line for line in scale.tables().splitlines() if " ms |" in line)
     assert line.startswith("| 1 | 40 |") and line.endswith("| 86.4 ms | 10.0 |")  # 10 million times 86.4 ms
 
@@ -41,6 +40,8 @@ def test_the_slurm_script() -> None:
     script = path.read_text().replace("\\\n", " ")
     (line,) = re.findall(r"torchrun (.*) \"\$@\" &", script)
     words = shlex.split(re.sub(r"\$\{?SLURM_NNODES\}?", "8", line))
+    # Since version 22.05 srun does not take over what the job was given a task.
+    assert 'srun --cpus-per-task="$SLURM_CPUS_PER_TASK" ' in script and "#SBATCH --cpus-per-task=" in script
     torchrun, zoo = words[: words.index("pretrain")], words[words.index("pretrain") + 1 :]
     options = get_args_parser().parse_args(torchrun)
     assert (options.nnodes, options.nproc_per_node, options.module) == ("8", "8", True)
