@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.test_pretrain import CPU, SMALL
+from zoo.encoder import Encoder
 from zoo.pretrain import batches
 from zoo.pretrain.batches import Batches
 from zoo.pretrain.config import ObjectiveConfig, RunConfig
@@ -72,6 +73,9 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tensors without values, that may be on a GPU which is not there; it has no streams."""
     monkeypatch.setattr(batches, "side_stream", lambda device: None)
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
+    # Else autocast turns itself off.
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: True)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
 
@@ -118,8 +122,9 @@ def give_gradients(network: nn.Module) -> None:
         parameter.grad = torch.empty_like(parameter)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("arch", ["nature", "impala", "resnet18"])
-def test_a_step_on_a_gpu_needs_no_value(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_on_a_gpu_needs_no_value(arch: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ObjectiveConfig(double_q=True, target="hard", target_every=1)
     config = RunConfig(arch=arch, feature_dim=16, batch_size=8, random_shift=2, objective=settings)
     objective = new_objective(config, GAMES)
@@ -135,11 +140,40 @@ def test_a_step_on_a_gpu_needs_no_value(arch: str, monkeypatch: pytest.MonkeyPat
                 batch = made._make(step)
                 assert batch.observations.shape == (8, 4, 84, 84) and batch.observations.is_cuda
                 set_learning_rates(optimizer, step, config)
-                losses = train_step(objective, batch, optimizer, config, torch.float32, mine)
+                losses = train_step(objective, batch, optimizer, config, dtype, mine)
                 objective.after_step(step + 1)
         made.close()
     assert losses["loss"].is_cuda and losses["loss"].shape == ()
     assert copies.count == 2 * 2  # where transitions are, and how far to shift them
+
+
+class Maps(TorchDispatchMode):
+    """Notes what makes maps of a batch of `size` in float32."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.maps = size, 0
+        self.float32: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.ndim == 4 and len(leaf) == self.size:
+                self.maps += 1
+                if leaf.dtype == torch.float32:
+                    self.float32.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize("arch", ["nature", "impala", "resnet18", "resnet50"])
+def test_maps_stay_in_bfloat16_on_a_gpu(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder(arch, 8)
+    with fake_gpu(monkeypatch):
+        on_gpu(encoder)
+        x = torch.zeros(7, 4, 84, 84, dtype=torch.bfloat16, device=GPU)
+        with torch.autocast("cuda", torch.bfloat16), Maps(7) as seen:
+            encoder.trunk(x)
+    assert seen.maps > 5 and seen.float32 == []
 
 
 def test_what_needs_a_value_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

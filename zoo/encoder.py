@@ -17,10 +17,10 @@ from typing import Self
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers.norm import GroupNorm
 from torch import Tensor, nn
 
 from zoo.errors import QzooError, unknown_name
+from zoo.group_norm import GroupNorm
 
 INPUT_SHAPE = (4, 84, 84)
 SCALED = torch.bfloat16
