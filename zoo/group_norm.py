@@ -22,7 +22,7 @@ class GroupNorm(PlainGroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.is_cuda or x.dtype not in HALF:
-            plain: Tensor = super().forward(x)
+            plain: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
             return plain
         with torch.autocast("cuda", enabled=False):
             return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)

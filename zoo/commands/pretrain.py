@@ -126,7 +126,7 @@ class Pretrain:
             checkpoint_seconds = parse_duration(self.checkpoint_every, "--checkpoint-every")
             chosen = self.choose()
             self.run_config.check(len(chosen.games))
-            device = world.own_device(pick_device(self.device))
+            device = pick_device(world.own_device(self.device))
             share = share_of(chosen.games, self.run_config.batch_size // len(chosen.games), world)
             checkpoints_at(folder / CHECKPOINT, resume=self.resume)  # rather now than after the replay
             data, store = self._load(chosen.only(share.names), deadline, world)
