@@ -108,6 +108,24 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+@contextmanager
+def told_when_full(fix: str) -> Iterator[None]:
+    """Within the block, memory of a GPU that is full is one line.
+
+    Args:
+        fix: what to do about it.
+
+    Raises:
+        QzooError: there was not enough of it.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        # Its first sentences say of what, and how much was wanted; what follows is of PyTorch's allocator.
+        told = ". ".join(str(error).split("\n")[0].split(". ")[:2]).rstrip(".")
+        raise QzooError(f"{told}; {fix}") from error
+
+
 def device_name(device: torch.device) -> str:
     """What figures were made on, as a person would say it."""
     if device.type == "cuda":
