@@ -225,6 +225,25 @@ def test_fast_pooling_is_pooling(dtype: torch.dtype, memory_format: torch.memory
     assert torch.equal(ours.grad != 0, theirs.grad != 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("value", [math.nan, -math.inf, math.inf])
+def test_fast_pooling_hides_nothing(dtype: torch.dtype, value: float) -> None:
+    torch.manual_seed(0)
+    maps = torch.randn(3, 8, 42, 41).to(dtype)
+    maps[1, 2, 10:20, 10:20] = value
+    pooled = FastMaxPool(3, stride=2, padding=1)(maps)
+    expected = torch.nn.MaxPool2d(3, stride=2, padding=1)(maps)
+    assert not expected.isfinite().all()
+    assert torch.equal(*(maps.nan_to_num(1e6, 2e6, -2e6) for maps in (pooled, expected)))
+
+
+def test_a_weight_that_is_no_number_is_seen_in_the_features() -> None:
+    encoder = Encoder("resnet18", 8)
+    with torch.no_grad():
+        encoder.trunk.get_parameter("conv1.weight")[0, 0, 0, 0] = math.nan
+        assert encoder(frames(2)).isnan().any()
+
+
 def test_a_resnet_compiles_whole() -> None:
     encoder = Encoder("resnet18", 8).eval()
     compiled = torch.compile(encoder, backend="aot_eager", fullgraph=True, dynamic=False)

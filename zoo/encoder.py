@@ -113,12 +113,13 @@ def impala_trunk() -> nn.Sequential:
 class FastMaxPool(nn.MaxPool2d):
     """Max pooling by oneDNN where that pays: contiguous maps on a CPU, on which PyTorch's own is some ten times slower.
 
-    The same values; gradients may differ in the last bit of the precision, as they are summed up otherwise.
+    The same values; gradients may differ in the last bit of the precision, as they are summed up otherwise. oneDNN
+    loses NaN and -inf: maps with such go PyTorch's way, which their sum tells at a tenth of the pooling's cost.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         usual = torch.compiler.is_compiling() or x.device.type != "cpu" or not x.is_contiguous()
-        if usual or not torch.backends.mkldnn.is_available():
+        if usual or not torch.backends.mkldnn.is_available() or not math.isfinite(x.detach().sum()):
             plain: Tensor = super().forward(x)
             return plain
         settings = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
