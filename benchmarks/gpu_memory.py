@@ -43,6 +43,9 @@ def fake_gpu() -> Iterator[torch.device]:
         # Autocast turns itself off where no GPU is.
         stack.enter_context(patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
         stack.enter_context(patch("torch.cuda.is_bf16_supported", lambda including_emulation=True: True))
+        # cuDNN's layout, which PyTorch asks cuDNN for.
+        stack.enter_context(patch("torch._C._conv_determine_backend_memory_format", lambda *_: torch.channels_last))
+        stack.enter_context(patch("zoo.group_norm.kernel_agrees", lambda device, dtype: True))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         yield torch.device("cuda")
 
@@ -54,7 +57,7 @@ def put_on(device: torch.device, module: nn.Module) -> None:
             for name, value in tensors.items():
                 if value is not None:
                     layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
-                    moved = torch.empty(value.shape, dtype=value.dtype, device=device).to(memory_format=layout)
+                    moved = torch.empty(value.shape, dtype=value.dtype, device=device, memory_format=layout)
                     learned = isinstance(value, nn.Parameter)
                     tensors[name] = nn.Parameter(moved, value.requires_grad) if learned else moved
         if hasattr(part, "memory_format"):

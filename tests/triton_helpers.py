@@ -1,4 +1,4 @@
-"""Compiling kernels for a GPU that is not there: the interpreter, which runs them on a CPU, takes more than Triton does."""
+"""Compiling kernels for a GPU that is not there: the interpreter, which runs them here, takes what Triton refuses."""
 
 from __future__ import annotations
 

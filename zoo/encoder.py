@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import QzooError, unknown_name
-from zoo.group_norm import GroupNorm
+from zoo.group_norm import GroupNorm, join_relus
 
 INPUT_SHAPE = (4, 84, 84)
 SCALED = torch.bfloat16
@@ -136,6 +136,7 @@ def resnet_trunk(arch: str) -> nn.Module:
     trunk: nn.Module = timm.create_model(
         arch, pretrained=False, in_chans=INPUT_SHAPE[0], num_classes=0, global_pool="", norm_layer=GroupNorm
     )
+    join_relus(trunk)
     trunk.maxpool = FastMaxPool(3, stride=2, padding=1)
     return trunk
 

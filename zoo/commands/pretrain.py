@@ -115,6 +115,7 @@ class Pretrain:
 
     def _run(self, world: World) -> dict[str, Any] | None:
         from zoo.device import pick_device, told_when_full
+        from zoo.group_norm import allow_kernel
         from zoo.pretrain.checkpoint import CHECKPOINT, checkpoints_at
         from zoo.pretrain.data import DataRecord
         from zoo.pretrain.loop import TrainingProgress, train
@@ -138,6 +139,7 @@ class Pretrain:
             data, store = self._load(chosen.only(share.names), deadline, world)
             store = place_store(store, device, self.frames)
             objective = new_objective(self.run_config, chosen.games).to(device)
+            allow_kernel(objective, self.compute.norm_kernel == "auto")
         record = DataRecord(chosen.games, chosen.selection, world.union(data.by_game()))
         with progress_bar(quiet=self.json or not world.leads) as bar:
             task = bar.add_task(self.name, total=self.run_config.steps, note="")
