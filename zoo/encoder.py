@@ -169,14 +169,18 @@ def best_memory_format(arch: str, device_type: str) -> torch.memory_format:
 
 
 def _check_observations(observations: Tensor) -> None:
-    known = observations.dtype in (torch.uint8, SCALED)
-    if not known or observations.ndim != 4 or observations.shape[1:] != INPUT_SHAPE:
+    dtype = observations.dtype
+    if dtype not in (torch.uint8, SCALED) or observations.ndim != 4 or observations.shape[1:] != INPUT_SHAPE:
         raise QzooError(
             f"observations: expected a torch tensor, uint8 (B, 4, 84, 84), got "
-            f"{type(observations).__name__} of {str(observations.dtype).removeprefix('torch.')} "
+            f"{type(observations).__name__} of {str(dtype).removeprefix('torch.')} "
             f"{tuple(observations.shape)}; "
-            "pass raw frames, oldest first: scaling is inside"
+            "pass raw frames, oldest first: scaling is inside (bfloat16 is taken as scaled to [0, 1])"
         )
+    # On a GPU, which makes such frames itself, looking at them would hold a step up.
+    looks = dtype == SCALED and observations.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looks and observations.numel() and not float(observations.detach().amax()) <= 1.0:
+        raise QzooError("observations: bfloat16 frames must be scaled to [0, 1]; pass raw frames as uint8 instead")
 
 
 class Encoder(nn.Module):
