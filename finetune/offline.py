@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from zoo.device import pick_precision
 from zoo.encoder import Encoder, project
+from zoo.group_norm import allow_kernel
 from zoo.pretrain.config import COMPUTE, ComputeConfig, ObjectiveConfig, OptimizerConfig, RunConfig
 from zoo.pretrain.loop import TrainingProgress, train
 from zoo.pretrain.run import start_heads
@@ -130,6 +131,7 @@ def finetune(
     """
     device = next(encoder.parameters()).device
     network = start_network(encoder, game, mode, config)
+    allow_kernel(network, compute.norm_kernel == "auto")
     run_config = config.run_config(encoder.arch, encoder.feature_dim)
     run_config.check(1)
     began = time.time()

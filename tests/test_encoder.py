@@ -188,6 +188,13 @@ def test_refuses_what_is_not_uint8_frames(observations: Tensor, named: str) -> N
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_refuses_raw_frames_in_bfloat16() -> None:
+    encoder = Encoder("nature", 8)
+    with pytest.raises(QzooError, match=r"bfloat16 frames must be scaled to \[0, 1\]; pass raw frames as uint8"):
+        encoder(frames(2).bfloat16())
+    assert encoder((frames(2) / 255.0).bfloat16()).isfinite().all() and encoder(frames(0).bfloat16()).shape == (0, 8)
+
+
 def test_unknown_arch_offers_the_nearest() -> None:
     with pytest.raises(QzooError, match=r"unknown arch 'resnet35'; did you mean .*resnet34"):
         Encoder("resnet35")
@@ -223,6 +230,25 @@ def test_fast_pooling_is_pooling(dtype: torch.dtype, memory_format: torch.memory
     tolerance = 1e-5 if dtype == torch.float32 else 0.05
     assert torch.allclose(ours.grad.float(), theirs.grad.float(), atol=tolerance)
     assert torch.equal(ours.grad != 0, theirs.grad != 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("value", [math.nan, -math.inf, math.inf])
+def test_fast_pooling_hides_nothing(dtype: torch.dtype, value: float) -> None:
+    torch.manual_seed(0)
+    maps = torch.randn(3, 8, 42, 41).to(dtype)
+    maps[1, 2, 10:20, 10:20] = value
+    pooled = FastMaxPool(3, stride=2, padding=1)(maps)
+    expected = torch.nn.MaxPool2d(3, stride=2, padding=1)(maps)
+    assert not expected.isfinite().all()
+    assert torch.equal(*(maps.nan_to_num(1e6, 2e6, -2e6) for maps in (pooled, expected)))
+
+
+def test_a_weight_that_is_no_number_is_seen_in_the_features() -> None:
+    encoder = Encoder("resnet18", 8)
+    with torch.no_grad():
+        encoder.trunk.get_parameter("conv1.weight")[0, 0, 0, 0] = math.nan
+        assert encoder(frames(2)).isnan().any()
 
 
 def test_a_resnet_compiles_whole() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.test_no_waits import GPU, fake_gpu, small_store
+from tests.triton_helpers import compile_for_h100
 from zoo.encoder import Encoder
 from zoo.pretrain import batches
 from zoo.pretrain.batches import kernel_agrees, reference_batch, uses_kernel
@@ -103,6 +104,15 @@ def test_the_kernel_gives_the_reference_batch(found: dict[str, Any]) -> None:
         batch = told["batch"]
         assert batch["columns"] and batch["agrees"] and batch["ends"] >= 6 and batch["starts"] >= 1, (pad, batch)
         assert 0 < batch["apart"] < 2**-8 and batch["features"] < 0.01, (pad, batch)
+
+
+def test_the_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:
+    """The interpreter takes what a compiler may not."""
+    from zoo.pretrain.fused import BLOCK, _stack_shift_scale
+
+    pointers = {"frames": "*u8", "newest": "*i64", "start": "*i64", "offsets": "*i64", "out": "*bf16"}
+    constants = {"pad": 4, "size": 84, "stack": 4, "block": BLOCK}
+    assert "st.global" in compile_for_h100(_stack_shift_scale, pointers, {}, constants, tmp_path)
 
 
 def test_scaled_frames_are_not_scaled_again(store: FrameStore) -> None:

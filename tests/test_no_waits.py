@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.test_pretrain import CPU, SMALL
+from zoo.encoder import Encoder
+from zoo.group_norm import GroupNorm, allow_kernel
 from zoo.pretrain import batches
 from zoo.pretrain.batches import Batches
 from zoo.pretrain.config import ObjectiveConfig, RunConfig
@@ -72,18 +75,32 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tensors without values, that may be on a GPU which is not there; it has no streams."""
     monkeypatch.setattr(batches, "side_stream", lambda device: None)
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr("zoo.group_norm.kernel_agrees", lambda device, dtype: True)
+    # Else autocast turns itself off.
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(torch._C, "_conv_determine_backend_memory_format", layout_of_cudnn)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
 
 
+def layout_of_cudnn(x: Tensor, weight: Tensor, backend: object) -> torch.memory_format:
+    """In which layout cuDNN gives a convolution's result: channels_last where maps or weights are."""
+    last = torch.channels_last in (suggest_memory_format(x), suggest_memory_format(weight))
+    return torch.channels_last if last else torch.contiguous_format
+
+
 def on_gpu(module: nn.Module) -> None:
-    """Put a module there, its layouts as they are."""
+    """Put a module there, in the layout that convolutions have there."""
     for part in module.modules():
+        if isinstance(part, Encoder):
+            part.memory_format = torch.channels_last
         for tensors in (part._parameters, part._buffers):
             for name, value in tensors.items():
                 if value is None:
                     continue
-                moved: Tensor = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device=GPU)
+                layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
+                moved = torch.empty(value.shape, dtype=value.dtype, device=GPU, memory_format=layout)
                 learned = isinstance(value, nn.Parameter)
                 tensors[name] = nn.Parameter(moved, value.requires_grad) if learned else moved  # type: ignore[assignment]
 
@@ -118,8 +135,9 @@ def give_gradients(network: nn.Module) -> None:
         parameter.grad = torch.empty_like(parameter)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("arch", ["nature", "impala", "resnet18"])
-def test_a_step_on_a_gpu_needs_no_value(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_on_a_gpu_needs_no_value(arch: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ObjectiveConfig(double_q=True, target="hard", target_every=1)
     config = RunConfig(arch=arch, feature_dim=16, batch_size=8, random_shift=2, objective=settings)
     objective = new_objective(config, GAMES)
@@ -135,11 +153,53 @@ def test_a_step_on_a_gpu_needs_no_value(arch: str, monkeypatch: pytest.MonkeyPat
                 batch = made._make(step)
                 assert batch.observations.shape == (8, 4, 84, 84) and batch.observations.is_cuda
                 set_learning_rates(optimizer, step, config)
-                losses = train_step(objective, batch, optimizer, config, torch.float32, mine)
+                losses = train_step(objective, batch, optimizer, config, dtype, mine)
                 objective.after_step(step + 1)
         made.close()
     assert losses["loss"].is_cuda and losses["loss"].shape == ()
     assert copies.count == 2 * 2  # where transitions are, and how far to shift them
+
+
+class Maps(TorchDispatchMode):
+    """Notes what makes maps of a batch of `size` in float32, and in another order than channels_last."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.maps, self.kernels = size, 0, 0
+        self.float32: list[str] = []
+        self.reordered: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.kernels += str(func) == "qzoo.group_norm.default"
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.ndim == 4 and len(leaf) == self.size:
+                self.maps += 1
+                if leaf.dtype == torch.float32:
+                    self.float32.append(str(func))
+                if not leaf.is_contiguous(memory_format=torch.channels_last):
+                    self.reordered.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("arch", ["nature", "impala", "resnet18", "resnet50"])
+def test_maps_stay_as_they_are_on_a_gpu(arch: str, kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, with the kernel or PyTorch's group norm; with the kernel in channels_last as well.
+
+    That PyTorch's would reorder them, fake tensors don't show.
+    """
+    encoder = Encoder(arch, 8)
+    allow_kernel(encoder, kernel)
+    with fake_gpu(monkeypatch):
+        on_gpu(encoder)
+        x = torch.zeros(7, 4, 84, 84, dtype=torch.bfloat16, device=GPU).to(memory_format=torch.channels_last)
+        with torch.autocast("cuda", torch.bfloat16), Maps(7) as seen:
+            encoder.trunk(x)
+    assert seen.maps > 5 and seen.float32 == []
+    norms = sum(isinstance(part, GroupNorm) for part in encoder.modules())
+    assert seen.kernels == (norms if kernel else 0)
+    assert not kernel or seen.reordered == []
 
 
 def test_what_needs_a_value_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

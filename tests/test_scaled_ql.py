@@ -88,6 +88,18 @@ def test_loss_in_bfloat16_is_close(store: FrameStore) -> None:
     assert losses["td"].item() == pytest.approx(objective.loss(batch)["td"].item(), rel=0.02)
 
 
+def test_double_q_loses_no_gradient_in_bfloat16(store: FrameStore) -> None:
+    """The pass that chooses runs without gradients first; weights that autocast kept from it would have none."""
+    batch, found = make_batch(store), []
+    for kept in (True, False):
+        objective = make_objective(double_q=True)
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=kept):
+            objective.loss(batch)["loss"].backward()  # type: ignore[no-untyped-call]
+        found.append([parameter.grad for parameter in objective.network.parameters()])
+    for one, other in zip(*found, strict=True):
+        assert one is not None and other is not None and other.count_nonzero() > 0 and torch.equal(one, other)
+
+
 def test_a_fresh_network_starts_at_log_atoms(store: FrameStore) -> None:
     network = QNetwork(Encoder("nature", 16), GAMES)
     losses = ScaledQL(network, ObjectiveConfig()).loss(make_batch(store))

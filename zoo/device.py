@@ -28,14 +28,18 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 def pick_device(name: str) -> torch.device:
     """ "auto" takes a GPU where there is one.
 
+    A GPU with a number, such as cuda:1, becomes this thread's current one: on any other, nothing is set up.
+
     Raises:
-        QzooError: the device is not there.
+        QzooError: the device is not there, or holds no values.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # Triton launches on the current one
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise QzooError(f"--device {name}: not available here; use auto or cpu") from error
     return device
@@ -102,6 +106,24 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@contextmanager
+def told_when_full(fix: str) -> Iterator[None]:
+    """Within the block, memory of a GPU that is full is one line.
+
+    Args:
+        fix: what to do about it.
+
+    Raises:
+        QzooError: there was not enough of it.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        # Its first sentences say of what, and how much was wanted; what follows is of PyTorch's allocator.
+        told = ". ".join(str(error).split("\n")[0].split(". ")[:2]).rstrip(".")
+        raise QzooError(f"{told}; {fix}") from error
 
 
 def device_name(device: torch.device) -> str:

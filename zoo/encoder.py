@@ -17,10 +17,10 @@ from typing import Self
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers.norm import GroupNorm
 from torch import Tensor, nn
 
 from zoo.errors import QzooError, unknown_name
+from zoo.group_norm import GroupNorm, join_relus
 
 INPUT_SHAPE = (4, 84, 84)
 SCALED = torch.bfloat16
@@ -113,12 +113,13 @@ def impala_trunk() -> nn.Sequential:
 class FastMaxPool(nn.MaxPool2d):
     """Max pooling by oneDNN where that pays: contiguous maps on a CPU, on which PyTorch's own is some ten times slower.
 
-    The same values; gradients may differ in the last bit of the precision, as they are summed up otherwise.
+    The same values; gradients may differ in the last bit of the precision, as they are summed up otherwise. oneDNN
+    loses NaN and -inf: maps with such go PyTorch's way, which their sum tells at a tenth of the pooling's cost.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         usual = torch.compiler.is_compiling() or x.device.type != "cpu" or not x.is_contiguous()
-        if usual or not torch.backends.mkldnn.is_available():
+        if usual or not torch.backends.mkldnn.is_available() or not math.isfinite(x.detach().sum()):
             plain: Tensor = super().forward(x)
             return plain
         settings = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
@@ -135,6 +136,7 @@ def resnet_trunk(arch: str) -> nn.Module:
     trunk: nn.Module = timm.create_model(
         arch, pretrained=False, in_chans=INPUT_SHAPE[0], num_classes=0, global_pool="", norm_layer=GroupNorm
     )
+    join_relus(trunk)
     trunk.maxpool = FastMaxPool(3, stride=2, padding=1)
     return trunk
 
@@ -167,14 +169,18 @@ def best_memory_format(arch: str, device_type: str) -> torch.memory_format:
 
 
 def _check_observations(observations: Tensor) -> None:
-    known = observations.dtype in (torch.uint8, SCALED)
-    if not known or observations.ndim != 4 or observations.shape[1:] != INPUT_SHAPE:
+    dtype = observations.dtype
+    if dtype not in (torch.uint8, SCALED) or observations.ndim != 4 or observations.shape[1:] != INPUT_SHAPE:
         raise QzooError(
             f"observations: expected a torch tensor, uint8 (B, 4, 84, 84), got "
-            f"{type(observations).__name__} of {str(observations.dtype).removeprefix('torch.')} "
+            f"{type(observations).__name__} of {str(dtype).removeprefix('torch.')} "
             f"{tuple(observations.shape)}; "
-            "pass raw frames, oldest first: scaling is inside"
+            "pass raw frames, oldest first: scaling is inside (bfloat16 is taken as scaled to [0, 1])"
         )
+    # On a GPU, which makes such frames itself, looking at them would hold a step up.
+    looks = dtype == SCALED and observations.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looks and observations.numel() and not float(observations.detach().amax()) <= 1.0:
+        raise QzooError("observations: bfloat16 frames must be scaled to [0, 1]; pass raw frames as uint8 instead")
 
 
 class Encoder(nn.Module):

@@ -71,9 +71,10 @@ class FinetuneOffline:
 
     def run(self) -> dict[str, Any]:
         """Fine-tune, save, evaluate."""
-        from zoo.device import deterministic
+        from zoo.device import deterministic, told_when_full
 
-        with deterministic(self.compute.deterministic):
+        full = told_when_full("lower --batch-size or --transitions, or take a smaller --encoder")
+        with deterministic(self.compute.deterministic), full:
             return self._run()
 
     def _run(self) -> dict[str, Any]:

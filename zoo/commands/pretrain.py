@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from zoo.recordings.format import Recording
     from zoo.recordings.store import FrameStore
 
+IF_FULL = "lower --batch-size, keep frames off the GPU (--frames host), or take a smaller --arch"
+
 
 @dataclass
 class Pretrain:
@@ -79,6 +81,10 @@ class Pretrain:
     """Where frames live: raw in memory (7 KB each), raw in a memory-mapped file, or compressed in files of blocks,
     which the system keeps in memory as far as they fit. auto: raw in memory where they fit in half of what is free,
     else blocks. What a step draws is the same in all. Those of imported sets stay in their own memory-mapped files."""
+    frames: Literal["auto", "device", "host"] = "auto"
+    """On a GPU, where a step takes frames from. device: raw, from the GPU's memory, whatever --store says, which is the
+    fastest. host: from where --store keeps them, which leaves that memory to the network. auto: device, where raw
+    frames take at most 80% of what is free there. What a step draws is the same."""
     cache: Path = Path("runs/frames")
     """Folder of the files of frames, used again by every run on the same play; delete it when you like."""
     device: str = "auto"
@@ -101,14 +107,15 @@ class Pretrain:
 
     def run(self) -> dict[str, Any] | None:
         """Train; returns where the run stands, or None where another rank does."""
-        from zoo.device import deterministic
+        from zoo.device import deterministic, told_when_full
         from zoo.pretrain.ranks import join
 
-        with deterministic(self.compute.deterministic), join() as world:
+        with deterministic(self.compute.deterministic), told_when_full(IF_FULL), join() as world:
             return self._run(world)
 
     def _run(self, world: World) -> dict[str, Any] | None:
-        from zoo.device import pick_device
+        from zoo.device import pick_device, told_when_full
+        from zoo.group_norm import allow_kernel
         from zoo.pretrain.checkpoint import CHECKPOINT, checkpoints_at
         from zoo.pretrain.data import DataRecord
         from zoo.pretrain.loop import TrainingProgress, train
@@ -118,7 +125,7 @@ class Pretrain:
 
         started = time.time()
         folder = self.out / self.name
-        with world.together():
+        with world.together(), told_when_full(IF_FULL):
             if Path(self.name).name != self.name:
                 raise QzooError(f"--name {self.name}: must be a name, not a path; --out takes the folder")
             self.run_config.check(1)
@@ -126,12 +133,13 @@ class Pretrain:
             checkpoint_seconds = parse_duration(self.checkpoint_every, "--checkpoint-every")
             chosen = self.choose()
             self.run_config.check(len(chosen.games))
-            device = world.own_device(pick_device(self.device))
+            device = pick_device(world.own_device(self.device))
             share = share_of(chosen.games, self.run_config.batch_size // len(chosen.games), world)
             checkpoints_at(folder / CHECKPOINT, resume=self.resume)  # rather now than after the replay
             data, store = self._load(chosen.only(share.names), deadline, world)
-            store = place_store(store, device)
+            store = place_store(store, device, self.frames)
             objective = new_objective(self.run_config, chosen.games).to(device)
+            allow_kernel(objective, self.compute.norm_kernel == "auto")
         record = DataRecord(chosen.games, chosen.selection, world.union(data.by_game()))
         with progress_bar(quiet=self.json or not world.leads) as bar:
             task = bar.add_task(self.name, total=self.run_config.steps, note="")

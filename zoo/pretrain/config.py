@@ -84,6 +84,9 @@ class ComputeConfig:
     batch_kernel: Literal["auto", "off"] = "auto"
     """auto: where raw frames are in GPU memory and the run is in bfloat16, a Triton kernel makes the network's input of
     them, if it gives what the plain path gives when tried at the start; unmeasured. off: the plain path."""
+    norm_kernel: Literal["auto", "off"] = "auto"
+    """auto: on CUDA and in bfloat16, a Triton kernel makes the ResNets' group norms, if it gives what PyTorch's gives
+    when tried at the start; not in compiled passes; unmeasured. off: PyTorch's."""
 
 
 COMPUTE = ComputeConfig()

@@ -8,8 +8,6 @@ want. Triton compiles it on the first call; TRITON_INTERPRET=1 runs it on a CPU 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -19,20 +17,21 @@ from zoo.atari import FRAME_SIZE, STACK
 
 BLOCK = 1024
 """Pixels that a program handles, of all the frames of a stack."""
+# A kernel's arguments have no types here but tl.constexpr: Triton, unlike its interpreter, refuses any other name.
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _stack_shift_scale(
-    frames: Any,
-    newest: Any,
-    start: Any,
-    offsets: Any,
-    out: Any,
+def _stack_shift_scale(  # type: ignore[no-untyped-def]
+    frames,
+    newest,
+    start,
+    offsets,
+    out,
     pad: tl.constexpr,
     size: tl.constexpr,
     stack: tl.constexpr,
     block: tl.constexpr,
-) -> None:
+):
     sample = tl.program_id(0).to(tl.int64)
     pixel = tl.program_id(1) * block + tl.arange(0, block)[:, None]
     place = tl.arange(0, stack)[None, :]

@@ -46,26 +46,46 @@ class World:
         """Whether this rank writes logs, checkpoints and the model, and speaks for all."""
         return self.rank == 0
 
-    def own_device(self, device: torch.device) -> torch.device:
-        """The device of this rank: where they train on GPUs, one each, by their number on the machine.
+    def own_device(self, name: str) -> str:
+        """The name of this rank's device: where they train on GPUs, one each, by their number on the machine.
+
+        Where each rank is shown a single GPU (CUDA_VISIBLE_DEVICES, as by torchrun's --virtual-local-rank), it takes
+        that.
+
+        Args:
+            name: as in --device, of which all give the same. Nothing is set up on any GPU for it.
 
         Raises:
-            QzooError: more ranks than GPUs.
+            QzooError: more ranks than GPUs; a GPU's number, which can't be that of all ranks.
         """
-        if self.size == 1 or device.type != "cuda":
-            return device
-        if self.local_size > torch.cuda.device_count():
+        if self.size == 1 or (name == "auto" and not torch.cuda.is_available()):
+            return name
+        if name not in ("auto", "cuda"):
+            if name.startswith("cuda"):
+                raise QzooError(f"--device {name}: each rank takes a GPU of its own; give --device cuda")
+            return name
+        seen = torch.cuda.device_count()
+        if seen == 1 and "CUDA_VISIBLE_DEVICES" in os.environ:
+            return "cuda:0"
+        if self.local_size > seen:
             raise QzooError(
-                f"--nproc-per-node {self.local_size}: {torch.cuda.device_count()} GPUs are here; start one rank each, "
-                "or give --device cpu"
+                f"--nproc-per-node {self.local_size}: {seen} GPUs are here; start one rank each, or give --device cpu"
             )
-        return torch.device("cuda", self.local_rank)
+        return f"cuda:{self.local_rank}"
 
     def on(self, device: torch.device) -> World:
-        """The same ranks, training on `device`; all must call this."""
+        """The same ranks, training on `device`, their current one; all must call this.
+
+        Raises:
+            QzooError: two ranks have the same GPU.
+        """
         if self.size == 1 or device.type != "cuda":
             return self
-        torch.cuda.set_device(device)
+        held = self.gather(str(torch.cuda.get_device_properties(device).uuid))
+        if len(set(held)) < self.size:
+            self.leave(
+                QzooError(f"{self.size} ranks see {len(set(held))} GPUs; show each one of its own, or all of them")
+            )
         return replace(self, gradients=cast(dist.ProcessGroup, dist.new_group(backend="nccl")))
 
     def begin_sum(self, tensors: Sequence[Tensor]) -> Callable[[], None]:

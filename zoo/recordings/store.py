@@ -26,6 +26,7 @@ __all__ = [
     "Batch",
     "FeatureStore",
     "FrameStore",
+    "FramesOn",
     "Placement",
     "build_store",
     "choose_placement",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 Placement = Literal["ram", "memmap", "blocks"]
+FramesOn = Literal["auto", "device", "host"]
 FEATURE_BLOCK = 512
 
 
@@ -266,13 +268,16 @@ def choose_placement(recordings: Sequence[Recording], processes: int = 1) -> Pla
     return "ram" if 2 * frames_of(recordings) * FRAME_BYTES * processes < free_memory() else "blocks"
 
 
-def place_store(store: FrameStore, device: torch.device) -> FrameStore:
-    """The store on `device` where its frames, raw, take at most 80% of the memory that is free there, else as it is."""
-    if device.type == "cuda":
+def place_store(store: FrameStore, device: torch.device, frames: FramesOn = "auto") -> FrameStore:
+    """The store on `device`, its frames raw, or as it is.
+
+    Args:
+        frames: "device", "host" (as it is), or "auto": on a GPU where they take at most 80% of the memory that is free.
+    """
+    if frames == "auto" and device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        if len(store.frames) * FRAME_BYTES > 0.8 * free:
-            return store
-    return store.to(device)
+        frames = "host" if len(store.frames) * FRAME_BYTES > 0.8 * free else "device"
+    return store if frames == "host" else store.to(device)
 
 
 def _index(recordings: Sequence[Recording], frames: FrameSource) -> FrameStore:
