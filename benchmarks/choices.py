@@ -29,6 +29,7 @@ from zoo.bench.timing import Turn, in_turns, machine, ratio, repeated, spread
 from zoo.device import keep_freed_memory, pick_precision
 from zoo.encoder import Encoder
 from zoo.files import write_json, write_text
+from zoo.group_norm import GroupNorm
 
 OUT = Path(__file__).with_suffix(".json")
 CPU = torch.device("cpu")
@@ -89,8 +90,8 @@ def network(arch: str, way: Way, frames: Tensor) -> nn.Module:
     if way.without_norms:
         for block in list(encoder.trunk.modules()):
             for name, part in list(block.named_children()):
-                if isinstance(part, nn.GroupNorm):  # the ReLU behind it is a layer of its own
-                    setattr(block, name, nn.Identity())
+                if isinstance(part, GroupNorm):
+                    setattr(block, name, nn.ReLU(inplace=True) if part.relu else nn.Identity())
     if way.compiled:
         encoder.compile()
     return encoder
