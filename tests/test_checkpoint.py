@@ -13,7 +13,7 @@ import torch
 
 from tests.recording_helpers import refused
 from tests.test_pretrain import CPU, SMALL, log_of, run
-from zoo.pretrain.checkpoint import CHECKPOINT, previous_checkpoint
+from zoo.pretrain.checkpoint import CHECKPOINT, damaged_checkpoint, previous_checkpoint
 from zoo.pretrain.loop import train
 from zoo.pretrain.run import new_objective
 from zoo.recordings.store import FrameStore
@@ -61,6 +61,8 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_is_used(
         assert run(store, tmp_path, resume=True) == 100
     assert damage == "gone" or f"going on from {before}" in caplog.text
     assert_equal(whole, halfway)
+    assert load_state(halfway)[1]["step"] == 100 and load_state(before)[1]["step"] == 50  # both whole again
+    assert damaged_checkpoint(halfway).exists() == (damage != "gone")
 
 
 def test_with_no_whole_checkpoint_it_stops(halfway: Path, store: FrameStore, tmp_path: Path) -> None:

@@ -39,11 +39,34 @@ class RunState:
     """Time spent in the loop, over all the parts of the run."""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """Losses summed since the last line of the log."""
+    found: Path | None = None
+    """The checkpoint that it goes on from."""
 
 
 def previous_checkpoint(path: Path) -> Path:
     """Where the checkpoint before that at `path` is kept."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def damaged_checkpoint(path: Path) -> Path:
+    """Where a checkpoint from `path` that no run could go on from is put."""
+    return path.with_name(f"{path.stem}.damaged{path.suffix}")
+
+
+def put_damaged_aside(path: Path, run: RunState) -> None:
+    """Move a last checkpoint that could not be used out of the way, or the next save would put it over the good one.
+
+    To be called when every rank has read what it goes on from.
+
+    Raises:
+        QzooError: it can't be moved.
+    """
+    if run.found in (None, path) or not path.exists():
+        return
+    try:
+        path.replace(damaged_checkpoint(path))
+    except OSError as error:
+        raise QzooError(f"{path}: damaged, and could not be moved away ({error}); delete it") from error
 
 
 def checkpoints_at(path: Path, *, resume: bool) -> list[Path]:
@@ -132,7 +155,7 @@ def restore_checkpoint(
         ) from error
     device = next(objective.parameters()).device
     sums = {name.removeprefix("sums."): t.to(device) for name, t in tensors.items() if name.startswith("sums.")}
-    return RunState(int(info["step"]), float(info["seconds"]), sums)
+    return RunState(int(info["step"]), float(info["seconds"]), sums, found)
 
 
 def _load_first_whole(paths: list[Path]) -> tuple[Path, tuple[dict[str, Tensor], dict[str, Any]]]:

@@ -26,7 +26,15 @@ from zoo.errors import QzooError
 from zoo.files import write_text
 from zoo.interrupt import stop_signals
 from zoo.pretrain.batches import Batches
-from zoo.pretrain.checkpoint import CHECKPOINT, RunState, flat, restore_checkpoint, run_identity, save_checkpoint
+from zoo.pretrain.checkpoint import (
+    CHECKPOINT,
+    RunState,
+    flat,
+    put_damaged_aside,
+    restore_checkpoint,
+    run_identity,
+    save_checkpoint,
+)
 from zoo.pretrain.compiled import wants_compiling
 from zoo.pretrain.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig
 from zoo.pretrain.contribution import Contribution
@@ -181,6 +189,8 @@ def go_on(
         run = restore_checkpoint(path, objective, optimizer, identity, resume=resume, force=force)
     world.check_same({"step": run.step, **flat(identity)})
     world.copy_first(list(objective.parameters()))
+    if world.leads:
+        put_damaged_aside(path, run)
     return run
 
 
