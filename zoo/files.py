@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from zoo.errors import QzooError
 
 
@@ -37,6 +39,20 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Work that writes `path`, which may be a folder.
+
+    Raises:
+        QzooError: it can't be written, as on a full disk.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise QzooError(f"{path}: could not be written ({reason}); free some space") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,11 +7,9 @@ that share each batch (`zoo.pretrain.ranks`): the loop is the same.
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,11 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from zoo.device import keep_freed_memory, pick_precision
 from zoo.errors import QzooError
-from zoo.files import write_text
 from zoo.interrupt import stop_signals
 from zoo.pretrain.batches import Batches
 from zoo.pretrain.checkpoint import (
@@ -38,11 +34,11 @@ from zoo.pretrain.checkpoint import (
 from zoo.pretrain.compiled import wants_compiling
 from zoo.pretrain.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig
 from zoo.pretrain.contribution import Contribution
+from zoo.pretrain.log import RunLog
 from zoo.pretrain.objective import Objective
 from zoo.pretrain.ranks import ALONE, WHOLE, Share, World
 from zoo.recordings.store import Batch, FrameStore
 
-LOG = "log.jsonl"
 LOG_EVERY = 50
 
 
@@ -128,6 +124,8 @@ def train(
     dtype = pick_precision(config.precision, device)
     identity = run_identity(config, sizes, {"computed_in": str(dtype).removeprefix("torch."), **identity})
     run = go_on(path, objective, optimizer, identity, world, resume=resume, force=force)
+    with world.together():
+        log = RunLog(out, run.step) if world.leads else None
     batches = Batches(store, config, device, share, sizes, compute)
     mine = Contribution(world, share, backward_order(objective), device)
     if wants_compiling(compute.compile, device):
@@ -137,7 +135,7 @@ def train(
     logged_step = saved_step = run.step
     objective.train()
     try:
-        with open_log(out, run.step, writes=world.leads) as log, stop_signals() as interrupted:
+        with stop_signals() as interrupted:
             while run.step < config.steps and not world.any(interrupted() or time.time() >= deadline):
                 set_learning_rates(optimizer, run.step, config)
                 losses = train_step(objective, batches.get(run.step), optimizer, config, dtype, mine)
@@ -155,7 +153,8 @@ def train(
                 now = time.time()
                 speed = batches.size * (run.step - logged_step) / (now - logged)
                 logged, logged_step = now, run.step
-                log(run.step, means, speed)
+                if log is not None:
+                    log.write(run.step, means, speed)
                 report(TrainingProgress(run.step, config.steps, speed, means))
                 if world.leads and now - saved > checkpoint_seconds:
                     run.seconds = before + now - began
@@ -247,38 +246,3 @@ def train_step(
 def fetch(sums: Mapping[str, Tensor]) -> dict[str, float]:
     """Scalars from the device, all in one transfer: what the loop waits for, when a line of the log is due."""
     return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)) if sums else {}
-
-
-@contextmanager
-def open_log(out: Path, step: int, *, writes: bool = True) -> Iterator[Callable[[int, dict[str, float], float], None]]:
-    """A function that logs a step to `log.jsonl` and TensorBoard; lines after `step` (of a killed run) are dropped.
-
-    Unless this process `writes`, it does nothing.
-    """
-    if not writes:
-        yield lambda at, means, speed: None
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / LOG
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines() if _logged_step(line) <= step]
-        write_text(path, "".join(f"{line}\n" for line in lines))
-    writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
-    with path.open("a", buffering=1) as file:
-
-        def log(at: int, means: dict[str, float], speed: float) -> None:
-            file.write(json.dumps({"step": at, **means, "samples_per_second": speed}) + "\n")
-            for name, value in {**means, "samples_per_second": speed}.items():
-                writer.add_scalar(name, value, at)
-
-        try:
-            yield log
-        finally:
-            writer.close()
-
-
-def _logged_step(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError):  # the half line that a kill left
-        return 2**62
