@@ -32,7 +32,7 @@ CONFIG = RunConfig(
 
 
 def train(store: FrameStore, out: Path) -> None:
-    """Train to the end, with a checkpoint at every line of the log."""
+    """Train to the end, with a checkpoint at every step."""
     loop.train(
         new_objective(CONFIG, store.games),
         store,

@@ -86,7 +86,8 @@ def test_a_run_in_two_parts_equals_one_to_the_bit(store: FrameStore, tmp_path: P
             checkpoint_seconds=-1.0,
             report=interrupt,
         )
-    # Stopped before the checkpoint of step 50 was written: starts over. Then stop after it.
+    # Stopped before the checkpoint of step 50 was written: goes on from that of step 49.
+    assert load_state(tmp_path / "parts" / "checkpoint.safetensors")[1]["step"] == 49
     assert run(store, tmp_path / "parts", resume=True, deadline=time.time() + 0.5) < 100
     assert run(store, tmp_path / "parts", resume=True) == 100
     whole, _ = load_state(tmp_path / "whole" / "checkpoint.safetensors")
@@ -140,7 +141,7 @@ def test_killed_by_sigkill_it_goes_on_to_the_bit(recordings_dir: Path, tmp_path:
                 "--feature-dim",
                 "16",
                 "--checkpoint-every",
-                "0.01s",
+                "0.3s",
                 "--out",
                 str(tmp_path / out),
                 "--json",
@@ -173,6 +174,24 @@ def test_time_budget_stops_with_a_checkpoint(store: FrameStore, tmp_path: Path) 
     assert time.time() - began < 10.0
     _, info = load_state(tmp_path / "checkpoint.safetensors")
     assert 0 < steps == info["step"] < 10**6
+
+
+def test_the_time_for_a_checkpoint_is_looked_at_after_every_step(store: FrameStore, tmp_path: Path) -> None:
+    """Also between two lines of the log, which may be minutes apart."""
+
+    class StopError(Exception):
+        pass
+
+    def interrupt(progress: object) -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        run(store, tmp_path, checkpoint_seconds=-1.0, report=interrupt)
+    assert load_state(tmp_path / "checkpoint.previous.safetensors")[1]["step"] == 48
+    rare = tmp_path / "rare"
+    with pytest.raises(StopError):
+        run(store, rare, checkpoint_seconds=3600.0, report=interrupt)
+    assert not list(rare.glob("*.safetensors"))
 
 
 def test_a_run_in_the_way_and_other_settings_are_refused(store: FrameStore, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class RunLog:
         with writing(self._path):
             out.mkdir(parents=True, exist_ok=True)
             drop_lines_after(self._path, step)
+            self._path.touch()
         # In the order of their names, as TensorBoard reads them.
         name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
         self._events: Path | None = out / TENSORBOARD / name
