@@ -72,7 +72,9 @@ class FinetuneOffline:
     def run(self) -> dict[str, Any]:
         """Fine-tune, save, evaluate."""
         from zoo.device import deterministic
+        from zoo.pretrain.ranks import refuse_ranks
 
+        refuse_ranks("zoo finetune offline")
         with deterministic(self.compute.deterministic):
             return self._run()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from importlib.util import find_spec
 
 import numpy as np
@@ -14,11 +14,14 @@ from torch import Tensor
 from zoo.device import pick_precision, send
 from zoo.encoder import SCALED
 from zoo.pretrain.augment import draw_offsets, shift_batch
+from zoo.pretrain.background import Background
 from zoo.pretrain.config import COMPUTE, ComputeConfig, RunConfig
 from zoo.pretrain.ranks import WHOLE, Share
 from zoo.recordings.frames import RawFrames
 from zoo.recordings.store import Batch, FrameStore, draw
 
+PATIENCE = 10.0
+"""Seconds to wait for a batch that nobody will take."""
 logger = logging.getLogger(__name__)
 
 
@@ -58,7 +61,7 @@ class Batches:
         self._form = fused_batch if uses_kernel(store, config, device, compute) else reference_batch
         self._stream = side_stream(device)
         self._trained: torch.cuda.Event | None = None
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._pool = Background("batches")
         self._next: tuple[int, Future[tuple[Batch, torch.cuda.Event | None]]] | None = None
 
     def _make(self, step: int) -> Batch:
@@ -99,8 +102,8 @@ class Batches:
         return batch
 
     def close(self) -> None:
-        """Stop preparing."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Stop preparing. A batch at hand is waited for, but not for ever: after an error it may never come."""
+        self._pool.close(PATIENCE)
 
 
 def side_stream(device: torch.device) -> torch.cuda.Stream | None:
