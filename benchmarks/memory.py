@@ -23,13 +23,14 @@ from zoo.bench.timing import machine
 from zoo.device import pick_device
 from zoo.files import write_json
 from zoo.pretrain.config import RunConfig
-from zoo.pretrain.loop import LOG_EVERY, TrainingProgress, train
+from zoo.pretrain.loop import TrainingProgress, train
 from zoo.pretrain.run import new_objective
 from zoo.recordings.library import load_recordings
 from zoo.recordings.store import build_store, place_store
 
 GAMES = ("Breakout", "Boxing", "Freeway", "Qbert")
 OUT = Path(__file__).with_suffix(".json")
+CHECKPOINT_SECONDS = 5.0
 FIRST = 200
 """The step of the first reading that counts."""
 
@@ -66,7 +67,9 @@ def main(
 
     with TemporaryDirectory() as folder:
         objective = new_objective(config, store.games).to(where)
-        run = train(objective, store, config, Path(folder), device=where, checkpoint_seconds=-1.0, report=read)
+        run = train(
+            objective, store, config, Path(folder), device=where, checkpoint_seconds=CHECKPOINT_SECONDS, report=read
+        )
     counted = [step for step in readings if step >= FIRST]
     halves = {"all": counted, "second_half": counted[len(counted) // 2 :]}
     slopes = {name: growth(part, [readings[step] for step in part]) for name, part in halves.items()}
@@ -79,7 +82,7 @@ def main(
         "batch": batch_size,
         "steps": run.step,
         "seconds": round(run.seconds),
-        "checkpoint_every_steps": LOG_EVERY,
+        "checkpoint_every_seconds": CHECKPOINT_SECONDS,
         "frames_bytes": store.frames.nbytes,
         "growth": slopes,
         "flat": flat,

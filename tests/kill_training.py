@@ -32,7 +32,7 @@ CONFIG = RunConfig(
 
 
 def train(store: FrameStore, out: Path) -> None:
-    """Train to the end, with a checkpoint at every line of the log."""
+    """Train to the end, with a checkpoint at every step."""
     loop.train(
         new_objective(CONFIG, store.games),
         store,
@@ -75,6 +75,23 @@ def die_at_call(module: object, name: str, calls: int) -> None:
     setattr(module, name, counted)
 
 
+def killed(store: FrameStore, out: Path, module: object, name: str, calls: int) -> None:
+    """Train in a child that dies at a call."""
+
+    def work() -> None:
+        die_at_call(module, name, calls)
+        train(store, out)
+
+    assert os.waitpid(in_child(work), 0)[1] == signal.SIGKILL
+
+
+def damage(path: Path) -> None:
+    """Flip a bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+
+
 def main() -> None:
     """Whole run, killed run; the caller compares."""
     recordings, out, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
@@ -87,12 +104,12 @@ def main() -> None:
     # In the middle of a checkpoint: when its content is written but not safe yet, when the old one has been put aside,
     # when the new one has its name. A save calls fsync once and replaces two files, the very first one only one.
     for module, name, calls in ((os, "fsync", 3), (Path, "replace", 4), (Path, "replace", 5), (Path, "replace", 6)):
-
-        def work(module: object = module, name: str = name, calls: int = calls) -> None:
-            die_at_call(module, name, calls)
-            train(store, out / "killed")
-
-        assert os.waitpid(in_child(work), 0)[1] == signal.SIGKILL
+        killed(store, out / "killed", module, name, calls)
+    # The same, and on the way there, with a last checkpoint that is damaged: moved away by the first replacement.
+    for calls in (2, 3, 4):
+        killed(store, out / "killed", os, "fsync", 4)  # with two whole checkpoints
+        damage(out / "killed" / CHECKPOINT)
+        killed(store, out / "killed", Path, "replace", calls)
     generator, states = random.Random(seed), []
     for _ in range(kills):
         child = in_child(lambda: train(store, out / "killed"))

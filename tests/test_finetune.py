@@ -7,6 +7,7 @@ import torch
 
 from finetune.offline import FinetuneConfig, Mode, finetune, frozen_features, start_network
 from tests.command_helpers import run_command
+from tests.recording_helpers import refused
 from zoo.encoder import Encoder
 from zoo.errors import QzooError
 from zoo.hub import load_agent, load_qnetwork
@@ -128,3 +129,15 @@ def test_command_writes_a_model_that_plays(encoder: Encoder, recordings_dir: Pat
     assert tuned.games == (GAME,) and tuned.model_config.name == "nature.full_spaceinvaders"
     actions = load_agent(result["model"], GAME)(torch.zeros(3, 4, 84, 84, dtype=torch.uint8))
     assert actions.shape == (3,)
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They would write one folder. Rank 0 says so, the others just end."""
+    command = [GAME, "--encoder", "nature.scaledql_learner12", "--out", str(tmp_path)]
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    refused(lambda: run_command("finetune offline", command), "zoo finetune offline", "without torchrun")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as ended:
+        run_command("finetune offline", command)
+    assert ended.value.code == 2 and not list(tmp_path.iterdir())

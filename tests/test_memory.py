@@ -26,4 +26,5 @@ def test_the_kept_figures_follow_from_their_readings() -> None:
     assert list(readings) == list(range(50, 2001, 50)) and kept["batch"] == 64 and kept["arch"] == "nature"
     counted = [step for step in readings if step >= FIRST]
     assert kept["growth"]["all"] == pytest.approx(growth(counted, [readings[step] for step in counted]))
+    assert kept["flat"]
     assert kept["flat"] == all(slope["low"] <= 0 <= slope["high"] for slope in kept["growth"].values())

@@ -86,7 +86,8 @@ def test_a_run_in_two_parts_equals_one_to_the_bit(store: FrameStore, tmp_path: P
             checkpoint_seconds=-1.0,
             report=interrupt,
         )
-    # Stopped before the checkpoint of step 50 was written: starts over. Then stop after it.
+    # Stopped before the checkpoint of step 50 was written: goes on from that of step 49.
+    assert load_state(tmp_path / "parts" / "checkpoint.safetensors")[1]["step"] == 49
     assert run(store, tmp_path / "parts", resume=True, deadline=time.time() + 0.5) < 100
     assert run(store, tmp_path / "parts", resume=True) == 100
     whole, _ = load_state(tmp_path / "whole" / "checkpoint.safetensors")
@@ -121,32 +122,34 @@ def test_a_second_ctrl_c_interrupts_at_once() -> None:
             signal.raise_signal(signal.SIGINT)
 
 
+def shell_command(recordings_dir: Path, out: Path, *more: str) -> list[str]:
+    """`zoo pretrain` of 400 small steps."""
+    return [
+        *(sys.executable, "-m", "zoo", "pretrain", "--name", "nature.test", "--games", *GAMES, "--allow-held-out"),
+        *("--recordings", str(recordings_dir), "--steps", "400", "--batch-size", "16", "--feature-dim", "16"),
+        *("--checkpoint-every", "0.3s", "--out", str(out), "--json", *more),
+    ]
+
+
+def test_sigterm_to_exit_takes_seconds(recordings_dir: Path, tmp_path: Path) -> None:
+    """The process ends saved, with 130, within the five seconds that a small network is promised."""
+    command = shell_command(recordings_dir, tmp_path, "--checkpoint-every", "1h", "--steps", "1000000")
+    log = tmp_path / "nature.test" / "log.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while not (log.exists() and log.read_text().count("\n") >= 2):
+            assert process.poll() is None
+            time.sleep(0.002)
+        began = time.time()
+        process.terminate()
+        told = process.communicate()[1]
+        assert time.time() - began < 5.0
+    step = load_state(log.with_name("checkpoint.safetensors"))[1]["step"]
+    assert process.returncode == 130 and f"interrupted; saved at step {step:,} in" in told and step > 100
+
+
 def test_killed_by_sigkill_it_goes_on_to_the_bit(recordings_dir: Path, tmp_path: Path) -> None:
     def command(out: str, *more: str) -> list[str]:
-        return [
-            *(
-                sys.executable,
-                "-m",
-                "zoo",
-                "pretrain",
-                "--name",
-                "nature.test",
-                "--games",
-                *GAMES,
-                "--allow-held-out",
-            ),
-            *("--recordings", str(recordings_dir), "--steps", "400", "--batch-size", "16"),
-            *(
-                "--feature-dim",
-                "16",
-                "--checkpoint-every",
-                "0.01s",
-                "--out",
-                str(tmp_path / out),
-                "--json",
-                *more,
-            ),
-        ]
+        return shell_command(recordings_dir, tmp_path / out, *more)
 
     whole = subprocess.run(command("whole"), capture_output=True, text=True, check=True)
     assert json.loads(whole.stdout)["done"] is True
@@ -175,6 +178,24 @@ def test_time_budget_stops_with_a_checkpoint(store: FrameStore, tmp_path: Path) 
     assert 0 < steps == info["step"] < 10**6
 
 
+def test_the_time_for_a_checkpoint_is_looked_at_after_every_step(store: FrameStore, tmp_path: Path) -> None:
+    """Also between two lines of the log, which may be minutes apart."""
+
+    class StopError(Exception):
+        pass
+
+    def interrupt(progress: object) -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        run(store, tmp_path, checkpoint_seconds=-1.0, report=interrupt)
+    assert load_state(tmp_path / "checkpoint.previous.safetensors")[1]["step"] == 48
+    rare = tmp_path / "rare"
+    with pytest.raises(StopError):
+        run(store, rare, checkpoint_seconds=3600.0, report=interrupt)
+    assert not list(rare.glob("*.safetensors"))
+
+
 def test_a_run_in_the_way_and_other_settings_are_refused(store: FrameStore, tmp_path: Path) -> None:
     run(store, tmp_path)
     with pytest.raises(QzooError, match=r"checkpoint\.safetensors: a run is here already.*--resume"):
@@ -199,11 +220,29 @@ def test_a_loss_that_is_not_finite_stops_the_run(store: FrameStore, tmp_path: Pa
         ({"batch_size": 1}, "--batch-size 1"),
         ({"steps": 0}, "--steps 0"),
         ({"objective": ObjectiveConfig(n_step=0)}, "n-step"),
+        ({"feature_dim": 0}, "--feature-dim 0"),
+        ({"objective": ObjectiveConfig(reward_clip=-1.0)}, "--reward-clip -1"),
+        ({"objective": ObjectiveConfig(target_rate=5.0)}, "--target-rate 5"),
+        ({"objective": ObjectiveConfig(alpha=math.nan)}, "--alpha nan"),
+        ({"objective": ObjectiveConfig(prior_std=0.0)}, "--prior-std 0"),
+        ({"objective": ObjectiveConfig(v_max=math.inf)}, "--v-max inf"),
+        ({"objective": ObjectiveConfig(gamma=math.nan)}, "--gamma nan"),
+        ({"optimizer": OptimizerConfig(warmup_steps=-5)}, "--warmup-steps -5"),
+        ({"optimizer": OptimizerConfig(final_rate=3.0)}, "--final-rate 3"),
+        ({"optimizer": OptimizerConfig(learning_rate=math.inf)}, "--learning-rate inf"),
+        ({"optimizer": OptimizerConfig(epsilon=0.0)}, "--epsilon 0"),
+        ({"optimizer": OptimizerConfig(max_gradient_norm=0.0)}, "--max-gradient-norm 0"),
     ],
 )
 def test_settings_that_cannot_work_are_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(QzooError, match=message):
         RunConfig(**{**SMALL.__dict__, **change}).check(2)
+
+
+def test_settings_at_their_limits_work() -> None:
+    objective = ObjectiveConfig(alpha=0.0, prior_std=None, gamma=1.0, target_rate=1.0, reward_clip=math.inf)
+    optimizer = OptimizerConfig(warmup_steps=0, final_rate=0.0, head_rate=0.0, max_gradient_norm=math.inf)
+    replace(SMALL, objective=objective, optimizer=optimizer).check(2)
 
 
 def test_learning_rate_warms_up_and_decays() -> None:
@@ -318,7 +357,14 @@ def test_the_recorded_command_makes_the_model_in_one_go(
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--seed", "-1"), ("--seed", "20000000"), ("--learning-rate", "-1"), ("--name", "../x"), ("--steps", "0")],
+    [
+        ("--seed", "-1"),
+        ("--seed", "20000000"),
+        ("--learning-rate", "-1"),
+        ("--name", "../x"),
+        ("--steps", "0"),
+        ("--checkpoint-every", "0s"),
+    ],
 )
 def test_settings_that_cannot_work_are_refused(option: str, value: str, recordings_dir: Path, tmp_path: Path) -> None:
     settings = {"--name": "x", "--games": "Breakout", "--recordings": str(recordings_dir), "--transitions": "100"}

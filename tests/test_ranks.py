@@ -18,7 +18,7 @@ from tests.recording_helpers import refused
 from tests.test_checkpoint import assert_equal
 from tests.test_pretrain import CPU, log_of
 from tests.train_ranks import CONFIG, LOG_EVERY, at_step, outcome, train
-from zoo.pretrain import loop
+from zoo.pretrain import loop, ranks
 from zoo.pretrain.batches import Batches
 from zoo.pretrain.checkpoint import CHECKPOINT
 from zoo.pretrain.config import RunConfig
@@ -98,6 +98,13 @@ def test_ranks_stop_together(out: Path, told: list[dict[str, Any]]) -> None:
     assert first["stopped"] == ["KeyboardInterrupt", f"saved at step 10 in {out / 'stopped' / CHECKPOINT}"]
     assert second["stopped"] == ["SystemExit", 130]
     assert first["no time"] == second["no time"] == ["returned", 0]
+
+
+def test_a_rank_that_is_not_heard_of_in_a_step_is_given_up(told: list[dict[str, Any]]) -> None:
+    """Not after the days that reading recordings may take."""
+    kind, message = told[0]["runs"]["one hangs"]
+    assert kind == "QzooError" and "rank 0: lost another rank" in message
+    assert ranks.STEP_PATIENCE < ranks.PATIENCE / 24
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ import torch
 from tests.conftest import GAMES
 from zoo.cli import main as zoo
 from zoo.errors import QzooError
-from zoo.pretrain import contribution, loop
+from zoo.pretrain import contribution, loop, ranks
 from zoo.pretrain.config import OptimizerConfig, RunConfig
 from zoo.pretrain.loop import TrainingProgress
 from zoo.pretrain.ranks import World, join, share_of
@@ -41,15 +43,17 @@ CONFIG = RunConfig(
     optimizer=OptimizerConfig(warmup_steps=5, max_gradient_norm=0.1),  # so that every step is clipped
 )
 LOG_EVERY = 5
+PATIENCE = ranks.STEP_PATIENCE
 
 
 def train(store: FrameStore, out: Path, config: RunConfig = CONFIG, world: World | None = None, **options: Any) -> int:
-    """Train with a checkpoint at every line of the log; returns the steps taken."""
+    """Train with a checkpoint at every step; returns the steps taken."""
     world = world or World()
     objective = new_objective(config, GAMES)
     if options.pop("spoil", False):
         with torch.no_grad():
             objective.network.bias[1, 0] = float("nan")  # of the last rank's game
+    options.setdefault("checkpoint_seconds", -1.0)
     run = loop.train(
         objective,
         store,
@@ -58,7 +62,6 @@ def train(store: FrameStore, out: Path, config: RunConfig = CONFIG, world: World
         device=torch.device("cpu"),
         world=world,
         share=share_of(GAMES, config.batch_size // len(GAMES), world),
-        checkpoint_seconds=-1.0,
         **options,
     )
     return run.step
@@ -89,11 +92,23 @@ def runs(world: World, store: FrameStore, out: Path) -> dict[str, list[Any]]:
         "grown": lambda: train(store, out / "grown", world=world, resume=True),
         "no time": lambda: train(store, out / "no time", world=world, deadline=0.0 if last else float("inf")),
         "other settings": lambda: train(store, out / "other", other, world=world),
-        "not finite": lambda: train(store, out / "nan", world=world, spoil=True),
+        "not finite": lambda: train(store, out / "nan", world=world, spoil=True, checkpoint_seconds=60.0),
         "one fails": lambda: alone_fails(world, last),
+        "one hangs": lambda: one_hangs(last),
         "other play": lambda: world.union({"Breakout": world.rank}),
     }
     return {name: outcome(run) for name, run in work.items()}
+
+
+def one_hangs(hangs: bool) -> None:
+    """A step in which one rank is not heard of for long. They meet again, as the patience is told then."""
+    ranks.STEP_PATIENCE = timedelta(seconds=1)
+    with join() as hasty:
+        ranks.STEP_PATIENCE = PATIENCE
+        hasty.any(False)
+        if hangs:
+            time.sleep(6.0)
+        hasty.any(False)
 
 
 def alone_fails(world: World, fails: bool) -> None:

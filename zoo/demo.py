@@ -25,7 +25,8 @@ from zoo.evaluate import EVALUATION_SEED, play_episodes, random_policy, summariz
 from zoo.files import write_json
 from zoo.hub import load, model_info
 from zoo.pretrain.checkpoint import CHECKPOINT, previous_checkpoint
-from zoo.pretrain.loop import LOG, TrainingProgress
+from zoo.pretrain.log import LOG
+from zoo.pretrain.loop import TrainingProgress
 from zoo.pretrain.run import read_curve
 from zoo.qnetwork import QNetwork
 from zoo.recordings.library import load_recordings

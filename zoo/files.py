@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from zoo.errors import QzooError
 
 
@@ -24,7 +26,7 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
         keep: the name, in the same folder, that the old file gets just before; a kill may leave it under that alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(_temporary_name(path, os.getpid()))
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -37,6 +39,30 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of `path` where they wrote it; no other process may be writing it now."""
+    for left in path.parent.glob(_temporary_name(path, "*")):
+        left.unlink(missing_ok=True)
+
+
+def _temporary_name(path: Path, process: object) -> str:
+    return f".{path.stem}.{process}.tmp{path.suffix}"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Work that writes `path`, which may be a folder.
+
+    Raises:
+        QzooError: it can't be written, as on a full disk.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise QzooError(f"{path}: could not be written ({reason}); free some space") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from zoo.atari import NUM_ACTIONS, PROTOCOL
 from zoo.c51 import Support
 from zoo.errors import QzooError
-from zoo.files import replacing, write_json, write_text
+from zoo.files import replacing, write_json, write_text, writing
 from zoo.qnetwork import QNetwork
 
 FORMAT_VERSION = 1
@@ -250,7 +250,7 @@ def write_model(
         The config as written, with the sha256 of the weights.
 
     Raises:
-        QzooError: the config is of another network.
+        QzooError: the config is of another network, or the disk is full.
     """
     folder = Path(folder)
     actual = ModelConfig.of(
@@ -264,14 +264,15 @@ def write_model(
     for key, value in asdict(replace(actual, protocol=config.protocol, sha256=config.sha256)).items():
         if value != asdict(config)[key]:
             raise QzooError(f"{folder / CONFIG}: {key} is {asdict(config)[key]!r}, the network's is {value!r}")
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().float().cpu().contiguous() for key, value in network.state_dict().items()}
-    with replacing(folder / WEIGHTS) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-    written = replace(config, sha256=_sha256(folder / WEIGHTS))
-    if results is not None:
-        write_json(folder / RESULTS, results)
-    if card is not None or not (folder / CARD).exists():
-        write_text(folder / CARD, card or default_card(written))
-    write_json(folder / CONFIG, asdict(written))
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / WEIGHTS) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        written = replace(config, sha256=_sha256(folder / WEIGHTS))
+        if results is not None:
+            write_json(folder / RESULTS, results)
+        if card is not None or not (folder / CARD).exists():
+            write_text(folder / CARD, card or default_card(written))
+        write_json(folder / CONFIG, asdict(written))
     return written

@@ -18,6 +18,7 @@ from zoo.device import pick_precision
 from zoo.encoder import Encoder
 from zoo.pretrain import batches, loop
 from zoo.pretrain.config import ComputeConfig, RunConfig
+from zoo.pretrain.log import RunLog
 from zoo.pretrain.run import new_objective
 from zoo.recordings.store import FrameStore
 
@@ -134,8 +135,8 @@ def watch_steps(watch: Stopwatch, engine: Engine, steps: int) -> dict[str, float
             with watch.part("rest"):
                 engine.take()
         seconds = watch.read()
-        with loop.open_log(Path(folder), 0) as log:
-            line = seconds_of(lambda: log(1, {k: float(v) for k, v in engine.sums.items()}, 1.0), engine.device)
+        log = RunLog(Path(folder), 0)
+        line = seconds_of(lambda: log.write(1, {k: float(v) for k, v in engine.sums.items()}, 1.0), engine.device)
     engine.step = first  # the batch prepared for this step is still there
     engine.sums.clear()
     parts = {part: seconds.get(part, 0.0) / steps for part in PARTS}

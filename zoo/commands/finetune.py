@@ -72,7 +72,9 @@ class FinetuneOffline:
     def run(self) -> dict[str, Any]:
         """Fine-tune, save, evaluate."""
         from zoo.device import deterministic, told_when_full
+        from zoo.pretrain.ranks import refuse_ranks
 
+        refuse_ranks("zoo finetune offline")
         full = told_when_full("lower --batch-size or --transitions, or take a smaller --encoder")
         with deterministic(self.compute.deterministic), full:
             return self._run()

@@ -41,7 +41,9 @@ class Pretrain:
     """Pretrain an encoder by offline Q-learning (Scaled Q-learning) on recorded play.
 
     Replays the recordings into frames, trains, and writes a model folder that `zoo.load` opens. A run that was
-    stopped, by its time budget or by a kill, goes on with the same command and --resume.
+    stopped, by its time budget or by a kill, goes on with the same command and --resume. Ctrl-C or SIGTERM ends it
+    saved, as soon as the step at hand is done and the checkpoint written: for small networks that is within a second or
+    two, for the large ones on a slow disk or without a GPU many (a ResNet-101's checkpoint has 2.5 GB).
 
     The data are a named dataset (--dataset), or what --games and --sources choose of the recordings there are, or sets
     that `zoo data import` made (--imports). With --imports, recordings are trained on too only where --dataset,
@@ -93,7 +95,7 @@ class Pretrain:
     time_budget: str = ""
     """Stop cleanly, having saved, after this long (replay included), as in 9m or 1.5h."""
     checkpoint_every: str = "2m"
-    """Time between checkpoints."""
+    """Time between checkpoints, looked at after every step."""
     resume: bool = False
     """Go on from the run's last checkpoint, if there is one."""
     force_resume: bool = False
@@ -131,6 +133,8 @@ class Pretrain:
             self.run_config.check(1)
             deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
             checkpoint_seconds = parse_duration(self.checkpoint_every, "--checkpoint-every")
+            if checkpoint_seconds <= 0.0:
+                raise QzooError(f"--checkpoint-every {self.checkpoint_every}: must be more than 0")
             chosen = self.choose()
             self.run_config.check(len(chosen.games))
             device = pick_device(world.own_device(self.device))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -14,11 +15,14 @@ from torch import Tensor
 from zoo.device import pick_precision, send
 from zoo.encoder import SCALED
 from zoo.pretrain.augment import draw_offsets, shift_batch
+from zoo.pretrain.background import Background
 from zoo.pretrain.config import COMPUTE, ComputeConfig, RunConfig
 from zoo.pretrain.ranks import WHOLE, Share
 from zoo.recordings.frames import RawFrames
 from zoo.recordings.store import Batch, FrameStore, draw
 
+PATIENCE = 10.0
+"""Seconds to wait for a batch that nobody will take."""
 logger = logging.getLogger(__name__)
 
 
@@ -58,7 +62,7 @@ class Batches:
         self._form = fused_batch if uses_kernel(store, config, device, compute) else reference_batch
         self._stream = side_stream(device)
         self._trained: torch.cuda.Event | None = None
-        self._pool = one_thread(self._stream)
+        self._pool = background(self._stream)
         self._next: tuple[int, Future[tuple[Batch, torch.cuda.Event | None]]] | None = None
 
     def _make(self, step: int) -> Batch:
@@ -99,16 +103,16 @@ class Batches:
         return batch
 
     def close(self) -> None:
-        """Stop preparing."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Stop preparing. A batch at hand is waited for, but not for ever: after an error it may never come."""
+        self._pool.close(PATIENCE)
 
 
-def one_thread(stream: torch.cuda.Stream | None) -> ThreadPoolExecutor:
+def background(stream: torch.cuda.Stream | None) -> Background:
     """A thread whose current GPU is that of `stream`. By default it is the first of the machine, on which leaving a
     stream would then set up half a gigabyte for this process too."""
     if stream is None:
-        return ThreadPoolExecutor(1, thread_name_prefix="batches")
-    return ThreadPoolExecutor(1, "batches", initializer=torch.cuda.set_device, initargs=(stream.device,))
+        return Background("batches")
+    return Background("batches", partial(torch.cuda.set_device, stream.device))
 
 
 def side_stream(device: torch.device) -> torch.cuda.Stream | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from zoo.state import (
 )
 
 CHECKPOINT = "checkpoint.safetensors"
-STATE = ("step", "seconds")
+STATE = ("step", "seconds", "summed")
 """What a checkpoint says of the run besides what makes it the run it is."""
 logger = logging.getLogger(__name__)
 
@@ -39,11 +40,66 @@ class RunState:
     """Time spent in the loop, over all the parts of the run."""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """Losses summed since the last line of the log."""
+    summed: int = 0
+    """Over how many steps."""
+    found: Path | None = None
+    """The checkpoint that it goes on from."""
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Take in the losses of a step; nothing waits for the device."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.summed += 1
+
+    def take_means(self) -> dict[str, float]:
+        """Means of the losses since this was asked last; waits for the device."""
+        means = {name: total / self.summed for name, total in fetch(self.sums).items()}
+        self.sums.clear()
+        self.summed = 0
+        return means
+
+
+def fetch(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars from the device, all in one transfer."""
+    return dict(zip(scalars, torch.stack(list(scalars.values())).tolist(), strict=True)) if scalars else {}
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with a value that is infinite or none; one wait for the device."""
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
+    if not floats:
+        return None
+    device = next(iter(floats.values())).device
+    # The largest magnitude of each; a value that is none spreads to it.
+    largest = [norm.to(device, torch.float32) for norm in torch._foreach_norm(list(floats.values()), math.inf)]
+    finite = torch.stack(largest).isfinite().tolist()
+    return next((name for name, fine in zip(floats, finite, strict=True) if not fine), None)
 
 
 def previous_checkpoint(path: Path) -> Path:
     """Where the checkpoint before that at `path` is kept."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def damaged_checkpoint(path: Path) -> Path:
+    """Where a checkpoint from `path` that no run could go on from is put."""
+    return path.with_name(f"{path.stem}.damaged{path.suffix}")
+
+
+def put_damaged_aside(path: Path, run: RunState) -> None:
+    """Move a last checkpoint that could not be used out of the way, or the next save would put it over the good one.
+
+    To be called when every rank has read what it goes on from.
+
+    Raises:
+        QzooError: it can't be moved.
+    """
+    if run.found in (None, path) or not path.exists():
+        return
+    try:
+        path.replace(damaged_checkpoint(path))
+    except OSError as error:
+        raise QzooError(f"{path}: damaged, and could not be moved away ({error}); delete it") from error
 
 
 def checkpoints_at(path: Path, *, resume: bool) -> list[Path]:
@@ -82,14 +138,17 @@ def save_checkpoint(
     """Write everything that the run needs to go on; the checkpoint that was there is kept as the previous one.
 
     Raises:
-        QzooError: it can't be written; what was there is untouched.
+        QzooError: it can't be written, or a value is not finite; what was there is untouched.
     """
     tensors = {
+        **{f"sums.{name}": value for name, value in run.sums.items()},
         **module_tensors(objective, "objective"),
         **optimizer_tensors(optimizer, "optimizer"),
-        **{f"sums.{name}": value for name, value in run.sums.items()},
     }
-    info = {**identity, "step": run.step, "seconds": run.seconds}
+    name = first_not_finite(tensors)
+    if name is not None:
+        raise QzooError(f"{path}: not written, {name} is not finite at step {run.step}; lower --learning-rate")
+    info = {**identity, "step": run.step, "seconds": run.seconds, "summed": run.summed}
     save_state(path, tensors, info, keep=previous_checkpoint(path))
 
 
@@ -106,12 +165,15 @@ def restore_checkpoint(
 
     Raises:
         QzooError: a checkpoint is there and `resume` is false; no checkpoint is whole; a run of other settings or data,
-            unless `force`.
+            unless `force`; one of other games, or of another order of them, always.
     """
     there = checkpoints_at(path, resume=resume)
     if not there:
         return RunState()
     found, (tensors, info) = _load_first_whole(there)
+    if info.get("games") != identity.get("games"):
+        trained = ", ".join(info.get("games", ()))
+        raise QzooError(f"{found}: the run's games are {trained}, in this order; give them so, or use another --out")
     saved, current = flat(info), flat(dict(identity))
     names = dict.fromkeys([*current, *saved])
     differing = [name for name in names if name not in STATE and saved.get(name) != current.get(name)]
@@ -132,7 +194,8 @@ def restore_checkpoint(
         ) from error
     device = next(objective.parameters()).device
     sums = {name.removeprefix("sums."): t.to(device) for name, t in tensors.items() if name.startswith("sums.")}
-    return RunState(int(info["step"]), float(info["seconds"]), sums)
+    summed = int(info.get("summed", 0))  # older checkpoints don't say
+    return RunState(int(info["step"]), float(info["seconds"]), sums if summed else {}, summed, found)
 
 
 def _load_first_whole(paths: list[Path]) -> tuple[Path, tuple[dict[str, Tensor], dict[str, Any]]]:
@@ -143,6 +206,10 @@ def _load_first_whole(paths: list[Path]) -> tuple[Path, tuple[dict[str, Tensor],
             content = load_state(path)
         except QzooError as error:
             errors.append(str(error))
+            continue
+        name = first_not_finite(content[0])
+        if name is not None:
+            errors.append(f"{path}: {name} is not finite; delete it to start over")
             continue
         if errors:
             logger.warning("%s; going on from %s, step %d", errors[0], path, content[1]["step"])

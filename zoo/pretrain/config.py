@@ -7,6 +7,8 @@ or for small budgets.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -93,6 +95,20 @@ COMPUTE = ComputeConfig()
 """How a run is computed by default."""
 
 
+LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (("steps", "batch_size", "feature_dim", "n_step", "target_every"), lambda value: value >= 1, "at least 1"),
+    (("num_atoms",), lambda value: value >= 2, "at least 2"),
+    (("seed",), lambda value: 0 <= value <= MAX_SEED, f"0 to {MAX_SEED}"),
+    (("random_shift", "warmup_steps"), lambda value: value >= 0, "0 or more"),
+    (("alpha", "head_rate", "weight_decay"), lambda value: 0.0 <= value < math.inf, "0 or more, and finite"),
+    (("learning_rate", "epsilon", "prior_std"), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
+    (("reward_clip", "max_gradient_norm"), lambda value: value > 0.0, "more than 0"),  # inf: no clipping
+    (("gamma", "target_rate"), lambda value: 0.0 < value <= 1.0, "more than 0, and at most 1"),
+    (("final_rate",), lambda value: 0.0 <= value <= 1.0, "0 to 1"),
+)
+"""What settings of a run must be; with others it could not train, or would train something else than was meant."""
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """What decides the result of a run: another value, another model."""
@@ -126,22 +142,14 @@ class RunConfig:
         Raises:
             QzooError: names the setting.
         """
+        settings = {**vars(self), **vars(self.objective), **vars(self.optimizer)}
         if self.batch_size < num_games:
             raise QzooError(f"--batch-size {self.batch_size}: {num_games} games need at least one transition each")
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise QzooError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise QzooError(f"--seed {self.seed}: must be 0 to {MAX_SEED}")
-        for name in ("learning_rate", "head_rate", "weight_decay", "epsilon", "final_rate", "max_gradient_norm"):
-            if not getattr(self.optimizer, name) >= 0.0:
-                raise QzooError(f"--{name.replace('_', '-')} {getattr(self.optimizer, name)}: must not be negative")
-        if self.random_shift < 0:
-            raise QzooError(f"--random-shift {self.random_shift}: must not be negative")
-        for name in ("n_step", "target_every"):
-            if getattr(self.objective, name) < 1:
-                raise QzooError(f"--{name.replace('_', '-')} {getattr(self.objective, name)}: must be at least 1")
-        if self.objective.num_atoms < 2 or self.objective.v_min >= self.objective.v_max:
-            raise QzooError("--v-min, --v-max, --num-atoms: need v-min below v-max and at least 2 atoms")
-        if not 0.0 < self.objective.gamma <= 1.0:
-            raise QzooError(f"--gamma {self.objective.gamma}: must be in (0, 1]")
+        for names, fits, wanted in LIMITS:
+            for name in names:
+                value = settings[name]
+                if value is not None and not fits(value):
+                    raise QzooError(f"--{name.replace('_', '-')} {value}: must be {wanted}")
+        low, high = self.objective.v_min, self.objective.v_max
+        if not -math.inf < low < high < math.inf:
+            raise QzooError(f"--v-min {low}, --v-max {high}: must be finite, and the first below the second")

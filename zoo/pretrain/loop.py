@@ -7,11 +7,10 @@ that share each batch (`zoo.pretrain.ranks`): the loop is the same.
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,22 +18,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from zoo.device import keep_freed_memory, pick_precision
 from zoo.errors import QzooError
-from zoo.files import write_text
 from zoo.interrupt import stop_signals
+from zoo.pretrain.alone import alone_in
 from zoo.pretrain.batches import Batches
-from zoo.pretrain.checkpoint import CHECKPOINT, RunState, flat, restore_checkpoint, run_identity, save_checkpoint
+from zoo.pretrain.checkpoint import (
+    CHECKPOINT,
+    RunState,
+    fetch,
+    flat,
+    put_damaged_aside,
+    restore_checkpoint,
+    run_identity,
+    save_checkpoint,
+)
 from zoo.pretrain.compiled import wants_compiling
 from zoo.pretrain.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig
 from zoo.pretrain.contribution import Contribution
+from zoo.pretrain.log import RunLog
 from zoo.pretrain.objective import Objective
 from zoo.pretrain.ranks import ALONE, WHOLE, Share, World
 from zoo.recordings.store import Batch, FrameStore
 
-LOG = "log.jsonl"
 LOG_EVERY = 50
 
 
@@ -88,9 +95,10 @@ def train(
 ) -> RunState:
     """Train until `config.steps` or the deadline (`time.time()`), whichever comes first.
 
-    The device is waited for where a line of the log is due, and there alone: a loss that is not finite is told by that
-    line's step, before a checkpoint could be made of it. Several ranks stop at the same step, whichever of them has a
-    reason to. Rank 0 writes and reports; where all fail alike it raises the error, and the others exit with its code.
+    The device is waited for where a line of the log is due, or a checkpoint, and there alone. A loss that is not finite
+    is told by the step of that line, and no checkpoint is made of such a loss or of such weights. Several ranks stop at
+    the same step, whichever of them has a reason to. Rank 0 writes and reports, and its clock alone says when a
+    checkpoint is due; where all fail alike it raises the error, and the others exit with its code.
 
     Args:
         objective: what to minimise, on `device`.
@@ -109,60 +117,62 @@ def train(
         Steps taken and seconds spent, earlier parts of the run included.
 
     Raises:
-        QzooError: a checkpoint in the way, damaged or of other settings; a loss that is not finite.
+        QzooError: a checkpoint in the way, damaged or of other settings; another process that trains in `out`; a loss
+            or weights that are not finite; a full disk.
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the step at hand is finished and saved.
     """
     keep_freed_memory()
-    optimizer = make_optimizer(objective, config.optimizer)
     path = out / CHECKPOINT
-    held = world.union(store.sizes)
-    sizes = {game: held[game] for game in share.games or store.games}
     dtype = pick_precision(config.precision, device)
-    identity = run_identity(config, sizes, {"computed_in": str(dtype).removeprefix("torch."), **identity})
-    run = go_on(path, objective, optimizer, identity, world, resume=resume, force=force)
-    batches = Batches(store, config, device, share, sizes, compute)
-    mine = Contribution(world, share, backward_order(objective), device)
-    if wants_compiling(compute.compile, device):
-        objective.compile_passes(device)
-    before, began = run.seconds, time.time()
-    saved = logged = began
-    logged_step = saved_step = run.step
-    objective.train()
-    try:
-        with open_log(out, run.step, writes=world.leads) as log, stop_signals() as interrupted:
-            while run.step < config.steps and not world.any(interrupted() or time.time() >= deadline):
-                set_learning_rates(optimizer, run.step, config)
-                losses = train_step(objective, batches.get(run.step), optimizer, config, dtype, mine)
-                run.step += 1
-                objective.after_step(run.step)
-                for name, value in losses.items():
-                    run.sums[name] = run.sums[name] + value if name in run.sums else value
-                if run.step % LOG_EVERY and run.step < config.steps:
-                    continue
-                count = run.step % LOG_EVERY or LOG_EVERY
-                means = {name: total / count for name, total in fetch(run.sums).items()}
-                run.sums.clear()
+    optimizer = make_optimizer(objective, config.optimizer)
+    with ExitStack() as stack:
+        stack.enter_context(alone_in(out, world))
+        held = world.union(store.sizes)
+        sizes = {game: held[game] for game in share.games or store.games}
+        identity = run_identity(config, sizes, {"computed_in": str(dtype).removeprefix("torch."), **identity})
+        run = go_on(path, objective, optimizer, identity, world, resume=resume, force=force)
+        with world.together():
+            log = RunLog(out, run.step) if world.leads else None
+        batches = stack.enter_context(closing(Batches(store, config, device, share, sizes, compute)))
+        mine = stack.enter_context(closing(Contribution(world, share, backward_order(objective), device)))
+        interrupted = stack.enter_context(stop_signals())
+        if wants_compiling(compute.compile, device):
+            objective.compile_passes(device)
+        objective.train()
+        before, began = run.seconds, time.time()
+        saved = logged = began
+        logged_step = saved_step = run.step
+
+        def save() -> tuple[float, int]:
+            run.seconds = before + time.time() - began
+            save_checkpoint(path, objective, optimizer, identity, run)
+            return time.time(), run.step
+
+        while run.step < config.steps and not world.any(interrupted() or time.time() >= deadline):
+            set_learning_rates(optimizer, run.step, config)
+            losses = train_step(objective, batches.get(run.step), optimizer, config, dtype, mine)
+            run.step += 1
+            objective.after_step(run.step)
+            run.add(losses)
+            if run.step % LOG_EVERY == 0 or run.step == config.steps:
+                means = run.take_means()
                 if not all(map(math.isfinite, means.values())):  # the norm of the gradients among them
                     world.leave(not_finite(out, run.step, means["loss"]))
                 now = time.time()
                 speed = batches.size * (run.step - logged_step) / (now - logged)
                 logged, logged_step = now, run.step
-                log(run.step, means, speed)
+                if log is not None:
+                    log.write(run.step, means, speed)
                 report(TrainingProgress(run.step, config.steps, speed, means))
-                if world.leads and now - saved > checkpoint_seconds:
-                    run.seconds = before + now - began
-                    save_checkpoint(path, objective, optimizer, identity, run)
-                    saved, saved_step = time.time(), run.step
-            if not all(map(math.isfinite, fetch(run.sums).values())):
-                world.leave(not_finite(out, run.step, "not finite"))
-            run.seconds = before + time.time() - began
-            if world.leads and (run.step > saved_step or not path.exists()):
-                save_checkpoint(path, objective, optimizer, identity, run)
-            if world.any(interrupted()):
-                world.leave(KeyboardInterrupt(f"saved at step {run.step:,} in {path}"))
-    finally:
-        mine.close()
-        batches.close()
+            if world.leads and time.time() - saved > checkpoint_seconds:
+                saved, saved_step = save()
+        if not all(map(math.isfinite, fetch(run.sums).values())):
+            world.leave(not_finite(out, run.step, "not finite"))
+        if world.leads and (run.step > saved_step or not path.exists()):
+            save()
+        run.seconds = before + time.time() - began
+        if world.any(interrupted()):
+            world.leave(KeyboardInterrupt(f"saved at step {run.step:,} in {path}"))
     return run
 
 
@@ -181,6 +191,8 @@ def go_on(
         run = restore_checkpoint(path, objective, optimizer, identity, resume=resume, force=force)
     world.check_same({"step": run.step, **flat(identity)})
     world.copy_first(list(objective.parameters()))
+    if world.leads:
+        put_damaged_aside(path, run)
     return run
 
 
@@ -232,43 +244,3 @@ def train_step(
     norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm)
     optimizer.step()
     return {**losses, "gradient_norm": norm.detach()}
-
-
-def fetch(sums: Mapping[str, Tensor]) -> dict[str, float]:
-    """Scalars from the device, all in one transfer: what the loop waits for, when a line of the log is due."""
-    return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)) if sums else {}
-
-
-@contextmanager
-def open_log(out: Path, step: int, *, writes: bool = True) -> Iterator[Callable[[int, dict[str, float], float], None]]:
-    """A function that logs a step to `log.jsonl` and TensorBoard; lines after `step` (of a killed run) are dropped.
-
-    Unless this process `writes`, it does nothing.
-    """
-    if not writes:
-        yield lambda at, means, speed: None
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / LOG
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines() if _logged_step(line) <= step]
-        write_text(path, "".join(f"{line}\n" for line in lines))
-    writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
-    with path.open("a", buffering=1) as file:
-
-        def log(at: int, means: dict[str, float], speed: float) -> None:
-            file.write(json.dumps({"step": at, **means, "samples_per_second": speed}) + "\n")
-            for name, value in {**means, "samples_per_second": speed}.items():
-                writer.add_scalar(name, value, at)
-
-        try:
-            yield log
-        finally:
-            writer.close()
-
-
-def _logged_step(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError):  # the half line that a kill left
-        return 2**62

@@ -26,7 +26,10 @@ from torch import Tensor
 from zoo.errors import QzooError
 
 PATIENCE = timedelta(days=7)
-"""How long ranks wait for one that is still at its recordings. One that dies is noticed at once."""
+"""How long ranks wait for one that is still at its recordings. A process that dies is noticed at once, but not a
+machine that is suddenly without power or network."""
+STEP_PATIENCE = timedelta(minutes=30)
+"""How long they wait in a step: for one that compiles, or for rank 0 to write a checkpoint to a slow disk."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class World:
     """Among the ranks of this machine."""
     local_size: int = 1
     gradients: dist.ProcessGroup | None = None
-    """What sums on the training device: NCCL between GPUs; None: gloo, which does everything else."""
+    """What sums on the training device: NCCL between GPUs, else gloo, which does everything else."""
+    steps: dist.ProcessGroup | None = None
+    """What the ranks tell each other in a step goes through this, with the patience for a step."""
 
     @property
     def leads(self) -> bool:
@@ -86,7 +91,7 @@ class World:
             self.leave(
                 QzooError(f"{self.size} ranks see {len(set(held))} GPUs; show each one of its own, or all of them")
             )
-        return replace(self, gradients=cast(dist.ProcessGroup, dist.new_group(backend="nccl")))
+        return replace(self, gradients=cast(dist.ProcessGroup, dist.new_group(backend="nccl", timeout=STEP_PATIENCE)))
 
     def begin_sum(self, tensors: Sequence[Tensor]) -> Callable[[], None]:
         """Begin to sum each tensor, float32 on the training device, over all ranks, in one message.
@@ -123,7 +128,7 @@ class World:
             return flag
         told = torch.tensor(int(flag))
         with self._others():
-            dist.all_reduce(told, dist.ReduceOp.MAX)
+            dist.all_reduce(told, dist.ReduceOp.MAX, group=self.steps)
         return bool(told)
 
     def gather(self, value: Any) -> list[Any]:
@@ -227,9 +232,23 @@ def join() -> Iterator[World]:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
     if rank > 0:
         logging.getLogger("zoo").setLevel(logging.ERROR)  # rank 0 warns for all
-    yield World(rank, size, local_rank, local_size)
+    steps = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=STEP_PATIENCE))
+    yield World(rank, size, local_rank, local_size, steps, steps)
     if not met:
         dist.destroy_process_group()  # not after an error: it may wait for ranks that are gone
+
+
+def refuse_ranks(what: str) -> None:
+    """Refuse to be one of several processes that torchrun started; rank 0 says so for all.
+
+    Raises:
+        QzooError: on rank 0; the other ranks exit.
+    """
+    if not dist.is_available() or not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
+        return
+    World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])).leave(
+        QzooError(f"{what} trains in one process, not in {os.environ['WORLD_SIZE']}; start it without torchrun")
+    )
 
 
 def _meeting_place(rank: int) -> Any:

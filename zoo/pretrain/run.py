@@ -17,7 +17,7 @@ from zoo.model_folder import ModelConfig, write_model
 from zoo.pretrain.checkpoint import RunState
 from zoo.pretrain.config import ObjectiveConfig, RunConfig
 from zoo.pretrain.data import DataRecord
-from zoo.pretrain.loop import LOG
+from zoo.pretrain.log import LOG
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from zoo.atari import FRAME_SIZE, PROTOCOL
 from zoo.errors import QzooError
-from zoo.files import check_room, replacing
+from zoo.files import check_room, remove_leftovers, replacing
 from zoo.recordings.blocks import BlockFrames, open_blocks, write_blocks
 from zoo.recordings.format import Recording
 from zoo.recordings.frame_process import FrameProcess, frame_processes
@@ -136,8 +136,7 @@ def _alone_at(path: Path, on_steps: OnSteps) -> Iterator[None]:
         except Timeout:
             on_steps(0)  # the caller may be out of time
     try:
-        for left in path.parent.glob(f".{path.stem}.*.tmp{path.suffix}"):
-            left.unlink()
+        remove_leftovers(path)
         yield
     finally:
         lock.release()
