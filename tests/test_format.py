@@ -55,6 +55,21 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["Breakout.random.parquet"]
 
 
+def test_a_file_that_a_recorder_replaces_is_read_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "play.parquet"
+    episodes = [made_up(450, 3)]
+    write_recording(path, new_metadata("Breakout", "random", "zoo record random"), episodes)
+    read_schema = pq.read_schema
+
+    def read_and_replace(source: Any) -> pa.Schema:
+        schema = read_schema(source)
+        write_recording(path, new_metadata("Breakout", "random", "zoo record random"), [*episodes, made_up(900, 4)])
+        return schema
+
+    monkeypatch.setattr(pq, "read_schema", read_and_replace)
+    assert read_recording(path).transitions == 450
+
+
 def test_checks_cover_every_action_and_the_ram() -> None:
     ram = np.arange(128, dtype=np.uint8)
     value = check_value([1, 2, 3], ram)

@@ -229,27 +229,39 @@ def read_metadata(path: Path) -> Metadata:
     Raises:
         QzooError: no recording, a damaged one, another format version, another ROM or another protocol.
     """
+    return _metadata_in(_content(path), path)
+
+
+def _content(path: Path) -> pa.Buffer:
+    # A file is read once: a recorder may put a longer one in its place at any time.
     try:
-        raw = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
+        return pa.py_buffer(path.read_bytes())
     except FileNotFoundError as error:
         raise QzooError(f"{path}: no such recording") from error
+    except OSError as error:
+        raise QzooError(f"{path}: could not be read ({error.strerror})") from error
+
+
+def _metadata_in(content: pa.Buffer, path: Path) -> Metadata:
+    try:
+        raw = (pq.read_schema(pa.BufferReader(content)).metadata or {}).get(METADATA_KEY)
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a column's name that is no text
         raise QzooError(f"{path}: damaged or not a Parquet file ({_first_line(error)}); fetch it again") from error
     if raw is None:
         raise QzooError(f"{path}: a Parquet file, but no recording: its metadata has no key 'qzoo'")
     try:
-        content = dict(json.loads(raw))
+        found = dict(json.loads(raw))
     except ValueError as error:
         raise QzooError(f"{path}: its metadata is not JSON ({_first_line(error)}); fetch it again") from error
     # First of all: another version may have other fields.
-    if content.get("format_version") != FORMAT_VERSION:
+    if found.get("format_version") != FORMAT_VERSION:
         raise QzooError(
-            f"{path}: format_version {content.get('format_version')}, this qzoo reads {FORMAT_VERSION}; update qzoo"
+            f"{path}: format_version {found.get('format_version')}, this qzoo reads {FORMAT_VERSION}; update qzoo"
         )
     names = {field.name for field in fields(Metadata)}
-    if set(content) != names:
-        raise QzooError(f"{path}: metadata fields {sorted(set(content) ^ names)} are missing or unknown")
-    metadata = Metadata(**content)
+    if set(found) != names:
+        raise QzooError(f"{path}: metadata fields {sorted(set(found) ^ names)} are missing or unknown")
+    metadata = Metadata(**found)
     _check_metadata(path, metadata)
     return metadata
 
@@ -280,9 +292,10 @@ def read_recording(path: Path, *, check_digest: bool = True) -> Recording:
         QzooError: as `read_metadata`; a row that contradicts itself, named by episode and step; or values
             that are not those that were written.
     """
-    metadata = read_metadata(path)
+    content = _content(path)
+    metadata = _metadata_in(content, path)
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise QzooError(f"{path}: damaged ({_first_line(error)}); fetch it again") from error
     if table.schema.remove_metadata() != SCHEMA:
@@ -297,7 +310,8 @@ def read_recording(path: Path, *, check_digest: bool = True) -> Recording:
 
 def digest_matches(path: Path) -> bool:
     """Whether the columns are, value for value, those that were written."""
-    return _digest(pq.read_table(path)) == read_metadata(path).digest
+    content = _content(path)
+    return _digest(pq.read_table(pa.BufferReader(content))) == _metadata_in(content, path).digest
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:
