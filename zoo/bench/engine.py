@@ -112,7 +112,7 @@ def watched_engine(watch: Stopwatch, engine: Engine) -> Iterator[None]:
             (batches, "shift_batch", "augmentation"),
             (loop, "train_step", "loss_backward"),
             (objective, "loss", "loss"),
-            (torch.nn.utils, "clip_grad_norm_", "clip"),
+            (loop, "clip_gradients", "clip"),
             (engine.optimizer, "step", "optimizer"),
             (objective, "after_step", "average"),
             (engine, "add", "logging"),
