@@ -122,7 +122,7 @@ class RunConfig:
     steps: int = 100_000
     """Gradient steps. The paper's ResNet-101 took 10 million (unverified)."""
     batch_size: int = 512
-    """Transitions a step, the same number for each game. Paper, by "Stop Regressing": 512."""
+    """Transitions a step, the same number for each game: with 40 games 480 of 512. Paper, by "Stop Regressing": 512."""
     random_shift: int = 0
     """Augmentation: shift frames by up to this many pixels, the same for a state and its successor."""
     seed: int = 0
