@@ -89,7 +89,7 @@ def test_a_run_in_two_parts_equals_one_to_the_bit(store: FrameStore, tmp_path: P
         )
     # Stopped before the checkpoint of step 50 was written: goes on from that of step 49.
     assert load_state(tmp_path / "parts" / "checkpoint.safetensors")[1]["step"] == 49
-    assert run(store, tmp_path / "parts", resume=True, deadline=time.time() + 0.5) < 100
+    assert run(store, tmp_path / "parts", resume=True, deadline=time.time() + 0.1) < 100
     assert run(store, tmp_path / "parts", resume=True) == 100
     whole, _ = load_state(tmp_path / "whole" / "checkpoint.safetensors")
     parts, _ = load_state(tmp_path / "parts" / "checkpoint.safetensors")
@@ -381,3 +381,13 @@ def test_gradients_are_clipped_by_their_norm_together(most: float, kept: float) 
     assert clip_gradients(parameters, most).item() == pytest.approx(5.0)
     assert parameters[0].grad.tolist() == pytest.approx([3.0 * kept, 0.0])
     assert parameters[1].grad.tolist() == pytest.approx([4.0 * kept])
+
+
+def test_other_settings_are_refused_before_the_replay(recordings_dir: Path, tmp_path: Path) -> None:
+    command = shell_command(recordings_dir, tmp_path, "--steps", "2")
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    for more, told in ((["--gamma", "0.5"], "config.objective.gamma"), (["--games", "Boxing"], "the run's games are")):
+        again = subprocess.run([*command, "--resume", *more], capture_output=True, text=True, check=False)
+        assert again.returncode == 2 and told in again.stderr and "replay" not in again.stderr
+    wrong = subprocess.run([*command, "--name", "impala.test"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2 and "give --arch impala too" in wrong.stderr

@@ -117,8 +117,9 @@ class Pretrain:
 
     def _run(self, world: World) -> dict[str, Any] | None:
         from zoo.device import pick_device, told_when_full
+        from zoo.encoder import ARCHS
         from zoo.group_norm import allow_kernel
-        from zoo.pretrain.checkpoint import CHECKPOINT, checkpoints_at
+        from zoo.pretrain.checkpoint import CHECKPOINT, checkpoints_at, refuse_other_settings
         from zoo.pretrain.data import DataRecord
         from zoo.pretrain.loop import TrainingProgress, train
         from zoo.pretrain.ranks import share_of
@@ -130,6 +131,8 @@ class Pretrain:
         with world.together(), told_when_full(IF_FULL):
             if Path(self.name).name != self.name:
                 raise QzooError(f"--name {self.name}: must be a name, not a path; --out takes the folder")
+            if (arch := self.name.split(".")[0]) in ARCHS and arch != self.run_config.arch:
+                raise QzooError(f"--name {self.name}: the network is a {self.run_config.arch}; give --arch {arch} too")
             self.run_config.check(1)
             deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
             checkpoint_seconds = parse_duration(self.checkpoint_every, "--checkpoint-every")
@@ -139,7 +142,10 @@ class Pretrain:
             self.run_config.check(len(chosen.games))
             device = pick_device(world.own_device(self.device))
             share = share_of(chosen.games, self.run_config.batch_size // len(chosen.games), world)
-            checkpoints_at(folder / CHECKPOINT, resume=self.resume)  # rather now than after the replay
+            # Rather now than after the replay.
+            there = checkpoints_at(folder / CHECKPOINT, resume=self.resume)
+            if not self.force_resume:
+                refuse_other_settings(there, self.run_config, chosen.games)
             data, store = self._load(chosen.only(share.names), deadline, world)
             store = place_store(store, device, self.frames)
             objective = new_objective(self.run_config, chosen.games).to(device)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from zoo.errors import QzooError
 from zoo.pretrain.config import RunConfig
 from zoo.pretrain.objective import Objective
 from zoo.state import (
+    INFO_KEY,
     load_state,
     module_tensors,
     optimizer_tensors,
@@ -171,17 +174,7 @@ def restore_checkpoint(
     if not there:
         return RunState()
     found, (tensors, info) = _load_first_whole(there)
-    if info.get("games") != identity.get("games"):
-        trained = ", ".join(info.get("games", ()))
-        raise QzooError(f"{found}: the run's games are {trained}, in this order; give them so, or use another --out")
-    saved, current = flat(info), flat(dict(identity))
-    names = dict.fromkeys([*current, *saved])
-    differing = [name for name in names if name not in STATE and saved.get(name) != current.get(name)]
-    if differing and not force:
-        raise QzooError(
-            f"{found}: the run was started with other settings: {', '.join(differing)}; use another --out, or "
-            "--force-resume to go on with the new ones"
-        )
+    differing = refuse_others(found, info, identity, force=force)
     if differing:
         logger.warning("%s: going on with other settings than the run's: %s", found, ", ".join(differing))
     try:
@@ -196,6 +189,42 @@ def restore_checkpoint(
     sums = {name.removeprefix("sums."): t.to(device) for name, t in tensors.items() if name.startswith("sums.")}
     summed = int(info.get("summed", 0))  # older checkpoints don't say
     return RunState(int(info["step"]), float(info["seconds"]), sums if summed else {}, summed, found)
+
+
+def refuse_others(
+    found: Path, info: Mapping[str, Any], identity: Mapping[str, Any], *, force: bool = False
+) -> list[str]:
+    """Refuse to go on from a checkpoint of another run; returns the settings that differ, where that is forced.
+
+    Raises:
+        QzooError: other settings or data, unless `force`; other games, or another order of them, always.
+    """
+    if info.get("games") != identity.get("games"):
+        trained = ", ".join(info.get("games", ()))
+        raise QzooError(f"{found}: the run's games are {trained}, in this order; give them so, or use another --out")
+    saved, current = flat(dict(info)), flat(dict(identity))
+    names = dict.fromkeys([*current, *saved])
+    differing = [name for name in names if name not in STATE and saved.get(name) != current.get(name)]
+    if differing and not force:
+        raise QzooError(
+            f"{found}: the run was started with other settings: {', '.join(differing)}; use another --out, or "
+            "--force-resume to go on with the new ones"
+        )
+    return differing
+
+
+def refuse_other_settings(paths: Sequence[Path], config: RunConfig, games: Sequence[str]) -> None:
+    """`refuse_others`, as far as settings and games tell, from the head of the first checkpoint that has one.
+
+    Raises:
+        QzooError: other settings, or other games.
+    """
+    for path in paths:
+        with suppress(SafetensorError, OSError, ValueError), safe_open(path, framework="pt") as file:
+            info = json.loads((file.metadata() or {}).get(INFO_KEY, ""))
+            known = run_identity(config, dict.fromkeys(games, 0), {})
+            refuse_others(path, *({key: of.get(key) for key in ("config", "games")} for of in (info, known)))
+            return
 
 
 def _load_first_whole(paths: list[Path]) -> tuple[Path, tuple[dict[str, Tensor], dict[str, Any]]]:
