@@ -235,7 +235,7 @@ def read_metadata(path: Path) -> Metadata:
 def _content(path: Path) -> pa.Buffer:
     # A file is read once: a recorder may put a longer one in its place at any time.
     try:
-        return pa.py_buffer(path.read_bytes())
+        return pa.py_buffer(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise QzooError(f"{path}: no such recording") from error
     except OSError as error:
