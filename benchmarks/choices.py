@@ -23,6 +23,7 @@ import tyro
 from torch import Tensor, nn
 
 from zoo.atari import FRAME_SIZE, STACK
+from zoo.bench.engine import limit_step
 from zoo.bench.hardware import count_flops, matmul
 from zoo.bench.tables import text
 from zoo.bench.timing import Turn, in_turns, machine, ratio, repeated, spread
@@ -30,6 +31,7 @@ from zoo.device import keep_freed_memory, pick_precision
 from zoo.encoder import Encoder
 from zoo.files import write_json, write_text
 from zoo.group_norm import GroupNorm
+from zoo.markdown import markdown_table
 
 OUT = Path(__file__).with_suffix(".json")
 CPU = torch.device("cpu")
@@ -37,7 +39,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Way:
-    """A way to compute the bare passes. The defaults are the way of `zoo pretrain`."""
+    """What is done otherwise than in `limit_step`, or left out of it."""
 
     float32: bool = False
     channels_last: bool = False
@@ -80,9 +82,8 @@ class FirstLayerLeftOut(nn.Module):
 
 
 def network(arch: str, way: Way, frames: Tensor) -> nn.Module:
-    """An encoder that computes in this way."""
-    encoder = Encoder(arch)
-    encoder.to(memory_format=torch.channels_last if way.channels_last else torch.contiguous_format)
+    """A ResNet that computes in this way."""
+    encoder = Encoder(arch, memory_format=torch.channels_last if way.channels_last else None)
     if way.plain_pooling:
         encoder.trunk.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
     if way.without_first_layer:
@@ -98,7 +99,7 @@ def network(arch: str, way: Way, frames: Tensor) -> nn.Module:
 
 
 def passes(arch: str, batch_size: int, way: Way) -> Callable[[], None]:
-    """The bare passes in this way."""
+    """The bare passes in this way: with nothing done otherwise, the work of `limit_step`."""
     frames = torch.randint(0, 256, (batch_size, STACK, FRAME_SIZE, FRAME_SIZE), dtype=torch.uint8)
     online, target = network(arch, way, frames), network(arch, way, frames).requires_grad_(False)
     optimizer = torch.optim.AdamW(online.parameters(), fused=True)
@@ -127,7 +128,7 @@ def alone(arch: str, batch_size: int, keeps: bool) -> float:
     """Seconds of the passes as trained in a process of its own, which keeps the memory that it frees or does not."""
     if keeps:
         keep_freed_memory()
-    turn = repeated(passes(arch, batch_size, Way()), CPU, 2.0)
+    turn = repeated(limit_step(arch, batch_size, CPU, pick_precision("auto", CPU)), CPU, 2.0)
     turn()
     return turn()
 
@@ -144,12 +145,14 @@ def kept_memory(arch: str, batch_size: int, repeats: int) -> dict[str, list[floa
 
 
 def main(arch: str = "resnet18", batch_size: int = 64, repeats: int = 8, out: Path = OUT) -> None:
-    """Measure and write."""
+    """Measure and write; `arch` is one of the ResNets."""
     memory = kept_memory(arch, batch_size, max(1, repeats // 2))
     keep_freed_memory()
     ways = {"as trained": Way(), **WAYS, **WITHOUT}
-    steps = {name: passes(arch, batch_size, way) for name, way in ways.items()}
-    flops = count_flops(steps["as trained"])
+    trained = limit_step(arch, batch_size, CPU, pick_precision("auto", CPU))
+    others = {name: passes(arch, batch_size, way) for name, way in (WAYS | WITHOUT).items()}
+    steps = {"as trained": trained, **others}
+    flops = count_flops(trained)
     product, product_flops = matmul(CPU, pick_precision("auto", CPU))
     turns: dict[str, Turn] = {name: repeated(step, CPU, 0.5) for name, step in steps.items()}
     turns["matmul"] = repeated(product, CPU, 0.2)
@@ -187,13 +190,12 @@ def row(name: str, way: Way, seconds: dict[str, list[float]], batch_size: int) -
 def page(result: dict[str, Any]) -> str:
     """The figures as tables."""
     where, memory = result["machine"], result["memory"]
-    head = "| | ms | beside the first | samples/s |\n|---|---|---|---|\n"
 
     def table(rows: list[dict[str, Any]]) -> str:
         cells = (
             (row["name"], text(row["ms"]), text(row["ratio"], ".2f"), text(row["samples_per_s"], ".0f")) for row in rows
         )
-        return head + "".join(f"| {' | '.join(each)} |\n" for each in cells)
+        return markdown_table(("", "ms", "beside the first", "samples/s"), cells)
 
     rows = result["ways"]
     done, left = rows[: 1 + len(WAYS)], [rows[0], *rows[1 + len(WAYS) :]]
@@ -201,11 +203,11 @@ def page(result: dict[str, Any]) -> str:
         f"# Ways to compute `{result['arch']}` on a CPU\n\n"
         f"The bare passes of a training step, batch {result['batch']}; median (10th to 90th percentile), measured in\n"
         f"turns by `python benchmarks/choices.py` with torch {where['torch']} on a {where['device']}.\n\n"
-        f"## One thing otherwise\n\n{table(done)}\n"
+        f"## One thing otherwise\n\n{table(done)}\n\n"
         "As trained, in processes of their own: with freed memory kept "
         f"{text(memory['kept_ms'])} ms, given back to the kernel\n{text(memory['given_back_ms'])} ms, "
         f"{text(memory['ratio'], '.2f')} times as long.\n\n"
-        f"## One part left out\n\nNo way to compute that part can win more than this.\n\n{table(left)}\n"
+        f"## One part left out\n\nNo way to compute that part can win more than this.\n\n{table(left)}\n\n"
         f"A plain matrix product of as many floating point operations ({result['flops'] / 1e9:.0f} GFLOP) takes "
         f"{text(result['matmul_ms'])} ms,\n{text(result['matmul_share'], '.2f')} of the passes as trained.\n"
     )

@@ -64,7 +64,7 @@ class HangingStore(FrameStore):
         HangingStore.given += 1
         if HangingStore.given > 1:
             HangingStore.go.wait()
-        return super().gather(*arguments, **options)  # type: ignore[arg-type]
+        return super().gather(*arguments, **options)
 
 
 def test_an_error_does_not_wait_for_a_batch_that_never_comes(

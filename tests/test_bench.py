@@ -98,10 +98,10 @@ def test_the_stopwatch_changes_no_step(store: FrameStore, engine: Engine) -> Non
         for _ in range(3):
             other.take()
         first = watch_steps(Stopwatch(CPU), engine, 1)
-        assert engine.step == 0  # a watched turn gives its numbers back, for the batch that is ready
-        engine.step = 1
+        assert engine.run.step == 0  # a watched turn gives its numbers back, for the batch that is ready
+        engine.run.step = 1
         engine.take()
-        engine.step = 2
+        engine.run.step = 2
         watch_steps(Stopwatch(CPU), engine, 1)
         assert set(first) == set(PARTS)
         for mine, its in zip(engine.objective.parameters(), other.objective.parameters(), strict=True):

@@ -1,6 +1,5 @@
 """What goes into a GPU's memory, and what is told when it is full. Nothing of it needs a GPU."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from timm.layers.norm import GroupNorm as PlainGroupNorm
 
+from benchmarks import gpu_memory
 from tests.test_no_waits import GPU, fake_gpu, small_store
 from zoo.cli import main
 from zoo.device import told_when_full
@@ -16,9 +16,6 @@ from zoo.group_norm import GroupNorm
 from zoo.pretrain import loop
 from zoo.recordings.frames import FRAME_BYTES
 from zoo.recordings.store import FrameStore, place_store
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import gpu_memory
 
 FULL = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.2 GiB is free. "

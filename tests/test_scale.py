@@ -4,17 +4,15 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from torch.distributed.run import get_args_parser
 
+from benchmarks import scale
 from zoo.cli import parse_command
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import scale  # noqa: E402
 
 
 def test_the_tables_are_those_of_the_measurements() -> None:

@@ -94,7 +94,7 @@ def test_double_q_loses_no_gradient_in_bfloat16(store: FrameStore) -> None:
     for kept in (True, False):
         objective = make_objective(double_q=True)
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=kept):
-            objective.loss(batch)["loss"].backward()  # type: ignore[no-untyped-call]
+            objective.loss(batch)["loss"].backward()
         found.append([parameter.grad for parameter in objective.network.parameters()])
     for one, other in zip(*found, strict=True):
         assert one is not None and other is not None and other.count_nonzero() > 0 and torch.equal(one, other)

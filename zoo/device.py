@@ -153,8 +153,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, for its next tensors; where the C library is not glibc, nothing.
 
     By default glibc gives large blocks back to the kernel as they are freed, and the next step's tensors are the
-    kernel's empty pages again, each of which it has to clear first: an eighth of a training step on a CPU and more
-    (`benchmarks/choices.py`: of the bare passes alone). A process holds no more for it than it held at its highest.
+    kernel's empty pages again, each of which it has to clear first; `benchmarks/choices.py` measures what
+    that costs. A process holds no more for it than it held at its highest.
 
     Returns:
         Whether it was set.

@@ -114,7 +114,7 @@ class FastMaxPool(nn.MaxPool2d):
     """Max pooling by oneDNN where that pays: contiguous maps on a CPU, on which PyTorch's own is some ten times slower.
 
     The same values; gradients may differ in the last bit of the precision, as they are summed up otherwise. oneDNN
-    loses NaN and -inf: maps with such go PyTorch's way, which their sum tells at a tenth of the pooling's cost.
+    loses NaN and -inf: maps with such go PyTorch's way, which their sum tells.
     """
 
     def forward(self, x: Tensor) -> Tensor:

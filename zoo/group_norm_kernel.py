@@ -22,7 +22,8 @@ ELEMENTS = 4096
 """Of a map, that a program takes at a time."""
 
 
-# A kernel's arguments have no types here but tl.constexpr: Triton, unlike its interpreter, refuses any other name.
+# A kernel's arguments have no types here but tl.constexpr: Triton, unlike its interpreter, refuses any other name. Its
+# decorator has none either in some of its releases.
 @triton.jit  # type: ignore[untyped-decorator]
 def _lanes(  # type: ignore[no-untyped-def]
     groups: tl.constexpr, width: tl.constexpr, taken: tl.constexpr, lanes: tl.constexpr

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +45,37 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         QzooError: missing, truncated, changed since, or not written by `save_state`.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise QzooError(f"{path}: no such file") from error
-    except (SafetensorError, OSError) as error:
-        raise QzooError(f"{path}: damaged ({error}); delete it to start over") from error
-    for key in (INFO_KEY, CHECKSUM_KEY):
-        if key not in metadata:
-            raise QzooError(f"{path}: holds no run state of this version (its metadata has no {key!r})")
+    with _opened(path) as (file, metadata):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata[CHECKSUM_KEY] != str(checksum(tensors, metadata[INFO_KEY])):
         raise QzooError(f"{path}: damaged (its checksum is not that of its content); delete it to start over")
     return tensors, json.loads(metadata[INFO_KEY])
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """The values alone of what `save_state` wrote, from the file's head; whether its tensors are whole is not asked.
+
+    Raises:
+        QzooError: missing, damaged in its head, or not written by `save_state`.
+    """
+    with _opened(path) as (_, metadata):
+        info: dict[str, Any] = json.loads(metadata[INFO_KEY])
+        return info
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            for key in (INFO_KEY, CHECKSUM_KEY):
+                if key not in metadata:
+                    raise QzooError(f"{path}: holds no run state of this version (its metadata has no {key!r})")
+            yield file, metadata
+    except FileNotFoundError as error:
+        raise QzooError(f"{path}: no such file") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise QzooError(f"{path}: damaged ({error}); delete it to start over") from error
 
 
 def checksum(tensors: Mapping[str, Tensor], text: str) -> int:

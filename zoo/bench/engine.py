@@ -17,6 +17,7 @@ from zoo.bench.timing import seconds_of, units_of
 from zoo.device import pick_precision
 from zoo.encoder import Encoder
 from zoo.pretrain import batches, loop
+from zoo.pretrain.checkpoint import RunState, fetch
 from zoo.pretrain.config import ComputeConfig, RunConfig
 from zoo.pretrain.log import RunLog
 from zoo.pretrain.run import new_objective
@@ -56,30 +57,24 @@ class Engine:
         # Where the step shifts nothing, batches beside it tell what it would take; without the kernel.
         shifting = replace(config, random_shift=config.random_shift or SHIFT)
         self.shifted = batches.Batches(store, shifting, device, compute=ComputeConfig(batch_kernel="off"))
-        self.step = 0
-        self.sums: dict[str, Tensor] = {}
+        self.run = RunState()
 
     def take(self, dtype: torch.dtype | None = None) -> None:
         """A whole step; its batch was prepared in the background."""
-        loop.set_learning_rates(self.optimizer, self.step, self.config)
-        batch = self.batches.get(self.step)
+        loop.set_learning_rates(self.optimizer, self.run.step, self.config)
+        batch = self.batches.get(self.run.step)
         losses = loop.train_step(self.objective, batch, self.optimizer, self.config, dtype or self.dtype)
-        self.step += 1
-        self.objective.after_step(self.step)
-        self.add(losses)
-
-    def add(self, losses: dict[str, Tensor]) -> None:
-        """Add to the sums that the log takes its means from."""
-        for name, value in losses.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.run.step += 1
+        self.objective.after_step(self.run.step)
+        self.run.add(losses)
 
     def compute(self) -> Callable[[], None]:
         """What a step does with a batch that is in place: for counting, not for timing."""
-        batch = self.batches.get(self.step)
+        batch = self.batches.get(self.run.step)
 
         def run() -> None:
             loop.train_step(self.objective, batch, self.optimizer, self.config, self.dtype)
-            self.objective.after_step(self.step + 1)
+            self.objective.after_step(self.run.step + 1)
 
         return run
 
@@ -115,7 +110,7 @@ def watched_engine(watch: Stopwatch, engine: Engine) -> Iterator[None]:
             (loop, "clip_gradients", "clip"),
             (engine.optimizer, "step", "optimizer"),
             (objective, "after_step", "average"),
-            (engine, "add", "logging"),
+            (engine.run, "add", "logging"),
         ):
             stack.enter_context(watched(watch, owner, name, part))
         stack.enter_context(watched_forward(watch, objective.network, "heads"))
@@ -129,16 +124,15 @@ def watched_engine(watch: Stopwatch, engine: Engine) -> Iterator[None]:
 
 def watch_steps(watch: Stopwatch, engine: Engine, steps: int) -> dict[str, float]:
     """Seconds of each of `PARTS` a step, in the steps that `engine.take` would take next."""
-    first = engine.step
+    first = engine.run.step
     with watched_engine(watch, engine), TemporaryDirectory() as folder:
         for _ in range(steps):
             with watch.part("rest"):
                 engine.take()
         seconds = watch.read()
         log = RunLog(Path(folder), 0)
-        line = seconds_of(lambda: log.write(1, {k: float(v) for k, v in engine.sums.items()}, 1.0), engine.device)
-    engine.step = first  # the batch prepared for this step is still there
-    engine.sums.clear()
+        line = seconds_of(lambda: log.write(1, fetch(engine.run.sums), 1.0), engine.device)
+    engine.run = RunState(step=first)  # the batch prepared for this step is still there
     parts = {part: seconds.get(part, 0.0) / steps for part in PARTS}
     parts["logging"] += line / loop.LOG_EVERY
     return parts

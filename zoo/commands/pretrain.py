@@ -119,7 +119,7 @@ class Pretrain:
         from zoo.device import pick_device, told_when_full
         from zoo.encoder import ARCHS
         from zoo.group_norm import allow_kernel
-        from zoo.pretrain.checkpoint import CHECKPOINT, checkpoints_at, refuse_other_settings
+        from zoo.pretrain.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
         from zoo.pretrain.data import DataRecord
         from zoo.pretrain.loop import TrainingProgress, train
         from zoo.pretrain.ranks import share_of
@@ -145,7 +145,7 @@ class Pretrain:
             # Rather now than after the replay.
             there = checkpoints_at(folder / CHECKPOINT, resume=self.resume)
             if not self.force_resume:
-                refuse_other_settings(there, self.run_config, chosen.games)
+                check_same_settings(there, self.run_config, chosen.games)
             data, store = self._load(chosen.only(share.names), deadline, world)
             store = place_store(store, device, self.frames)
             objective = new_objective(self.run_config, chosen.games).to(device)

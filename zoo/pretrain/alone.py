@@ -50,7 +50,7 @@ def _take(lock: FileLock, out: Path) -> None:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise QzooError(f"{out}: another process trains here; let it end, or give another --out") from error
-        except (OSError, NotImplementedError) as error:
+        except (OSError, NotImplementedError) as error:  # filelock 3 turns ENOSYS into the second
             if isinstance(error, OSError) and error.errno not in NO_LOCKS:
                 raise
             logger.warning("%s: its file system has no locks; see to it that no other process trains here", out)

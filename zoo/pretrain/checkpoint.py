@@ -6,23 +6,21 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from zoo.errors import QzooError
 from zoo.pretrain.config import RunConfig
 from zoo.pretrain.objective import Objective
 from zoo.state import (
-    INFO_KEY,
     load_state,
     module_tensors,
     optimizer_tensors,
+    read_info,
     restore_module,
     restore_optimizer,
     save_state,
@@ -174,7 +172,7 @@ def restore_checkpoint(
     if not there:
         return RunState()
     found, (tensors, info) = _load_first_whole(there)
-    differing = refuse_others(found, info, identity, force=force)
+    differing = check_same_run(found, info, identity, force=force)
     if differing:
         logger.warning("%s: going on with other settings than the run's: %s", found, ", ".join(differing))
     try:
@@ -191,7 +189,7 @@ def restore_checkpoint(
     return RunState(int(info["step"]), float(info["seconds"]), sums if summed else {}, summed, found)
 
 
-def refuse_others(
+def check_same_run(
     found: Path, info: Mapping[str, Any], identity: Mapping[str, Any], *, force: bool = False
 ) -> list[str]:
     """Refuse to go on from a checkpoint of another run; returns the settings that differ, where that is forced.
@@ -213,18 +211,20 @@ def refuse_others(
     return differing
 
 
-def refuse_other_settings(paths: Sequence[Path], config: RunConfig, games: Sequence[str]) -> None:
-    """`refuse_others`, as far as settings and games tell, from the head of the first checkpoint that has one.
+def check_same_settings(paths: Sequence[Path], config: RunConfig, games: Sequence[str]) -> None:
+    """`check_same_run`, as far as settings and games tell, from the head of the first checkpoint that has one.
 
     Raises:
         QzooError: other settings, or other games.
     """
     for path in paths:
-        with suppress(SafetensorError, OSError, ValueError), safe_open(path, framework="pt") as file:
-            info = json.loads((file.metadata() or {}).get(INFO_KEY, ""))
-            known = run_identity(config, dict.fromkeys(games, 0), {})
-            refuse_others(path, *({key: of.get(key) for key in ("config", "games")} for of in (info, known)))
-            return
+        try:
+            info = read_info(path)
+        except QzooError:  # damaged: told of, and the other one taken, where the run is restored
+            continue
+        known = run_identity(config, dict.fromkeys(games, 0), {})
+        check_same_run(path, *({key: of.get(key) for key in ("config", "games")} for of in (info, known)))
+        return
 
 
 def _load_first_whole(paths: list[Path]) -> tuple[Path, tuple[dict[str, Tensor], dict[str, Any]]]:

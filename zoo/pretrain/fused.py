@@ -17,7 +17,8 @@ from zoo.atari import FRAME_SIZE, STACK
 
 BLOCK = 1024
 """Pixels that a program handles, of all the frames of a stack."""
-# A kernel's arguments have no types here but tl.constexpr: Triton, unlike its interpreter, refuses any other name.
+# A kernel's arguments have no types here but tl.constexpr: Triton, unlike its interpreter, refuses any other name. Its
+# decorator has none either in some of its releases.
 
 
 @triton.jit  # type: ignore[untyped-decorator]
