@@ -10,7 +10,7 @@ import pytest
 from tests.command_helpers import run_command
 from tests.recording_helpers import refused
 from zoo.commands.worth import parse_candidates
-from zoo.worth import summarize_worth
+from zoo.worth import summarize_worth, worth_page
 
 SMALL = ("--games", "SpaceInvaders", "--steps", "3", "--batch-size", "4", "--episodes", "2", "--transitions", "300")
 
@@ -28,7 +28,12 @@ def test_worth_measures_once_and_compares(recordings_dir: Path, tmp_path: Path) 
         assert row["iqm_human"]["low"] <= row["iqm_human"]["value"] <= row["iqm_human"]["high"]
     # The same play under two names gives the same policy.
     assert rows[0]["games"] == rows[1]["games"]
-    assert json.loads((tmp_path / "worth" / "worth.json").read_text())["rows"] == rows
+    content = json.loads((tmp_path / "worth" / "worth.json").read_text())
+    assert content["rows"] == rows
+    for row in rows:
+        assert row["transitions"] == sum(sum(policies.values()) for policies in row["play"].values())
+    page = (tmp_path / "worth" / "worth.md").read_text()
+    assert page == worth_page(content) and "| plain | " in page and "- other: " in page
 
     (done,) = (tmp_path / "worth" / "plain").glob("seed0.*/worth.json")
     before = done.stat().st_mtime_ns
@@ -45,6 +50,7 @@ def test_best_candidate_comes_first_and_seeds_are_pooled() -> None:
             "name": name,
             "seed": seed,
             "transitions": 10,
+            "play": {"learner": {"learner/seed=0": 10}},
             "scores": {"Breakout": scores},
             "data": {"Breakout": 8.0},
             "training": {"samples": 1},

@@ -21,6 +21,7 @@ from zoo.agent import Agent
 from zoo.evaluate import human_iqm, play_episodes, summarize
 from zoo.files import write_json
 from zoo.games import get_game
+from zoo.markdown import bullets, markdown_table, score_text
 from zoo.metrics import interquartile_mean
 from zoo.pretrain.config import RunConfig
 from zoo.pretrain.loop import TrainingProgress, train
@@ -68,7 +69,8 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
     Other settings or data are another job.
 
     Returns:
-        {name, seed, transitions, scores: {game: raw scores}, data: {game: mean return}, training: figures}.
+        {name, seed, transitions, play: as `play_of`, scores: {game: raw scores}, data: {game: mean return}, training:
+        figures}.
 
     Raises:
         QzooError: recordings are missing or damaged.
@@ -117,6 +119,7 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
         "name": job.name,
         "seed": job.config.seed,
         "transitions": store.transitions,
+        "play": play_of(recordings),
         "scores": {game: raw.tolist() for game, raw in scores.items()},
         "data": {game: mean_return(recordings, game) for game in job.games},
         "training": {"steps": run.step, "samples": run.step * job.config.batch_size, "seconds": round(run.seconds)},
@@ -124,6 +127,16 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
     }
     write_json(finished, result)
     return result
+
+
+def play_of(recordings: Sequence[Recording]) -> dict[str, dict[str, int]]:
+    """Transitions by source of play and policy, over all games."""
+    play: dict[str, dict[str, int]] = {}
+    for recording in recordings:
+        policies = play.setdefault(recording.metadata.source, {})
+        for episode in recording.episodes:
+            policies[episode.policy] = policies.get(episode.policy, 0) + episode.length
+    return play
 
 
 def mean_return(recordings: Sequence[Recording], game: str) -> float:
@@ -136,9 +149,10 @@ def summarize_worth(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     """One row a candidate, over its seeds, best first.
 
     Returns:
-        name, seeds, transitions, `iqm_human` (interquartile mean human-normalized score over games and episodes of
-        all seeds, with its 95% interval), `iqm_data` (that of the data's mean returns), `beats_data` (games whose mean
-        score is above their data's mean), `games` ({game: as `zoo evaluate` gives it, and `data`}), `samples`.
+        name, seeds, transitions, `play` (as `play_of`), `iqm_human` (interquartile mean human-normalized score over
+        games and episodes of all seeds, with its 95% interval), `iqm_data` (that of the data's mean returns),
+        `beats_data` (games whose mean score is above their data's mean), `games` ({game: as `zoo evaluate` gives it,
+        and `data`}), `samples`.
     """
     rows = []
     for name in dict.fromkeys(result["name"] for result in results):
@@ -151,6 +165,7 @@ def summarize_worth(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
                 "name": name,
                 "seeds": len(runs),
                 "transitions": runs[0]["transitions"],
+                "play": runs[0]["play"],
                 "iqm_human": human_iqm(scores),
                 "iqm_data": interquartile_mean(
                     np.array([get_game(game).human_normalized(score) for game, score in data.items()])
@@ -161,3 +176,45 @@ def summarize_worth(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
             }
         )
     return sorted(rows, key=lambda row: -float(row["iqm_human"]["value"]))
+
+
+def worth_page(content: Mapping[str, Any]) -> str:
+    """What `zoo data worth` found, as Markdown: what each candidate is made of, and what was learned from it.
+
+    Args:
+        content: what worth.json holds, {command, run_config, rows}.
+    """
+    rows, config = content["rows"], content["run_config"]
+    games = list(rows[0]["games"])
+    table = markdown_table(
+        ("candidate", "IQM", "95% interval", "data's IQM", "beats data", *games),
+        (
+            (
+                row["name"],
+                f"{row['iqm_human']['value']:.3f}",
+                f"{row['iqm_human']['low']:.3f} to {row['iqm_human']['high']:.3f}",
+                f"{row['iqm_data']:.3f}",
+                f"{row['beats_data']} of {len(games)}",
+                *(
+                    f"{score_text(row['games'][game]['mean'])} ({score_text(row['games'][game]['data'])})"
+                    for game in games
+                ),
+            )
+            for row in rows
+        ),
+    )
+    made = bullets(
+        f"{row['name']}: {row['transitions']:,} transitions; "
+        + "; ".join(f"{source} {sum(policies.values()):,}" for source, policies in row["play"].items())
+        for row in rows
+    )
+    first = rows[0]
+    seeds = f"{first['seeds']} training{'s' if first['seeds'] > 1 else ''} each"
+    return (
+        "# What recorded play is worth\n\n"
+        f"A policy trained offline on each candidate with the same settings: `{config['arch']}`, "
+        f"{config['steps']:,} steps of {config['batch_size']},\n{seeds}; it then played "
+        f"{first['games'][games[0]]['episodes']} episodes of every game. IQM: interquartile mean human-normalized\n"
+        "score; under each game the mean score, and in brackets the mean return of the data.\n\n"
+        f"{table}\n\nThe candidates:\n\n{made}\n\nMade by\n\n```\n{content['command']}\n```\n"
+    )

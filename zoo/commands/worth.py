@@ -51,7 +51,7 @@ class Worth:
     workers: int = 0
     """Trainings side by side, one thread each; 0 takes every core."""
     out: Path = Path("runs/worth")
-    """Where runs and worth.json go."""
+    """Where runs go, and what was found: worth.json, and worth.md to read."""
     cache: Path = Path("runs/frames")
     """Folder of memory-mapped frames."""
     json: bool = False
@@ -59,9 +59,9 @@ class Worth:
 
     def run(self) -> list[dict[str, Any]]:
         """Measure every candidate; one row each, best first."""
-        from zoo.files import write_json
+        from zoo.files import write_json, write_text
         from zoo.recordings.pool import run_all
-        from zoo.worth import WorthJob, WorthProgress, measure, summarize_worth
+        from zoo.worth import WorthJob, WorthProgress, measure, summarize_worth, worth_page
 
         games = tuple(parse_games(self.games))
         self.run_config.check(len(games))
@@ -102,6 +102,7 @@ class Worth:
         rows = summarize_worth(results)
         content = {"command": typed_command(), "run_config": self.run_config.to_dict(), "rows": rows}
         write_json(self.out / "worth.json", content)
+        write_text(self.out / "worth.md", worth_page(content))
         if not self.json:
             print_rows(rows)
         return rows
