@@ -75,6 +75,7 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_is_used(
     with caplog.at_level(logging.WARNING):
         assert run(store, tmp_path, resume=True) == 100
     assert damage == "gone" or f"going on from {before}" in caplog.text
+    assert "delete it" not in caplog.text  # it is moved aside
     assert_equal(whole, halfway)
     assert load_state(halfway)[1]["step"] == 100 and load_state(before)[1]["step"] == 50  # both whole again
     assert damaged_checkpoint(halfway).exists() == (damage != "gone")

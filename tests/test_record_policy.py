@@ -78,7 +78,7 @@ def test_a_second_run_that_differs_is_noticed() -> None:
     refused(lambda: checked_episode("Breakout", 3, [0, 1, 1], [0, 0, 0], True, "policy/x", 0), "ends otherwise")
 
 
-def test_shards_share_out_the_games(tmp_path: Path) -> None:
+def test_shards_share_out_the_games(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     games = ["Amidar", "Boxing", "Breakout", "Pong", "Qbert"]
     shards = [parse_shard(f"{i}/3", games) for i in (1, 2, 3)]
     assert sorted(game for shard in shards for game in shard) == games
@@ -101,3 +101,6 @@ def test_shards_share_out_the_games(tmp_path: Path) -> None:
     results = run_command("record random", arguments)
     assert [result["game"] for result in results] == ["Frostbite"] and json.dumps(results)
     assert [path.name for path in tmp_path.glob("*.parquet")] == ["Frostbite.random.parquet"]
+    assert "recorded before" not in capsys.readouterr().err
+    assert run_command("record random", arguments)[0]["steps"] == results[0]["steps"]
+    assert "recorded before: Frostbite;" in capsys.readouterr().err

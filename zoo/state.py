@@ -18,6 +18,8 @@ from zoo.errors import QzooError
 from zoo.files import replacing
 
 INFO_KEY, CHECKSUM_KEY = "info", "crc32"
+START_OVER = "; delete it to start over"
+"""What to do about a damaged file, where there is no other one to go on from."""
 
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any], *, keep: Path | None = None) -> None:
@@ -36,7 +38,7 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any
         with replacing(path, keep=keep) as temporary:
             save_file(contiguous, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
-        raise QzooError(f"{path}: could not be written ({error}); the previous file is untouched") from error
+        raise QzooError(f"{path}: could not be written ({error}); what was there is untouched") from error
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -48,7 +50,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with _opened(path) as (file, metadata):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata[CHECKSUM_KEY] != str(checksum(tensors, metadata[INFO_KEY])):
-        raise QzooError(f"{path}: damaged (its checksum is not that of its content); delete it to start over")
+        raise QzooError(f"{path}: damaged (its checksum is not that of its content){START_OVER}")
     return tensors, json.loads(metadata[INFO_KEY])
 
 
@@ -75,7 +77,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     except FileNotFoundError as error:
         raise QzooError(f"{path}: no such file") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise QzooError(f"{path}: damaged ({error}); delete it to start over") from error
+        raise QzooError(f"{path}: damaged ({error}){START_OVER}") from error
 
 
 def checksum(tensors: Mapping[str, Tensor], text: str) -> int:

@@ -75,6 +75,9 @@ class _Record:
             results = record_all(jobs, min(self.workers or cores(), len(jobs)), show)
         seconds = time.time() - started
         print(f"{sum(r.steps for r in results)} transitions in {self.out}, {seconds:.0f} s", file=sys.stderr)
+        # A job whose recording was whole when it began played no step.
+        if done := [result.game for result in results if result.done and not result.steps_per_second]:
+            print(f"recorded before: {', '.join(done)}; for more, give more --steps", file=sys.stderr)
         if left := [result.game for result in results if not result.done]:
             print(f"stopped by --time-budget, not done: {', '.join(left)}; the same command goes on", file=sys.stderr)
         if unfinished := sum(r.unfinished for r in results):

@@ -17,6 +17,7 @@ from zoo.errors import QzooError
 from zoo.pretrain.config import RunConfig
 from zoo.pretrain.objective import Objective
 from zoo.state import (
+    START_OVER,
     load_state,
     module_tensors,
     optimizer_tensors,
@@ -238,10 +239,11 @@ def _load_first_whole(paths: list[Path]) -> tuple[Path, tuple[dict[str, Tensor],
             continue
         name = first_not_finite(content[0])
         if name is not None:
-            errors.append(f"{path}: {name} is not finite; delete it to start over")
+            errors.append(f"{path}: {name} is not finite{START_OVER}")
             continue
         if errors:
-            logger.warning("%s; going on from %s, step %d", errors[0], path, content[1]["step"])
+            told = errors[0].removesuffix(START_OVER)  # it is moved aside
+            logger.warning("%s; going on from %s, step %d", told, path, content[1]["step"])
         return path, content
     raise QzooError(errors[0])
 

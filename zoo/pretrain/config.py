@@ -144,7 +144,7 @@ class RunConfig:
         """
         settings = {**vars(self), **vars(self.objective), **vars(self.optimizer)}
         if self.batch_size < num_games:
-            raise QzooError(f"--batch-size {self.batch_size}: {num_games} games need at least one transition each")
+            raise QzooError(f"--batch-size {self.batch_size}: at least one transition for each of {num_games} games")
         for names, fits, wanted in LIMITS:
             for name in names:
                 value = settings[name]
