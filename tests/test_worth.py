@@ -17,7 +17,7 @@ SMALL = ("--games", "SpaceInvaders", "--steps", "3", "--batch-size", "4", "--epi
 
 def test_worth_measures_once_and_compares(recordings_dir: Path, tmp_path: Path) -> None:
     file = recordings_dir / "SpaceInvaders.random.parquet"
-    arguments = ["--candidates", f"plain={file}", f"other={recordings_dir}", *SMALL]
+    arguments = ["--candidates", f"plain={file}", f"other={recordings_dir}:random=300", *SMALL]
     folders = ["--out", str(tmp_path / "worth"), "--cache", str(tmp_path / "frames"), "--workers", "1"]
     rows = run_command("data worth", [*arguments, *folders, "--json"])
     assert {row["name"] for row in rows} == {"plain", "other"}
@@ -26,7 +26,7 @@ def test_worth_measures_once_and_compares(recordings_dir: Path, tmp_path: Path) 
         assert game["episodes"] == 2 and len(game["scores"]) == 2 and row["samples"] == 12
         assert row["beats_data"] == int(game["mean"] > game["data"])
         assert row["iqm_human"]["low"] <= row["iqm_human"]["value"] <= row["iqm_human"]["high"]
-    # The same play under two names gives the same policy.
+    # The same play under two names, in two ways of asking for it, gives the same policy.
     assert rows[0]["games"] == rows[1]["games"]
     content = json.loads((tmp_path / "worth" / "worth.json").read_text())
     assert content["rows"] == rows
@@ -68,4 +68,18 @@ def test_candidates_need_names_of_their_own(texts: tuple[str, ...]) -> None:
 
 
 def test_candidate_paths() -> None:
-    assert parse_candidates(("shipped", "a=x,y/z")) == {"shipped": (), "a": (Path("x"), Path("y/z"))}
+    every = (("learner",), 5)
+    assert parse_candidates(("shipped", "a=x,y/z"), every) == {
+        "shipped": ((), (every,)),
+        "a": ((Path("x"), Path("y/z")), (every,)),
+    }
+    mixture = ((("learner",), 80), (("planner",), 20))
+    assert parse_candidates(("a=x:learner=80,planner=20", "b:learner=80,planner=20"), every) == {
+        "a": ((Path("x"),), mixture),
+        "b": ((), mixture),
+    }
+
+
+@pytest.mark.parametrize("share", ["learner", "learner=0", "learner=1e5", "=5", "learner=-1"])
+def test_shares_are_a_source_and_a_number(share: str) -> None:
+    refused(lambda: parse_candidates((f"a=x:{share}",)), "--candidates a=x", repr(share))

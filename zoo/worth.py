@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from zoo.recordings.format import Recording
 from zoo.recordings.library import load_recordings
 from zoo.recordings.store import build_store
 
+Part: TypeAlias = tuple[tuple[str, ...], int | None]
+"""Sources of play (none: all), and how many transitions of each game and source (None: all)."""
+
 
 @dataclass(frozen=True)
 class WorthJob:
@@ -39,8 +42,7 @@ class WorthJob:
     name: str
     paths: tuple[Path, ...]
     games: tuple[str, ...]
-    sources: tuple[str, ...]
-    transitions: int | None
+    parts: tuple[Part, ...]
     config: RunConfig
     episodes: int
     out: Path
@@ -76,7 +78,11 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
         QzooError: recordings are missing or damaged.
     """
     torch.set_num_threads(1)
-    recordings = load_recordings(job.games, job.sources, job.paths, job.transitions)
+    recordings = [
+        recording
+        for sources, transitions in job.parts
+        for recording in load_recordings(job.games, sources, job.paths, transitions)
+    ]
     identity = {"data": fingerprint(recordings)}
     settings = {"config": json.loads(json.dumps(job.config.to_dict())), "episodes": job.episodes, **identity}
     folder = job.folder(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +14,11 @@ from zoo.commands.common import parse_games, progress_bar, typed_command
 from zoo.cores import cores
 from zoo.errors import QzooError
 from zoo.pretrain.config import OptimizerConfig, RunConfig
+
+if TYPE_CHECKING:
+    from zoo.worth import Part
+
+Paths: TypeAlias = tuple[Path, ...]
 
 
 def _run_config() -> RunConfig:
@@ -36,13 +41,15 @@ class Worth:
     IF_INTERRUPTED: ClassVar[str] = "what was finished is kept; the same command goes on"
 
     candidates: tuple[str, ...]
-    """NAME=PATH[,PATH...]: files or folders of recordings; a NAME alone is the recordings of the package."""
+    """NAME=PATH[,PATH...]: files or folders of recordings; a NAME alone is the recordings of the package. A mixture of
+    sources names them after a colon, with the transitions of each game: NAME=PATH:learner=80000,planner=20000."""
     games: tuple[str, ...] = ("Boxing", "Breakout", "CrazyClimber", "Freeway", "Gopher", "Qbert")
     """Games that every candidate has."""
     sources: tuple[str, ...] = ()
-    """Sources of play, such as learner and random; by default all."""
+    """Sources of play, such as learner and random, where a candidate doesn't name its own; by default all."""
     transitions: int | None = 100_000
-    """Take about this many transitions of each game and source, whole episodes at random."""
+    """Take about this many transitions of each game and source, whole episodes at random; where a candidate doesn't
+    name its own."""
     seeds: int = 1
     """Trainings a candidate."""
     episodes: int = 16
@@ -70,21 +77,20 @@ class Worth:
         for name in ("seeds", "episodes"):
             if getattr(self, name) < 1:
                 raise QzooError(f"--{name} {getattr(self, name)}: must be at least 1")
-        candidates = parse_candidates(self.candidates)
+        candidates = parse_candidates(self.candidates, (self.sources, self.transitions))
         jobs = [
             WorthJob(
                 name,
                 paths,
                 games,
-                self.sources,
-                self.transitions,
+                parts,
                 replace(self.run_config, seed=seed),
                 self.episodes,
                 self.out,
                 self.cache,
             )
             for seed in range(self.seeds)  # first seeds first, so that an interrupted comparison still compares
-            for name, paths in candidates.items()
+            for name, (paths, parts) in candidates.items()
         ]
         with progress_bar(quiet=self.json) as bar:
             tasks = {
@@ -108,21 +114,33 @@ class Worth:
         return rows
 
 
-def parse_candidates(texts: Sequence[str]) -> dict[str, tuple[Path, ...]]:
-    """{name: paths} of "name=path,path" or "name".
+def parse_candidates(texts: Sequence[str], every: Part = ((), None)) -> dict[str, tuple[Paths, tuple[Part, ...]]]:
+    """{name: (paths, parts)} of "name=path,path:source=transitions,source=transitions"; all but the name may be absent.
+
+    Args:
+        every: the only part of candidates that name none.
 
     Raises:
-        QzooError: no candidate, a name twice, or one that can't name a folder.
+        QzooError: no candidate, a name twice, or one that can't name a folder; a part that is no source and number.
     """
-    candidates: dict[str, tuple[Path, ...]] = {}
+    candidates: dict[str, tuple[Paths, tuple[Part, ...]]] = {}
     for text in texts:
-        name, _, paths = text.partition("=")
+        head, _, shares = text.partition(":")
+        name, _, paths = head.partition("=")
         if not name or name in candidates or Path(name).name != name:
             raise QzooError(f"--candidates {text}: give each candidate a name of its own, as in plain=runs/recordings")
-        candidates[name] = tuple(Path(path) for path in paths.split(",") if path)
+        parts = tuple(_parse_part(text, share) for share in shares.split(",") if share)
+        candidates[name] = tuple(Path(path) for path in paths.split(",") if path), parts or (every,)
     if not candidates:
         raise QzooError("--candidates: name at least one, as in plain=runs/recordings")
     return candidates
+
+
+def _parse_part(text: str, share: str) -> Part:
+    source, _, number = share.partition("=")
+    if not source or not number.isdecimal() or int(number) < 1:
+        raise QzooError(f"--candidates {text}: {share!r} is no share, give SOURCE=TRANSITIONS as in learner=80000")
+    return (source,), int(number)
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
