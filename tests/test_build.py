@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from zoo.recordings import blocks as blocks_module
 from zoo.recordings import build
 from zoo.recordings.blocks import BLOCK, TAIL, EpisodeBlocks, open_blocks, write_blocks
 from zoo.recordings.format import Recording
-from zoo.recordings.frames import FRAME_BYTES
+from zoo.recordings.frames import COPIED, FRAME_BYTES, ChosenFrames, JoinedFrames, RawFrames
 from zoo.recordings.replay import replay
 from zoo.recordings.store import FrameStore, Placement, build_store
 from zoo.state import load_state
@@ -85,17 +86,67 @@ def test_blocks_of_real_play_are_small(recordings: list[Recording], tmp_path: Pa
     assert frames.nbytes < 800 * len(frames) < FRAME_BYTES * len(frames) / 8
 
 
-def test_a_replay_holds_a_block_of_each_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is bounded: no more than one block of an episode lives at a time."""
-    asked: list[int] = []
+def test_a_replay_holds_a_block_of_each_episode_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded: of thousands of episodes, those that are done hold nothing."""
+    living: WeakSet[np.ndarray] = WeakSet()
     make = blocks_module.empty_frames
-    monkeypatch.setattr(blocks_module, "empty_frames", lambda count: asked.append(count) or make(count))
-    written: list[tuple[int, int]] = []
-    sink = EpisodeBlocks(100, 2 * BLOCK + 3, lambda first, packed: written.append((first, len(packed))))
-    for step in range(2 * BLOCK + 3):
-        sink[step] = np.full((84, 84), step, dtype=np.uint8)
-    assert [first for first, _ in written] == [100, 100 + BLOCK, 100 + 2 * BLOCK]
-    assert asked == [0, BLOCK, BLOCK, 3]
+
+    def counted(count: int) -> np.ndarray:
+        frames = make(count).view(Watched)
+        if count:
+            living.add(frames)
+        return frames
+
+    monkeypatch.setattr(blocks_module, "empty_frames", counted)
+    written: list[int] = []
+    sinks = [EpisodeBlocks(100 * n, 2 * BLOCK + 3, lambda first, packed: written.append(first)) for n in range(5)]
+    most = 0
+    for sink in sinks:
+        for step in range(len(sink)):
+            sink[step] = np.full((84, 84), step, dtype=np.uint8)
+            most = max(most, len(living))
+    assert written == [100 * n + block * BLOCK for n in range(5) for block in range(3)]
+    assert most == 1 and not living
+
+
+class Watched(np.ndarray):
+    """An array in sets by its identity."""
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+@pytest.mark.parametrize("placement", FILES)
+def test_play_with_other_rewards_is_refused_though_its_frames_are_cached(
+    recordings: list[Recording], placement: Placement, tmp_path: Path
+) -> None:
+    recording = recordings[0]
+    build_store([recording], placement, tmp_path, num_threads=1)
+    episode = recording.episodes[0]
+    for changes in ({"rewards": episode.rewards + 1}, {"terminated": False, "truncated": True}):
+        other = replace(recording, episodes=(replace(episode, **changes), *recording.episodes[1:]))
+        refused(lambda other=other: build_store([other], placement, tmp_path, num_threads=1), "replay gives")
+
+
+def test_rows_out_of_range_are_an_error(recordings: list[Recording]) -> None:
+    frames = build_store(recordings, num_threads=1).frames
+    joined = JoinedFrames((frames, frames))
+    assert torch.equal(joined.fetch(torch.tensor([0, len(frames)])), frames.fetch(torch.tensor([0, 0])))
+    for row in (-1, 2 * len(frames)):
+        with pytest.raises(IndexError, match=f"{row}"):
+            joined.fetch(torch.tensor([0, row]))
+
+
+def test_chosen_frames_are_copied_to_a_device_a_little_at_a_time() -> None:
+    class Counted(RawFrames):
+        def fetch(self, rows: torch.Tensor) -> torch.Tensor:
+            fetched.append(len(rows))
+            return super().fetch(rows)
+
+    fetched: list[int] = []
+    chosen = ChosenFrames(Counted(torch.zeros(10, 84, 84, dtype=torch.uint8)), torch.arange(10).repeat(300))
+    copied = chosen.to(torch.device("meta"))
+    assert len(copied) == sum(fetched) == 3_000 and max(fetched) == COPIED
 
 
 def test_data_sets_share_recordings(recordings: list[Recording], tmp_path: Path, replays: list[str]) -> None:

@@ -88,7 +88,7 @@ def test_a_flipped_action_byte_is_refused(tmp_path: Path) -> None:
     assert not digest_matches(path)
 
 
-@pytest.mark.parametrize("column", ["seed", "policy_step", "checks", "policy", "terminated"])
+@pytest.mark.parametrize("column", ["seed", "policy_step", "checks", "policy"])
 def test_any_other_changed_value_is_refused(tmp_path: Path, column: str) -> None:
     path = recorded(tmp_path)
 
@@ -102,6 +102,26 @@ def test_any_other_changed_value_is_refused(tmp_path: Path, column: str) -> None
 
     edit_column(path, column, change)
     refused(lambda: read_recording(path), path, "not those that were written")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"terminated": False}, "terminated=False, truncated=False"),
+        ({"truncated": True}, "terminated=True, truncated=True"),
+        ({"terminated": False, "truncated": True}, "cut after 27000"),
+        ({"seed": -1}, "seed -1"),
+        ({"seed": 2**31}, "seed 2147483648"),
+    ],
+)
+def test_an_episode_that_the_protocol_cannot_give_is_refused(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    """Though it is what was written: training would go on from it into the next episode."""
+    path, episodes = tmp_path / "Breakout.random.parquet", played("Breakout", 2)
+    metadata = new_metadata("Breakout", "random", "zoo record random")
+    write_recording(path, metadata, [episodes[0], replace(episodes[1], **changes)])
+    refused(lambda: read_recording(path), path, "episode 1", said)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.9, 0.999])

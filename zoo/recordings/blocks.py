@@ -173,10 +173,11 @@ class EpisodeBlocks:
         self._block[place] = frame
         if place == len(self._block) - 1:
             self._add(self._first + step - place, self._codec.compress(self._block, asbytes=True))
+            self._block = empty_frames(0)  # the file is written with the takers of thousands of episodes at hand
 
 
 def write_blocks(path: Path, lengths: Sequence[int], fill: Callable[[Sequence[EpisodeBlocks]], None]) -> None:
-    """Write a block file, whole or not at all, holding no more than a block of each episode at hand.
+    """Write a block file, whole or not at all, holding no more than a block of each episode under way.
 
     Args:
         lengths: frames of each episode.

@@ -37,19 +37,27 @@ def frames_of(recordings: Sequence[Recording]) -> int:
     return sum(num_frames(episode) for recording in recordings for episode in recording.episodes)
 
 
+FRAMES_VERSION = 1
+"""Raise it where a change of the code gives other frames, or cached ones would be taken for them."""
+
+
 def fingerprint(recordings: Sequence[Recording]) -> str:
-    """Names the frames that these recordings give: a hash over games, seeds and actions, in order."""
+    """Names this play, and the frames that it gives: a hash over games, seeds, actions, rewards and ends, in order.
+
+    Rewards and ends change no frame, but a replay has compared them by the time that frames are in the cache.
+    """
     total = hashlib.sha256()
     for recording in recordings:
         total.update(json.dumps([recording.metadata.game, recording.metadata.rom_md5]).encode())
         for episode in recording.episodes:
-            total.update(f"{episode.seed},{episode.length};".encode() + episode.actions.tobytes())
+            head = f"{episode.seed},{episode.length},{episode.terminated:d},{episode.truncated:d};"
+            total.update(head.encode() + episode.actions.tobytes() + episode.rewards.astype("<i4").tobytes())
     return total.hexdigest()[:16]
 
 
 def frames_version() -> str:
-    """Names what makes the frames of a play: the protocol, the emulator, and the library that resizes."""
-    made_by = json.dumps([asdict(PROTOCOL), ale_py.__version__, cv2.__version__])
+    """Names what makes the frames of a play: the protocol, our code, the emulator, and the library that resizes."""
+    made_by = json.dumps([asdict(PROTOCOL), FRAMES_VERSION, ale_py.__version__, cv2.__version__])
     return hashlib.sha256(made_by.encode()).hexdigest()[:8]
 
 

@@ -334,6 +334,15 @@ def _episode(path: Path, number: int, row: dict[str, Any]) -> Episode:
     where = f"{path}: episode {number}"
     if len(actions) != length or length == 0:
         raise QzooError(f"{where}: {len(actions)} actions, but its length says {length}")
+    # ALE takes a signed 32-bit seed; the recorders count from 0.
+    if not 0 <= row["seed"] < 2**31:
+        raise QzooError(f"{where}: seed {row['seed']} is not from 0 to {2**31 - 1}")
+    terminated, truncated = row["terminated"], row["truncated"]
+    if terminated == truncated or (truncated and length != PROTOCOL.max_steps):
+        raise QzooError(
+            f"{where}: terminated={terminated}, truncated={truncated} after {length} steps; an episode ends with its "
+            f"game, or is cut after {PROTOCOL.max_steps}"
+        )
     illegal = np.flatnonzero(actions >= NUM_ACTIONS)
     if illegal.size:
         raise QzooError(f"{where}, step {illegal[0]}: action {actions[illegal[0]]} is not below {NUM_ACTIONS}")

@@ -79,7 +79,7 @@ class ChosenFrames:
 
     def to(self, device: torch.device) -> FrameSource:
         """Themselves for rows in RAM; elsewhere a copy, of these frames alone."""
-        return self if device.type == "cpu" else RawFrames(self.source.fetch(self.rows).to(device))
+        return self if device.type == "cpu" else raw_copy(self, device)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,13 @@ class JoinedFrames:
         return sum(source.nbytes for source in self.sources)
 
     def fetch(self, rows: Tensor) -> Tensor:
-        """Copies of frames, from whichever source holds them; see `FrameSource`."""
+        """Copies of frames, from whichever source holds them; see `FrameSource`.
+
+        Raises:
+            IndexError: a row below 0 or not below F.
+        """
+        if rows.device.type == "cpu" and len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)} frames")
         fetched = torch.empty(len(rows), FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8, device=rows.device)
         first = 0
         for source in self.sources:
