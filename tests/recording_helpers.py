@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from zoo.atari import minimal_actions
 from zoo.errors import QzooError
 from zoo.recordings.format import METADATA_KEY, Episode, new_metadata, read_recording, write_recording
 from zoo.recordings.play import Players
+
+MADE_UP_SEEDS = count()
 
 
 @cache
@@ -46,11 +49,13 @@ def as_learner(path: Path, folder: Path) -> Path:
 
 
 def made_up(length: int, score: int, policy_step: int = 0, policy: str = "learner/seed=0") -> Episode:
-    """An episode that was never played: for figures, which don't replay."""
+    """An episode that was never played, of a seed that no other has: for figures, which don't replay."""
     rewards = np.zeros(length, dtype=np.int32)
     rewards[-1] = score
     checks = np.zeros(-(-length // 200), dtype=np.uint32)
-    return Episode(0, np.zeros(length, dtype=np.uint8), rewards, True, False, checks, policy, policy_step)
+    return Episode(
+        next(MADE_UP_SEEDS), np.zeros(length, dtype=np.uint8), rewards, True, False, checks, policy, policy_step
+    )
 
 
 def edit_metadata(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

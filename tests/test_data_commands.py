@@ -14,13 +14,14 @@ from tests.recording_helpers import (
     made_up,
     played,
     recorded,
+    refused,
     with_flipped_action,
 )
 from zoo.cli import main
 from zoo.commands.data import List, Stats, Verify
 from zoo.games import get_game
 from zoo.recordings.format import Episode, new_metadata, read_recording, write_recording
-from zoo.recordings.library import recording_paths
+from zoo.recordings.library import load_recordings, recording_paths
 from zoo.recordings.replay import sample_episodes, verify_recording
 from zoo.recordings.stats import last_episodes, policy_steps
 
@@ -125,6 +126,23 @@ def test_what_cannot_be_read_is_one_line_and_exit_code_2(
         assert what != "action" or "episode 1, step 3" in line
 
 
+def test_misnamed_files_and_copies_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = recorded(tmp_path, "Breakout")
+    copied, misnamed = tmp_path / "Breakout.random.copy.parquet", tmp_path / "other" / "Pong.random.parquet"
+    copied.write_bytes(path.read_bytes())
+    misnamed.parent.mkdir()
+    misnamed.write_bytes(path.read_bytes())
+    for command in ("list", "stats"):
+        assert run(command, tmp_path) == 2
+        assert f"{copied.name}: episode 0" in capsys.readouterr().err
+        assert run(command, path, path) == 0  # the same file twice is one
+        capsys.readouterr()
+    for command in ("verify", "list", "stats"):
+        assert run(command, misnamed.parent) == 2
+        assert "named after Pong.random, but holds Breakout.random" in capsys.readouterr().err
+    refused(lambda: load_recordings(["Breakout"], paths=[tmp_path]), copied)
+
+
 def test_wrong_settings_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = recorded(tmp_path, "Breakout")
     for arguments, part in (
@@ -175,12 +193,14 @@ def test_stats_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_dataset_is_looked_at_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    learner = [made_up(100, number, 100 * number) for number in range(10)]
-    for source, episodes in (("learner.2of2", learner), ("learner", learner), ("planner", learner)):
-        path = write(tmp_path, "Breakout", source.split(".")[0], episodes)
+    def life() -> list[Episode]:
+        return [made_up(100, number, 100 * number) for number in range(10)]
+
+    for source in ("learner.2of2", "learner", "planner"):
+        path = write(tmp_path, "Breakout", source.split(".")[0], life())
         path.rename(tmp_path / f"Breakout.{source}.parquet")
     random = write(tmp_path, "Breakout", "random", [made_up(50, 1)])
-    write(tmp_path, "Boxing", "learner", learner)
+    write(tmp_path, "Boxing", "learner", life())
     chosen = ("--dataset", "novice40", "--games", "Breakout")
     rows = List((tmp_path,), "novice40", ("Breakout",), json=True).run()
     assert [(Path(row["path"]).name, row["episodes"]) for row in rows] == [

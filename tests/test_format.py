@@ -22,6 +22,7 @@ from tests.recording_helpers import (
 from zoo.errors import QzooError
 from zoo.recordings.format import (
     CHECK_INTERVAL,
+    METADATA_KEY,
     SCHEMA,
     Episode,
     check_value,
@@ -130,6 +131,38 @@ def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     refused(lambda: read_recording(path), path, "damaged")
+
+
+@pytest.mark.parametrize("content", [b"5", b"null", b"[1, 2]", b"{", b"{}"])
+def test_metadata_that_is_none_is_one_line(content: bytes, tmp_path: Path) -> None:
+    path = recorded(tmp_path)
+    pq.write_table(pq.read_table(path).replace_schema_metadata({METADATA_KEY: content}), path)
+    refused(lambda: read_recording(path), path, "metadata" if content != b"{}" else "format_version")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("protocol", [1]), ("game", ["x"]), ("license", None), ("command", 5), ("ale_py", None)]
+)
+def test_metadata_of_another_type_is_one_line(field: str, value: Any, tmp_path: Path) -> None:
+    path = recorded(tmp_path)
+    edit_metadata(path, lambda content: content.update({field: value}))
+    refused(lambda: read_recording(path), path, field)
+
+
+@pytest.mark.parametrize("column", [name for name in SCHEMA.names if name != "actions"])
+def test_a_row_without_a_value_is_one_line(column: str, tmp_path: Path) -> None:
+    path = recorded(tmp_path)
+    edit_column(path, column, lambda rows: rows.__setitem__(0, None))
+    refused(lambda: read_recording(path), path, f"column {column}")
+
+
+def test_a_list_without_a_value_and_columns_of_another_type_are_one_line(tmp_path: Path) -> None:
+    path = recorded(tmp_path)
+    edit_column(path, "checks", lambda rows: rows[0].__setitem__(0, None))
+    refused(lambda: read_recording(path), path, "column checks")
+    table = pq.read_table(recorded(tmp_path))
+    pq.write_table(table.set_column(1, "actions", table.column("actions").cast(pa.large_binary())), path)
+    refused(lambda: read_recording(path), path, "actions (large_binary)")
 
 
 def test_damage_in_a_columns_name_is_one_line(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,13 @@ import pytest
 import torch
 
 import zoo.recordings.record
+from tests.command_helpers import run_command
 from tests.recording_helpers import played, refused
 from zoo.atari import minimal_actions
 from zoo.errors import QzooError
 from zoo.recordings.format import read_recording
 from zoo.recordings.learner import Learner, LearnerConfig, Memory, clip_reward
+from zoo.recordings.library import recording_paths
 from zoo.recordings.pool import record_all, run_all
 from zoo.recordings.record import Progress, RecordJob, record
 from zoo.recordings.replay import verify_recording
@@ -99,10 +103,71 @@ def test_progress_is_reported(tmp_path: Path) -> None:
     assert final.recent_return == pytest.approx(np.mean(scores[-30:]))
 
 
-def test_a_recording_without_its_state_is_refused(tmp_path: Path) -> None:
-    record(job(tmp_path, 200))
+def test_a_learner_without_its_state_is_refused(tmp_path: Path, small_learner: None) -> None:
+    learner = job(tmp_path, 200, source="learner")
+    longer = replace(learner, steps=record(learner).steps + 1)
+    learner.state_path.write_bytes(learner.state_path.read_bytes()[:-9])
+    refused(lambda: record(longer), learner.state_path, f"move it and {learner.path} away")
+    learner.state_path.unlink()
+    refused(lambda: record(longer), learner.path, "missing")
+
+
+def test_random_play_needs_no_state_to_go_on(tmp_path: Path) -> None:
+    first = record(job(tmp_path, 200))
     job(tmp_path).state_path.unlink()
-    refused(lambda: record(job(tmp_path, 10_000)), "Breakout.random", "missing")
+    assert record(job(tmp_path, first.steps + 1)).done
+    starts = [episode.policy_step for episode in read_recording(job(tmp_path).path).episodes]
+    assert min(starts[first.episodes :]) >= first.steps
+
+
+def test_two_recorders_of_one_file_are_refused(tmp_path: Path) -> None:
+    started, go = Event(), Event()
+
+    def hold(progress: Progress) -> None:
+        started.set()
+        go.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(record, job(tmp_path, 10**6, deadline=time.time() + 1.5), hold)
+        try:
+            assert started.wait(60)
+            refused(lambda: record(job(tmp_path, 100)), job(tmp_path).path, "another process records into it")
+        finally:
+            go.set()
+        assert first.result().steps == read_recording(job(tmp_path).path).transitions
+
+
+def test_what_a_killed_recorder_left_is_no_recording_and_is_removed(tmp_path: Path) -> None:
+    first = record(job(tmp_path, 200))
+    path, state = job(tmp_path).path, job(tmp_path).state_path
+    left = [path.with_name(f".{path.stem}.4242.tmp.parquet"), state.with_name(f".{state.stem}.4242.tmp.safetensors")]
+    left[0].write_bytes(path.read_bytes()[:500])
+    left[1].write_bytes(b"half")
+    assert recording_paths([tmp_path]) == [path]
+    record(job(tmp_path, first.steps + 1))
+    assert not any(file.exists() for file in left)
+
+
+def test_a_job_begun_after_the_deadline_plays_nothing(tmp_path: Path) -> None:
+    begun = record(job(tmp_path, 10**6, deadline=time.time() - 1))
+    assert (begun.steps, begun.done) == (0, False) and not job(tmp_path).path.exists()
+
+
+def test_steps_of_episodes_that_had_not_ended_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In Freeway an episode takes 2,048 steps."""
+    games, budget = ("--games", "Freeway"), ("--steps", "100000", "--time-budget", "0.5s")
+    (result,) = run_command("record random", [*games, *budget, "--out", str(tmp_path), "--workers", "1"])
+    told = capsys.readouterr().err
+    assert result["steps"] == 0 < result["dropped"]
+    assert f"without {result['dropped']} steps of episodes that had not ended" in told
+
+
+def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    reports: list[Progress] = []
+    here = job(tmp_path / "file" / "folder", 10**6, deadline=time.time() + 5)
+    refused(lambda: record(here, reports.append), here.path, "could not be written")
+    assert not reports
 
 
 def test_another_recording_in_the_way_is_refused(tmp_path: Path) -> None:
@@ -368,4 +433,4 @@ def test_a_killed_recording_is_whole_and_goes_on(tmp_path: Path) -> None:
     assert len({e.seed for e in second.episodes}) == len(second.episodes)
     assert verify_recording(second, range(count, len(second.episodes))) == []
     assert load_state(here.state_path)[1]["played"] > played_before
-    assert not list(tmp_path.rglob(".*.tmp"))
+    assert not list(tmp_path.rglob(".*.tmp.*"))

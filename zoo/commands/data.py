@@ -19,7 +19,7 @@ from zoo.errors import QzooError
 from zoo.games import get_game
 from zoo.recordings.datasets import Selection, dataset_files, datasets_stats, get_dataset
 from zoo.recordings.format import Recording, digest_matches, read_recording
-from zoo.recordings.library import SHIPPED, recorded_files, sources_of
+from zoo.recordings.library import SHIPPED, check_apart, check_name, recorded_files, sources_of
 from zoo.recordings.pool import run_all
 from zoo.recordings.replay import Mismatch, sample_episodes, verify_recording
 from zoo.recordings.stats import DatasetStats, SourceStats, dataset_stats, play_stats
@@ -59,7 +59,11 @@ class _Recorded:
     def read(self) -> list[Recording]:
         """The recordings, and of a dataset no more than it takes."""
         if self.dataset is None:
-            return [read_recording(path) for path in self.files()]
+            recordings = [read_recording(path) for path in self.files()]
+            for recording in recordings:
+                check_name(recording)
+            check_apart(recordings)
+            return recordings
         return Selection(self.dataset, tuple(parse_games(self.games)) if self.games else ()).load(self.paths)
 
 
@@ -134,6 +138,7 @@ class Verify(_Recorded):
         episodes = steps = 0
         for path in paths:
             recording = read_recording(path, check_digest=False)
+            check_name(recording)
             if not digest_matches(path):
                 changed.append(path)
             whole = self.all or path in changed

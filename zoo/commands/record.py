@@ -37,7 +37,7 @@ class _Record:
     time_budget: str = ""
     """Stop cleanly after this long, as in 9m or 1.5h."""
     save_every: str = "60s"
-    """Time between saves: what a kill may lose."""
+    """Time between saves: what a kill may lose, besides the episodes under way."""
     out: Path = Path("runs/recordings")
     """Folder of the recordings; the state to go on from is kept in its subfolder `state`."""
     json: bool = False
@@ -79,7 +79,12 @@ class _Record:
         if done := [result.game for result in results if result.done and not result.steps_per_second]:
             print(f"recorded before: {', '.join(done)}; for more, give more --steps", file=sys.stderr)
         if left := [result.game for result in results if not result.done]:
-            print(f"stopped by --time-budget, not done: {', '.join(left)}; the same command goes on", file=sys.stderr)
+            dropped = sum(result.dropped for result in results if not result.done)
+            lost = f", without {dropped} steps of episodes that had not ended" if dropped else ""
+            print(
+                f"stopped by --time-budget, not done: {', '.join(left)}; the same command goes on{lost}",
+                file=sys.stderr,
+            )
         if unfinished := sum(r.unfinished for r in results):
             print(
                 f"{unfinished} steps of unfinished episodes are kept; the same command goes on with them",

@@ -250,9 +250,11 @@ def _metadata_in(content: pa.Buffer, path: Path) -> Metadata:
     if raw is None:
         raise QzooError(f"{path}: a Parquet file, but no recording: its metadata has no key 'qzoo'")
     try:
-        found = dict(json.loads(raw))
+        found = json.loads(raw)
     except ValueError as error:
         raise QzooError(f"{path}: its metadata is not JSON ({_first_line(error)}); fetch it again") from error
+    if not isinstance(found, dict):
+        raise QzooError(f"{path}: its metadata is no JSON object; fetch it again")
     # First of all: another version may have other fields.
     if found.get("format_version") != FORMAT_VERSION:
         raise QzooError(
@@ -261,6 +263,10 @@ def _metadata_in(content: pa.Buffer, path: Path) -> Metadata:
     names = {field.name for field in fields(Metadata)}
     if set(found) != names:
         raise QzooError(f"{path}: metadata fields {sorted(set(found) ^ names)} are missing or unknown")
+    for name, value in found.items():
+        wanted = {"format_version": int, "protocol": dict}.get(name, str)
+        if not isinstance(value, wanted):
+            raise QzooError(f"{path}: metadata field {name!r} is {value!r}, not of type {wanted.__name__}")
     metadata = Metadata(**found)
     _check_metadata(path, metadata)
     return metadata
@@ -299,7 +305,12 @@ def read_recording(path: Path, *, check_digest: bool = True) -> Recording:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise QzooError(f"{path}: damaged ({_first_line(error)}); fetch it again") from error
     if table.schema.remove_metadata() != SCHEMA:
-        raise QzooError(f"{path}: columns {table.schema.names} are not those of the format: {SCHEMA.names}")
+        ours, theirs = ([f"{field.name} ({field.type})" for field in schema] for schema in (SCHEMA, table.schema))
+        raise QzooError(f"{path}: columns {', '.join(theirs)} are not those of the format: {', '.join(ours)}")
+    for name in SCHEMA.names:
+        column = table.column(name)
+        if column.null_count or (pa.types.is_list(column.type) and column.combine_chunks().flatten().null_count):
+            raise QzooError(f"{path}: column {name} has rows without a value; fetch it again")
     episodes = tuple(_episode(path, number, row) for number, row in enumerate(_rows(table)))
     if not episodes:
         raise QzooError(f"{path}: holds no episode")

@@ -24,11 +24,12 @@ Files = dict[str, dict[str, list[Path]]]
 
 
 def recording_paths(paths: Sequence[Path] = ()) -> list[Path]:
-    """Recording files: those named, those in the folders named, or the shipped ones by default."""
+    """Recording files: those named, those in the folders named, or the shipped ones by default; each once."""
     found: list[Path] = []
     for path in paths or (SHIPPED,):
         if path.is_dir():
-            inside = sorted(path.glob("*.parquet"))
+            # Names with a dot in front are those of recorders at work, or left by killed ones.
+            inside = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
             if not inside:
                 raise QzooError(f"{path}: holds no recording (*.parquet)")
             found += inside
@@ -36,7 +37,7 @@ def recording_paths(paths: Sequence[Path] = ()) -> list[Path]:
             found.append(path)
         else:
             raise QzooError(f"{path}: no such file or folder")
-    return found
+    return list({path.resolve(): path for path in found}.values())
 
 
 def split_name(path: Path) -> tuple[str, str, str]:
@@ -90,11 +91,38 @@ def read_source(files: Files, game: str, source: str) -> list[Recording]:
     recordings = []
     for path in files[game][source]:
         recording = read_recording(path)
-        held = (recording.metadata.game, recording.metadata.source)
-        if held != (game, source):
-            raise QzooError(f"{path}: named after {game}.{source}, but holds {'.'.join(held)}; rename it")
+        check_name(recording)
         recordings.append(recording)
+    check_apart(recordings)
     return recordings
+
+
+def check_name(recording: Recording) -> None:
+    """Refuse a file that is named after other play than it holds: names are what selections go by.
+
+    Raises:
+        QzooError: the name tells another game or source.
+    """
+    if recording.path is None:
+        return
+    held, named = (recording.metadata.game, recording.metadata.source), split_name(recording.path)[:2]
+    if held != named:
+        raise QzooError(f"{recording.path}: named after {'.'.join(named)}, but holds {'.'.join(held)}; rename it")
+
+
+def check_apart(recordings: Sequence[Recording]) -> None:
+    """Refuse files that hold the same play, as a copy under another name does.
+
+    Raises:
+        QzooError: an episode of the same game, policy and seed in two files, both named.
+    """
+    holders: dict[tuple[str, str, int], Recording] = {}
+    for recording in recordings:
+        for number, episode in enumerate(recording.episodes):
+            other = holders.setdefault((recording.metadata.game, episode.policy, episode.seed), recording)
+            if other is not recording:
+                where = f"episode {number}, seed {episode.seed} of {episode.policy}"
+                raise QzooError(f"{recording.name}: {where}, is in {other.name} too; leave one of them out")
 
 
 def load_recordings(

@@ -287,7 +287,7 @@ def record_planner(job: RecordJob, report: Callable[[Progress], None] = lambda p
         return job_progress(job, run.episodes, recorded, 0.0)
 
     def told(progress: Progress) -> Progress:
-        return replace(progress, unfinished=len(run.episode.actions) if run.episode else 0)
+        return replace(progress, unfinished=len(run.episode.actions) if run.episode else 0, dropped=0)
 
     return told(play_on(job, run.episodes, 1, run.play, run.save, lambda progress: report(told(progress))))
 

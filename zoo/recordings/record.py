@@ -9,15 +9,18 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from zoo.atari import minimal_actions
 from zoo.errors import QzooError
+from zoo.files import remove_leftovers
+from zoo.locks import take_lock
 from zoo.recordings.format import Episode, file_name, new_metadata, read_recording, write_recording
 from zoo.recordings.play import Players
 
@@ -95,6 +98,7 @@ class Progress:
     steps_per_second: float
     done: bool
     unfinished: int = 0  # steps of an episode under way that is kept, to go on with
+    dropped: int = 0  # steps of episodes under way that were let go at the end: only whole ones are recorded
 
 
 class RandomPolicy:
@@ -138,7 +142,21 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
 
     The file is saved now and then, and at the end; a kill loses what came after the last save, never half an
     episode.
+
+    Raises:
+        QzooError: another process records into this file; see also `recorded_episodes`.
     """
+    lock = FileLock(job.path.with_name(f".{job.path.name}.lock"))
+    take_lock(lock, job.path, "another process records into it; let it end, or give another --out")
+    try:
+        for path in (job.path, job.state_path):
+            remove_leftovers(path)
+        return _record(job, report)
+    finally:
+        lock.release()
+
+
+def _record(job: RecordJob, report: Callable[[Progress], None]) -> Progress:
     if job.source == "policy":
         from zoo.recordings.policy import record_policy  # it builds on this module
 
@@ -150,7 +168,7 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
     name = f"{job.source}/seed={job.seed}"
     episodes = recorded_episodes(job, name)
     recorded = sum(episode.length for episode in episodes)
-    if recorded >= job.steps:
+    if recorded >= job.steps or time.time() > job.deadline:
         return job_progress(job, episodes, recorded, 0.0)
     policy, num_envs = make_policy(job)
     played = _restore(job, policy, episodes) if episodes else 0
@@ -180,6 +198,7 @@ def play_on(
         play: one step of all `num_envs` games; returns the episodes that it ended, which join `episodes`.
     """
     recorded, played = sum(episode.length for episode in episodes), 0
+    before = recorded
     began = saved = reported = time.time()
     parent = multiprocessing.parent_process()  # none in a process that no pool started
     while recorded < job.steps:
@@ -191,13 +210,16 @@ def play_on(
         if now - reported > 1.0:
             report(job_progress(job, episodes, recorded, played / (now - began)))
             reported = now
-            if now > job.deadline or (parent is not None and not parent.is_alive()):
+            if parent is not None and not parent.is_alive():
                 break
+        if now > job.deadline:
+            break
         if now - saved > job.save_seconds:
             save()
             saved = time.time()
     save()
     final = job_progress(job, episodes, recorded, played / max(time.time() - began, 1e-9))
+    final = replace(final, dropped=played - recorded + before)
     report(final)
     return final
 
@@ -249,10 +271,17 @@ def job_progress(job: RecordJob, episodes: Sequence[Episode], recorded: int, spe
 
 def _restore(job: RecordJob, policy: PlayPolicy, episodes: list[Episode]) -> int:
     """Bring a policy back to where it was saved; returns the number of steps it had played."""
-    from zoo.state import load_state
+    from zoo.state import START_OVER, load_state
 
     if not job.state_path.exists():
+        if job.source == "random":  # which has none to speak of
+            policy.restore({}, {}, episodes)
+            return sum(episode.length for episode in episodes)
         raise QzooError(f"{job.path}: its policy's state {job.state_path} is missing; record elsewhere")
-    tensors, info = load_state(job.state_path)
+    try:
+        tensors, info = load_state(job.state_path)
+    except QzooError as error:
+        what = str(error).removesuffix(START_OVER)
+        raise QzooError(f"{what}; move it and {job.path} away to start over, or record elsewhere") from error
     policy.restore(tensors, info, episodes)
     return int(info["played"])
