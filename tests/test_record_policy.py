@@ -44,6 +44,8 @@ def test_play_of_a_model_is_recorded_and_goes_on(model: Path, tmp_path: Path) ->
     assert [e.seed for e in longer.episodes[: len(recording.episodes)]] == [e.seed for e in recording.episodes]
     assert len({episode.seed for episode in longer.episodes}) == len(longer.episodes)
     assert verify_recording(longer) == []
+    before, after = longer.episodes[: first["episodes"]], longer.episodes[first["episodes"] :]
+    assert min(e.policy_step for e in before) == 0 and min(e.policy_step for e in after) == first["steps"]
 
 
 def test_the_model_sees_what_it_will_see_in_replay(model: Path) -> None:
@@ -55,7 +57,12 @@ def test_the_model_sees_what_it_will_see_in_replay(model: Path) -> None:
     finished = []
     while not finished:
         finished = players.step(agent(players.observations))
-    episode = checked_episode(game, *finished[0], policy="policy", policy_step=0)
+    begun, play = finished[0]
+    episode = checked_episode(game, *play, policy="policy", policy_step=begun)
+    assert begun == 0
+    while not (later := [begun for begun, _ in players.step(agent(players.observations)) if begun]):
+        pass
+    assert later[0] == 2 * episode.length  # of two games side by side, when the first one ended
     frames = empty_frames(num_frames(episode))
     replay(game, [episode], [frames])
     padded = np.concatenate([np.zeros((STACK - 1, *frames.shape[1:]), dtype=np.uint8), frames])

@@ -7,6 +7,7 @@ played once more on a plain emulator, which compares rewards and ends and gives 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from zoo.recordings.format import CHECK_INTERVAL, Episode, check_value
 from zoo.recordings.record import Progress, RecordJob, job_progress, play_on, recorded_episodes, save_job, unused_seed
 
 NUM_ENVS = 16
+Played: TypeAlias = tuple[int, list[int], list[int], bool]
+"""Seed, actions, rewards and whether the game ended by itself."""
 
 
 def record_policy(job: RecordJob, report: Callable[[Progress], None] = lambda progress: None) -> Progress:
@@ -41,14 +44,11 @@ def record_policy(job: RecordJob, report: Callable[[Progress], None] = lambda pr
     if recorded >= job.steps:
         return job_progress(job, episodes, recorded, 0.0)
     agent = Agent(network, job.game, config.support, job.epsilon, seed=job.seed + len(episodes))
-    players = FramePlayers(job.game, NUM_ENVS, unused_seed(job, episodes))
+    players = FramePlayers(job.game, NUM_ENVS, unused_seed(job, episodes), steps=recorded)
 
     def play() -> list[Episode]:
-        finished: list[Episode] = []
-        for played in players.step(agent(players.observations)):
-            before = sum(episode.length for episode in (*episodes, *finished))
-            finished.append(checked_episode(job.game, *played, policy=name, policy_step=before))
-        return finished
+        ended = players.step(agent(players.observations))
+        return [checked_episode(job.game, *played, policy=name, policy_step=begun) for begun, played in ended]
 
     return play_on(job, episodes, NUM_ENVS, play, lambda: save_job(job, episodes), report)
 
@@ -60,7 +60,9 @@ class FramePlayers:
         observations: uint8 (num_envs, 4, 84, 84), the states to act in.
     """
 
-    def __init__(self, game: str, num_envs: int, first_seed: int) -> None:
+    def __init__(self, game: str, num_envs: int, first_seed: int, steps: int = 0) -> None:
+        self._played = steps  # by the policy, those of unfinished episodes included
+        self._begun = [steps] * num_envs
         self._env = make_vector_env(game, num_envs, num_threads=1)
         self._seeds = np.arange(first_seed, first_seed + num_envs)
         self._next_seed = first_seed + num_envs
@@ -68,18 +70,23 @@ class FramePlayers:
         self._rewards: list[list[int]] = [[] for _ in range(num_envs)]
         self.observations: NDArray[np.uint8] = self._env.reset(seed=self._seeds)[0]
 
-    def step(self, actions: NDArray[np.int64]) -> list[tuple[int, list[int], list[int], bool]]:
-        """One step of every game; returns (seed, actions, rewards, terminated) of the episodes that it ended."""
+    def step(self, actions: NDArray[np.int64]) -> list[tuple[int, Played]]:
+        """One step of every game.
+
+        Returns:
+            of each episode that it ended, the steps that the policy had played when it began, and the play.
+        """
         self.observations, rewards, terminated, truncated, _ = self._env.step(actions)
         ended = terminated | truncated
         for slot, action in enumerate(actions.tolist()):
             self._actions[slot].append(action)
             self._rewards[slot].append(int(rewards[slot]))
+        self._played += len(actions)
         finished = []
         for slot in np.flatnonzero(ended).tolist():
-            seed = int(self._seeds[slot])
-            finished.append((seed, self._actions[slot], self._rewards[slot], bool(terminated[slot])))
-            self._actions[slot], self._rewards[slot] = [], []
+            play = int(self._seeds[slot]), self._actions[slot], self._rewards[slot], bool(terminated[slot])
+            finished.append((self._begun[slot], play))
+            self._actions[slot], self._rewards[slot], self._begun[slot] = [], [], self._played
             self._seeds[slot] = self._next_seed
             self._next_seed += 1
         if ended.any():
