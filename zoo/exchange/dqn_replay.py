@@ -60,8 +60,8 @@ DIFFERS = [
     "ROM: that of atari-py 0.2.5 or older, not ale-py's",
     "rewards: clipped to [-1, 1] when they were recorded; raw scores are unknown",
     "protocol: Dopamine's, by its own account the same as ours; it can't be checked, as no seeds are known",
-    f"ends: it marks an episode that its limit of {PROTOCOL.max_steps:,} steps cut as ended. One of so many steps was taken "
-    "for cut, but not where it began in an earlier checkpoint: there a cut may pass for an end",
+    f"ends: it marks an episode that its limit of {PROTOCOL.max_steps:,} steps cut as ended. One of so many steps was "
+    "taken for cut, but not where it began in an earlier checkpoint: there a cut may pass for an end",
 ]
 SCORES_UNKNOWN = "its rewards were clipped to [-1, 1] when they were recorded"
 
