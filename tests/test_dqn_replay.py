@@ -1,5 +1,6 @@
 """Importing DQN Replay directories: what went in comes out, what can't be used is counted, damage is named."""
 
+import gzip
 import json
 import shutil
 import tracemalloc
@@ -255,6 +256,16 @@ def test_damaged_files_are_one_line(buffer: LoggedBuffer, tmp_path: Path) -> Non
     changed[-6] ^= 1  # within gzip's checksum
     put_back(observation, bytes(changed))
     fails(observation, "CRC")
+    content = gzip.decompress(kept[observation])
+    brace = content.index(b"}")
+    wrong_headers = [
+        content[:brace] + b" " + content[brace + 1 :],  # a changed byte
+        content.replace(b"(300,", b"(-30,", 1),
+        content[:8] + (9000).to_bytes(2, "little") + b"-" * 8999 + b"1" + content[128:],
+    ]
+    for wrong in wrong_headers:
+        put_back(observation, gzip.compress(wrong, 1))
+        fails(observation, "row 0" if wrong is not wrong_headers[1] else "uint8 (-30, 84, 84)")
     put_back(observation, kept[observation])
     for change, part in (
         (lambda values: values.astype(np.int64), "int64"),

@@ -99,6 +99,27 @@ def test_damage_is_one_line(folder: Path) -> None:
         ({"pieces": 1}, "but origin.json says 1"),
     ):
         fails(origin, json.dumps({**content, **change}).encode(), part)
+    for damaged in (b"[1]", b"null", b"7", b"[]", b"{}", b"\xff", b"[" * 100_000):
+        fails(origin, damaged, "origin.json", "damaged")
+    for field, value in (
+        ("frames", "many"),
+        ("frames", -1),
+        ("frames", 0),
+        ("frames", True),
+        ("transitions", 1.5),
+        ("game", ["Pong"]),
+        ("differs", "ROM"),
+        ("differs", [1]),
+        ("left_out", {"stale": None}),
+        ("recorded", []),
+        ("scores_unknown", None),
+    ):
+        fails(origin, json.dumps({**content, field: value}).encode(), "origin.json", field, "import it again")
+    origin.unlink()
+    origin.mkdir()
+    refused(lambda: open_frame_set(folder), "origin.json")
+    origin.rmdir()
+    origin.write_bytes(kept[origin])
     table = pq.read_table(pieces / "00000.parquet")
     for column, values, part in (
         ("first", [10**6, *table["first"].to_pylist()[1:]], "piece 0 contradicts"),

@@ -24,7 +24,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -34,11 +34,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from zoo.atari import NUM_ACTIONS
 from zoo.errors import QzooError
+from zoo.exchange.alone import lock, unlink
 from zoo.exchange.frame_file import FrameFile, open_frames
 from zoo.files import replacing, write_json, writing
 from zoo.games import all_games
@@ -139,7 +139,7 @@ class FrameSetWriter:
         self._rows: list[Piece] = []
         with writing(path), ExitStack() as undo:
             _refuse_existing(path)
-            self._lock = _lock(path)
+            self._lock = lock(path)
             undo.callback(self._lock.release)
             _refuse_existing(path)  # another process may have just finished it
             parts = _parts(self._folder)
@@ -232,7 +232,7 @@ class FrameSetWriter:
         """
         if self.transitions == 0:
             shutil.rmtree(self._folder, ignore_errors=True)
-            _unlink(self._lock)
+            unlink(self._lock)
             raise QzooError(f"{read_from}: no transition is left of it: {dict(self.left_out)}")
         self._frames.close()
         origin = Origin(
@@ -253,7 +253,7 @@ class FrameSetWriter:
         with writing(self._path):
             write_json(self._folder / ORIGIN, asdict(origin))
             self._folder.replace(self._path)
-        _unlink(self._lock)
+        unlink(self._lock)
         return origin
 
 
@@ -271,16 +271,22 @@ def read_origin(path: Path) -> Origin:
     if path.with_name(f".{path.name}.partial").exists() and not path.exists():
         raise QzooError(f"{path}: its import was not finished; give the same command again to go on with it")
     try:
-        content = dict(json.loads((path / ORIGIN).read_text()))
+        content = json.loads((path / ORIGIN).read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise QzooError(f"{path}: no imported set, as it has no {ORIGIN}; `zoo data import` makes them") from error
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise QzooError(f"{path / ORIGIN}: damaged ({error}); import it again") from error
-    version = content.get("format_version")
+    if not isinstance(content, dict) or "format_version" not in content:
+        raise QzooError(f"{path / ORIGIN}: damaged (no format_version); import it again")
+    version = content["format_version"]
     if version != FORMAT_VERSION:
         raise QzooError(f"{path}: format_version {version}, this qzoo reads {FORMAT_VERSION}; update qzoo")
     if wrong := {field.name for field in fields(Origin)} ^ set(content):
         raise QzooError(f"{path / ORIGIN}: fields {sorted(wrong)} are missing or unknown")
+    if wrong := {field.name for field in fields(Origin) if not _fits(str(field.type), content[field.name])}:
+        raise QzooError(f"{path / ORIGIN}: damaged, as {', '.join(sorted(wrong))} can't be that; import it again")
+    if content["frames"] == 0:
+        raise QzooError(f"{path / ORIGIN}: damaged, as frames can't be 0; import it again")
     if content["game"] not in all_games():
         raise QzooError(f"{path}: of {content['game']!r}, a game that this qzoo does not know; update qzoo")
     return Origin(**content)
@@ -322,28 +328,18 @@ def open_frame_set(
     return FrameSet(path, origin, store, steps, whole, _digest(origin, table))
 
 
+def _fits(kind: str, value: Any) -> bool:
+    """Whether a value of JSON is of the type that a field of `Origin` has; numbers count something there."""
+    if kind in ("list[str]", "dict[str, int]"):
+        inner = value.values() if isinstance(value, dict) else value
+        outer, inner_kind = ("list", "str") if kind == "list[str]" else ("dict", "int")
+        return type(value).__name__ == outer and all(_fits(inner_kind, part) for part in inner)
+    return type(value).__name__ == kind.partition("[")[0] and (kind != "int" or value >= 0)
+
+
 def _refuse_existing(path: Path) -> None:
     if path.exists():
         raise QzooError(f"{path}: is there already; move it away, or give another --source or --out")
-
-
-def _lock(path: Path) -> FileLock:
-    """Keep other processes from writing the set; the system frees the lock when this one ends, however it ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise QzooError(f"{path}: another process is importing it; let it end, or give another --out") from error
-    except NotImplementedError as error:
-        raise QzooError(f"{path.parent}: its file system has no locks; give another --out") from error
-    return lock
-
-
-def _unlink(lock: FileLock) -> None:
-    """Remove a lock's file before the lock is given back: who waited for it finds that the set is there."""
-    with suppress(OSError):
-        Path(lock.lock_file).unlink()
 
 
 def _parts(folder: Path) -> list[Path]:
