@@ -1,11 +1,15 @@
 """Importing DQN Replay directories: what went in comes out, what can't be used is counted, damage is named."""
 
+import gzip
 import json
 import shutil
 import tracemalloc
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -24,8 +28,8 @@ from tests.dqn_replay_helpers import (
 )
 from tests.recording_helpers import refused
 from zoo.atari import minimal_actions
-from zoo.exchange.dqn_replay import Cutter, Rows, import_dqn_replay
-from zoo.exchange.frame_set import FrameSetWriter, open_frame_set
+from zoo.exchange.dqn_replay import DIFFERS, Cutter, Rows, import_dqn_replay
+from zoo.exchange.frame_set import FrameSetWriter, Piece, open_frame_set
 
 GAME, EPISODES = "SpaceInvaders", 3
 
@@ -121,6 +125,79 @@ def test_black_frames_are_told_from_padding(tmp_path: Path) -> None:
         assert writer.left_out["padding"] == 6 and writer.left_out["cut"] == 1
 
 
+def cut(folder: Path, rows: Rows, repeat: int = 1, **options: int) -> tuple[list[Piece], dict[str, int], int]:
+    """Pieces, what was left out and the number of frames of one checkpoint: blocks of `rows`, the last with an end."""
+    pieces: list[Piece] = []
+    with FrameSetWriter(folder / "set", {}) as writer:
+        cutter = Cutter(writer, at_start=True, **options)
+        for number in range(repeat):
+            terminal = rows.terminal if number == repeat - 1 else np.zeros_like(rows.terminal)
+            cutter.add(replace(rows, terminal=terminal))
+        cutter.end()
+        left_out, frames = dict(writer.left_out), writer.frames
+        writer.commit(1)
+    for row in pq.read_table(folder / ".set.partial" / "pieces" / "00000.parquet").to_pylist():
+        row["actions"], row["rewards"] = np.frombuffer(row["actions"], np.uint8), np.array(row["rewards"], np.float32)
+        pieces.append(Piece(**row))
+    return pieces, {reason: count for reason, count in left_out.items() if count}, frames
+
+
+def some_rows(frames: list[np.ndarray], ends: Sequence[int]) -> Rows:
+    """Rows of frames with action 0 and reward 0; a terminal at `ends`."""
+    count = len(frames)
+    rows = Rows(0, np.stack(frames), np.zeros(count, np.uint8), np.zeros(count, np.float32), np.zeros(count, np.uint8))
+    rows.terminal[list(ends)] = 1
+    return rows
+
+
+def test_the_step_limit_is_no_end(tmp_path: Path) -> None:
+    ((piece,), left_out, frames) = cut(tmp_path, some_rows([BLANK + 9] * 1000, [999]), repeat=27)
+    assert (len(piece.actions), piece.terminated, piece.whole) == (26_999, False, False)
+    assert frames == 27_000  # the last state is there to bootstrap from
+    assert left_out == {"step_limit": 1}
+    assert any("27,000" in line for line in DIFFERS)
+
+
+@pytest.mark.parametrize(
+    ("length", "before", "found"),
+    [
+        (9, 0, [(9, True, True)]),
+        (10, 0, [(9, False, False)]),
+        (11, 0, [(11, True, True)]),  # no step limit can have cut it there
+        (10, 4, [(4, True, True), (9, False, False)]),  # counted from its own first row, without padding
+        (9, 4, [(4, True, True), (9, True, True)]),
+    ],
+)
+def test_only_a_step_limit_is_taken_for_one(
+    tmp_path: Path, length: int, before: int, found: list[tuple[int, bool, bool]]
+) -> None:
+    grey = BLANK + 9
+    frames = [BLANK] * 3 + ([grey] * before + [BLANK] * 3 if before else []) + [grey] * length
+    ends = [len(frames) - 1, 3 + before - 1] if before else [len(frames) - 1]
+    pieces, _, written = cut(tmp_path, some_rows(frames, ends), limit=10)
+    assert [(len(piece.actions), piece.terminated, piece.whole) for piece in pieces] == found
+    assert written == before + length
+
+
+def test_black_frames_within_an_episode_make_no_whole_one(tmp_path: Path) -> None:
+    grey = BLANK + 9
+    rows = some_rows([grey] * 5 + [BLANK] * 3 + [grey] * 4 + [BLANK] * 3 + [grey] * 2, [11, 16])
+    pieces, left_out, _ = cut(tmp_path, rows)
+    found = [(len(piece.actions), piece.terminated, piece.whole) for piece in pieces]
+    assert found == [(4, False, False), (4, True, False), (2, True, True)]
+    assert left_out == {"padding": 6, "cut": 1}
+    pieces, left_out, _ = cut(tmp_path / "limit", rows, limit=12)  # the black ones are steps of the episode too
+    assert [(len(piece.actions), piece.terminated) for piece in pieces] == [(4, False), (3, False), (2, True)]
+    assert left_out["step_limit"] == 1
+
+
+def test_a_buffer_that_was_never_full_has_unused_rows(tmp_path: Path) -> None:
+    rows = rows_of(GAME, 1)
+    buffer = write_dqn_replay(tmp_path / "logs", rows, len(rows) + 50)
+    _, origin = import_dqn_replay(buffer.folder, tmp_path, game=GAME)
+    assert {reason: count for reason, count in origin.left_out.items() if count} == {"padding": 3, "unused": 47}
+
+
 def test_memory_is_bounded(tmp_path: Path) -> None:
     rows = rows_of(GAME, EPISODES)
     write_dqn_replay(tmp_path / GAME, [*rows, *rows, *rows, *rows], 4000)
@@ -179,6 +256,16 @@ def test_damaged_files_are_one_line(buffer: LoggedBuffer, tmp_path: Path) -> Non
     changed[-6] ^= 1  # within gzip's checksum
     put_back(observation, bytes(changed))
     fails(observation, "CRC")
+    content = gzip.decompress(kept[observation])
+    brace = content.index(b"}")
+    wrong_headers = [
+        content[:brace] + b" " + content[brace + 1 :],  # a changed byte
+        content.replace(b"(300,", b"(-30,", 1),
+        content[:8] + (9000).to_bytes(2, "little") + b"-" * 8999 + b"1" + content[128:],
+    ]
+    for wrong in wrong_headers:
+        put_back(observation, gzip.compress(wrong, 1))
+        fails(observation, "row 0" if wrong is not wrong_headers[1] else "uint8 (-30, 84, 84)")
     put_back(observation, kept[observation])
     for change, part in (
         (lambda values: values.astype(np.int64), "int64"),

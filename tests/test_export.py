@@ -157,6 +157,26 @@ def test_the_card_tells_what_is_there(recordings: list[Recording], tmp_path: Pat
         assert f"| {recording.metadata.game} | random | {episodes:,} | {steps:,} |" in text
 
 
+def test_recordings_beside_the_export_are_not_its_files(recordings: list[Recording], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    recorded(out / "data", "Breakout", 1, "learner")
+    export_parquet(recordings[:1], out, num_threads=1)
+    _, front, text = write_card(out, "zoo data export ...").read_text().split("---\n", 2)
+    assert "| Breakout | random |" in text and "learner" not in front + text and "*.parquet" not in front + text
+    for config in yaml.safe_load(front)["configs"]:
+        assert config["data_files"] == [{"split": "train", "path": ["data/Breakout.random.parquet"]}]
+    assert '["data/Breakout.random.parquet"]' in text
+    taken = tmp_path / "taken"
+    line = refused(lambda: export_parquet([read_recording(recorded(taken / "data"))], taken), "another selection")
+    assert str(taken / "data" / "Breakout.random.parquet") in line
+
+
+def test_a_card_that_cannot_be_written_is_one_line(recordings: list[Recording], tmp_path: Path) -> None:
+    export_parquet(recordings[:1], tmp_path, num_threads=1)
+    (tmp_path / "README.md").mkdir()
+    refused(lambda: write_card(tmp_path, ""), tmp_path / "README.md", "could not be written")
+
+
 @pytest.mark.parametrize("form", ["minari", "parquet"])
 def test_the_command_goes_on_and_refuses_another_selection(form: str, recordings_dir: Path, tmp_path: Path) -> None:
     def export(*more: str) -> dict[str, dict[str, object]]:

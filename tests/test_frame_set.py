@@ -1,6 +1,9 @@
 """Imported sets on disk: damage is named, the trainer takes them, and kinds of data are not mixed by accident."""
 
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.dqn_replay_helpers import rows_of, write_dqn_replay
+from tests.dqn_replay_helpers import BLANK, Row, rows_of, write_dqn_replay
 from tests.recording_helpers import refused
+from zoo.errors import QzooError
 from zoo.exchange.dqn_replay import import_dqn_replay
 from zoo.exchange.frame_set import FrameSet, FrameSetWriter, Piece, open_frame_set
+from zoo.exchange.imports import find_sets
 from zoo.exchange.origins import OURS, join_stores
 from zoo.pretrain.config import RunConfig
 from zoo.pretrain.loop import train
@@ -94,6 +99,27 @@ def test_damage_is_one_line(folder: Path) -> None:
         ({"pieces": 1}, "but origin.json says 1"),
     ):
         fails(origin, json.dumps({**content, **change}).encode(), part)
+    for damaged in (b"[1]", b"null", b"7", b"[]", b"{}", b"\xff", b"[" * 100_000):
+        fails(origin, damaged, "origin.json", "damaged")
+    for field, value in (
+        ("frames", "many"),
+        ("frames", -1),
+        ("frames", 0),
+        ("frames", True),
+        ("transitions", 1.5),
+        ("game", ["Pong"]),
+        ("differs", "ROM"),
+        ("differs", [1]),
+        ("left_out", {"stale": None}),
+        ("recorded", []),
+        ("scores_unknown", None),
+    ):
+        fails(origin, json.dumps({**content, field: value}).encode(), "origin.json", field, "import it again")
+    origin.unlink()
+    origin.mkdir()
+    refused(lambda: open_frame_set(folder), "origin.json")
+    origin.rmdir()
+    origin.write_bytes(kept[origin])
     table = pq.read_table(pieces / "00000.parquet")
     for column, values, part in (
         ("first", [10**6, *table["first"].to_pylist()[1:]], "piece 0 contradicts"),
@@ -110,6 +136,83 @@ def test_damage_is_one_line(folder: Path) -> None:
     origin.unlink()
     refused(lambda: open_frame_set(folder), "no imported set")
     refused(lambda: open_frame_set(folder / "nowhere"), "no imported set")
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """No file can grow beyond `size` bytes, as if the disk were full there."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_two_imports_at_once_are_refused(folder: Path, tmp_path: Path) -> None:
+    out, source = tmp_path / "out", tmp_path / "Breakout"
+    lines = []
+
+    def again(rows: int) -> None:
+        if not lines:
+            lines.append(refused(lambda: import_dqn_replay(source, out), "another process", "--out"))
+
+    path, _ = import_dqn_replay(source, out, on_rows=again)
+    assert lines and str(path) in lines[0]
+    assert open_frame_set(path).digest == open_frame_set(folder).digest
+    assert list(out.iterdir()) == [path]
+
+
+def test_only_frames_are_written(tmp_path: Path) -> None:
+    with FrameSetWriter(tmp_path / "set", {}) as writer:
+        for wrong in (
+            np.zeros((1, 168, 84), dtype=np.uint8),
+            np.zeros((0, 168, 84), dtype=np.uint8),
+            np.zeros((84, 84), dtype=np.uint8),
+            np.zeros((1, 84, 84), dtype=np.int64),
+            np.zeros((1, 84, 84), dtype=np.int8),
+        ):
+            refused(lambda: writer.add_frames(wrong), "frames.u8", wrong.dtype, wrong.shape, "uint8")  # noqa: B023
+        assert writer.frames == 0
+
+
+def test_nothing_left_leaves_nothing(tmp_path: Path) -> None:
+    write_dqn_replay(tmp_path / "empty", [Row(BLANK)] * 10, 5)
+    out = tmp_path / "out"
+    refused(lambda: import_dqn_replay(tmp_path / "empty", out, game="Pong"), "no transition is left")
+    assert not list(out.iterdir())
+    refused(lambda: find_sets([out]), "no imported set")
+
+
+def test_a_place_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for out in (file, file / "below", Path("/proc/none")):
+        refused(lambda: import_dqn_replay(tmp_path / "Breakout", out), out, "could not be written")  # noqa: B023
+    taken = tmp_path / "taken"
+    (taken / f".{folder.name}.partial" / "frames.u8").mkdir(parents=True)
+    refused(lambda: import_dqn_replay(tmp_path / "Breakout", taken), taken, "could not be written")
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    def write(frames: int, actions: int, error: BaseException | None = None) -> None:
+        with FrameSetWriter(tmp_path / "set", {}) as writer:
+            for _ in range(frames):
+                writer.add_frames(np.zeros((1, 84, 84), dtype=np.uint8))
+            if error:
+                raise error
+            random = np.random.default_rng(0)
+            rewards = random.normal(size=actions).astype(np.float32)
+            writer.add_piece(Piece(0, 0, random.integers(0, 18, actions, np.uint8), rewards, True, True))
+            if actions:
+                writer.commit(1)
+
+    with files_up_to(20_000):
+        refused(lambda: write(2, 200_000), "set", "could not be written")  # the pieces
+        refused(lambda: write(3, 0), "frames.u8", "could not be written")  # what was still in memory at the end
+        refused(lambda: write(3, 0, QzooError("the cause")), "the cause")
+        with pytest.raises(KeyboardInterrupt):
+            write(3, 0, KeyboardInterrupt())
 
 
 def test_joined_sets_keep_every_transition(tmp_path: Path, store: FrameStore) -> None:

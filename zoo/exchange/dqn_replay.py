@@ -8,14 +8,20 @@ the row at its cursor is not in it. Every row read is counted: it becomes a tran
 
     stale         the last row of a full checkpoint: the cursor stood there, its content is a million rows old
     old           what lies behind the cursor of the partial last checkpoint: the checkpoint before it has it
+    unused        what lies behind the cursor of a buffer that was never full: nothing was ever written there
     padding       the three all-zero rows before each episode
     context       the first three frames of a checkpoint that begins within an episode: part of the first stacks
     cut           the last row of an episode whose end is not in the checkpoint: the state to bootstrap from
+    step_limit    the last row of an episode that is as long as the step limit allows: likewise
     nan_reward    its reward is not a finite number: the frame stays, as part of stacks and as a state
     odd_terminal  its terminal is neither 0 nor 1: likewise, and what follows begins with context
 
-Three all-zero rows without a terminal before them also count as padding: an episode that a step limit cut, or
-three black frames with no action and no reward. In both cases the frames around them give the right stacks.
+Dopamine writes a terminal where its step limit cut an episode, as it does where a game ended. An episode of just so
+many rows is taken for cut; a game that ended by itself with the last step that it was allowed can't be told from it.
+
+Dopamine pads only what follows a terminal. Three all-zero rows elsewhere are black frames with no action and no reward,
+or padding behind a lost row; they count as padding, as the frames around them give the right stacks in both cases, but
+what follows is no whole episode, and they count among its steps.
 """
 
 from __future__ import annotations
@@ -29,7 +35,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.atari import FRAME_SIZE, STACK, minimal_actions
+from zoo.atari import FRAME_SIZE, PROTOCOL, STACK, minimal_actions
 from zoo.errors import QzooError
 from zoo.exchange.frame_set import FrameSetWriter, Origin, Piece, set_name
 from zoo.exchange.npy_stream import NpyStream, read_numbers
@@ -54,6 +60,8 @@ DIFFERS = [
     "ROM: that of atari-py 0.2.5 or older, not ale-py's",
     "rewards: clipped to [-1, 1] when they were recorded; raw scores are unknown",
     "protocol: Dopamine's, by its own account the same as ours; it can't be checked, as no seeds are known",
+    f"ends: it marks an episode that its limit of {PROTOCOL.max_steps:,} steps cut as ended. One of so many steps was "
+    "taken for cut, but not where it began in an earlier checkpoint: there a cut may pass for an end",
 ]
 SCORES_UNKNOWN = "its rewards were clipped to [-1, 1] when they were recorded"
 
@@ -204,8 +212,8 @@ def read_checkpoint(
             for name, (dtype, shape) in COLUMNS.items()
         }
         total = streams["observation"].rows
-        cursor = read_cursor(folder, number, total)
-        writer.left_out["stale" if cursor == total - 1 else "old"] += total - cursor
+        cursor, full = read_cursor(folder, number, total)
+        writer.left_out["stale" if cursor == total - 1 else "old" if full else "unused"] += total - cursor
         for first in range(0, total, block):
             columns = {name: stream.read(block)[: max(0, cursor - first)] for name, stream in streams.items()}
             action, reward = columns.pop("action"), columns["reward"]
@@ -229,8 +237,8 @@ def read_checkpoint(
             stream.check_end()
 
 
-def read_cursor(folder: Path, number: int, rows: int) -> int:
-    """The row at which the buffer would have written next: those before it are new.
+def read_cursor(folder: Path, number: int, rows: int) -> tuple[int, bool]:
+    """The row at which the buffer would have written next, and whether it was ever full: the rows before it are new.
 
     Raises:
         QzooError: `invalid_range`, which surrounds the cursor, lies elsewhere.
@@ -244,19 +252,26 @@ def read_cursor(folder: Path, number: int, rows: int) -> int:
     for row in read_numbers(path):
         if (row - cursor + MAX_HORIZON) % rows >= MAX_HORIZON + STACK:
             raise QzooError(f"{path}: row {row:,} is not at the cursor, which add_count puts at {cursor:,}")
-    return cursor
+    return cursor, count[0] >= rows
 
 
 class Cutter:
     """Cuts the rows of one checkpoint into pieces, and writes them and their frames."""
 
-    def __init__(self, writer: FrameSetWriter, *, at_start: bool) -> None:
-        """`at_start`: the checkpoint begins with an episode; otherwise within one, or so it must be taken."""
-        self._writer = writer
+    def __init__(self, writer: FrameSetWriter, *, at_start: bool, limit: int = PROTOCOL.max_steps) -> None:
+        """Begin a checkpoint.
+
+        Args:
+            at_start: it begins with an episode; otherwise within one, or so it must be taken.
+            limit: rows after which an episode was cut.
+        """
+        self._writer, self._limit = writer, limit
         self._gap = not at_start  # the next episode may have begun before the next row
         self._black = 0  # all-zero rows held back: the third makes them padding
         self._padded = False  # padding was just seen, so an all-zero row is a black frame
         self._start: int | None = None  # the open episode's first frame
+        self._steps = 0  # its rows so far
+        self._parted = False  # black rows stood among them: what follows those is no whole episode
         self._context = 0  # frames to come that only complete the first stacks
         self._first = 0  # the frame of the open piece's first transition
         self._actions: list[NDArray[np.uint8]] = []
@@ -294,22 +309,26 @@ class Cutter:
         self._black += 1
         if self._black == PADDING:
             self._writer.left_out["padding"] += PADDING
+            self._parted = self._start is not None
+            self._steps = self._steps + PADDING if self._parted else 0
             self._cut()
             self._black, self._gap, self._padded = 0, False, True
 
     def _special(self, rows: Rows, row: int, *, ended: bool, odd: bool, lost: bool) -> None:
-        """A row with an end, with an odd terminal or without a reward; the last two become no transition."""
+        """A row with an end, with an odd terminal or without a reward; only a true end becomes a transition."""
         self._release()
-        whole = not (odd or lost)
+        whole = not (odd or lost or self._steps + 1 == self._limit)
         in_context = self._take(rows, row, row + 1, transitions=whole)
         if not whole:
             if not in_context:
-                self._writer.left_out["odd_terminal" if odd else "nan_reward"] += 1
+                self._writer.left_out["odd_terminal" if odd else "nan_reward" if lost else "step_limit"] += 1
             self._emit(terminated=False)
             self._first = self._writer.frames
         if ended or odd:
             self._emit(terminated=ended)
             self._start, self._gap = None, odd
+        if ended:
+            self._steps, self._parted = 0, False
 
     def _release(self) -> None:
         """A row that is not black follows: all-zero rows held back before it were black frames."""
@@ -330,6 +349,7 @@ class Cutter:
         self._first += context
         self._writer.left_out["context"] += context
         self._writer.add_frames(rows.observation[first:last])
+        self._steps += last - first
         if transitions and last - first > context:
             self._actions.append(rows.action[first + context : last])
             self._rewards.append(rows.reward[first + context : last])
@@ -349,6 +369,6 @@ class Cutter:
             assert self._start is not None
             actions, rewards = np.concatenate(self._actions), np.concatenate(self._rewards)
             # What begins with context, or behind a row that became no transition, lacks its beginning.
-            whole = terminated and self._first == self._start
+            whole = terminated and self._first == self._start and not self._parted
             self._writer.add_piece(Piece(self._start, self._first, actions, rewards, terminated, whole))
         self._actions, self._rewards = [], []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from huggingface_hub import DatasetCardData
 from zoo.atari import PROTOCOL
 from zoo.errors import QzooError
 from zoo.exchange.export import replayed
-from zoo.files import replacing, write_text
+from zoo.files import replacing, write_text, writing
 from zoo.recordings.build import fingerprint
 from zoo.recordings.format import Episode, Recording, file_name
 from zoo.recordings.replay import Frames
 
 METADATA_KEY = b"qzoo"
+ABOUT = {"fingerprint", "game", "source", "steps", "episodes", "license"}
+"""What an exported file must tell of itself for the card."""
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 COLUMNS = (
     ("observation", IMAGE, "the frame before the action: PNG, 84x84, grey"),
@@ -56,7 +59,7 @@ Sticky actions {sticky}, frame skip {skip}, maximum of the last two screens, gre
 ```python
 from datasets import load_dataset
 
-rows = load_dataset("parquet", data_files="data/*.parquet", split="train")
+rows = load_dataset("parquet", data_files={files}, split="train")
 ```
 
 Made with `{command}`.
@@ -109,9 +112,14 @@ def export_parquet(
 
 
 def write_card(out: Path, command: str) -> Path:
-    """Write `out`/README.md from what the files in `out`/data tell of themselves."""
+    """Write `out`/README.md from what the files in `out`/data tell of themselves.
+
+    Raises:
+        QzooError: it can't be written.
+    """
     paths = [path for path in sorted((out / "data").glob("*.parquet")) if not path.name.startswith(".")]
-    files = [about for about in map(read_about, paths) if about]
+    abouts = {path.name: read_about(path) for path in paths}
+    files = [about for about in abouts.values() if about]
     games = Counter(about["game"] for about in files)
     front = DatasetCardData(
         license=str(files[0]["license"]).lower(),
@@ -119,14 +127,15 @@ def write_card(out: Path, command: str) -> Path:
         tags=["atari", "offline-rl"],
         pretty_name=f"Atari play of {', '.join(games)}",
         configs=[
-            {"config_name": "all", "data_files": _train("*"), "default": True},
-            *({"config_name": game, "data_files": _train(f"{game}.*")} for game in games),
+            {"config_name": "all", "data_files": _train("*", abouts), "default": True},
+            *({"config_name": game, "data_files": _train(f"{game}.*", abouts)} for game in games),
         ],
     )
     table = ["| game | play | episodes | steps |", "| --- | --- | ---: | ---: |"]
     table += [f"| {f['game']} | {f['source']} | {f['episodes']:,} | {f['steps']:,} |" for f in files]
     text = CARD.format(
         games=", ".join(games),
+        files=json.dumps(_paths("*", abouts)),
         steps=sum(about["steps"] for about in files),
         episodes=sum(about["episodes"] for about in files),
         table="\n".join(table),
@@ -137,13 +146,22 @@ def write_card(out: Path, command: str) -> Path:
         command=command,
     )
     path = out / "README.md"
-    write_text(path, f"---\n{front.to_yaml()}\n---\n\n{text}")
+    with writing(path):
+        write_text(path, f"---\n{front.to_yaml()}\n---\n\n{text}")
     return path
 
 
-def _train(files: str) -> list[dict[str, str]]:
+def _train(files: str, abouts: Mapping[str, object]) -> list[dict[str, str | list[str]]]:
     """Files of a configuration, in the form that the Hub documents."""
-    return [{"split": "train", "path": f"data/{files}.parquet"}]
+    return [{"split": "train", "path": _paths(files, abouts)}]
+
+
+def _paths(files: str, abouts: Mapping[str, object]) -> str | list[str]:
+    """A pattern, which takes in what is exported later; names where there are files that we did not export."""
+    pattern = f"{files}.parquet"
+    if all(abouts.values()):
+        return f"data/{pattern}"
+    return [f"data/{name}" for name, about in abouts.items() if about and fnmatch(name, pattern)]
 
 
 def read_about(path: Path) -> dict[str, Any]:
@@ -152,7 +170,8 @@ def read_about(path: Path) -> dict[str, Any]:
         about: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
     except (pa.ArrowException, OSError, ValueError, KeyError):
         return {}
-    return about
+    # Recordings tell of themselves under the same key.
+    return about if isinstance(about, dict) and about.keys() >= ABOUT else {}
 
 
 def _table(game: str, source: str, number: int, episode: Episode, frames: Frames) -> pa.Table:

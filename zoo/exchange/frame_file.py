@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zoo.atari import FRAME_SIZE
 from zoo.errors import QzooError
+from zoo.files import writing
 from zoo.recordings.frames import FRAME_BYTES
 from zoo.recordings.replay import Frames
 
@@ -34,41 +35,53 @@ class FrameFile:
         """Open for writing after the first `count` frames; what lies behind them is dropped.
 
         Raises:
-            QzooError: the file holds fewer.
+            QzooError: the file holds fewer, or can't be written.
         """
         self._path, self.count, self.crc32 = path, count, crc32
-        self._file = path.open("ab")
-        if self._file.tell() < count * FRAME_BYTES:
-            raise QzooError(f"{path}: holds fewer than the {count:,} frames that were written; delete {path.parent}")
-        self._file.truncate(count * FRAME_BYTES)
+        with writing(path):
+            self._file = path.open("ab")
+            if self._file.tell() < count * FRAME_BYTES:
+                self._file.close()
+                raise QzooError(
+                    f"{path}: holds fewer than the {count:,} frames that were written; delete {path.parent}"
+                )
+            self._file.truncate(count * FRAME_BYTES)
 
     def append(self, frames: Frames) -> None:
         """Write frames, uint8 (N, 84, 84).
 
         Raises:
-            QzooError: the disk is full.
+            QzooError: they are of another type or shape, or the disk is full.
         """
+        if frames.dtype != np.uint8 or frames.ndim != 3 or frames.shape[1:] != (FRAME_SIZE, FRAME_SIZE):
+            size = f"{FRAME_SIZE}, {FRAME_SIZE}"
+            raise QzooError(f"{self._path}: frames are {frames.dtype} {frames.shape}, expected uint8 (N, {size})")
         if not len(frames):
             return
         data = np.ascontiguousarray(frames).data.cast("B")
-        try:
+        with writing(self._path):
             self._file.write(data)
-        except OSError as error:
-            raise QzooError(f"{self._path}: could not be written ({error.strerror or error})") from error
         self.count += len(frames)
         self.crc32 = zlib.crc32(data, self.crc32)
 
     def flush(self) -> None:
-        """Put on disk what was written."""
-        try:
+        """Put on disk what was written.
+
+        Raises:
+            QzooError: the disk is full.
+        """
+        with writing(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise QzooError(f"{self._path}: could not be written ({error.strerror or error})") from error
 
     def close(self) -> None:
-        """No more frames."""
-        self._file.close()
+        """No more frames.
+
+        Raises:
+            QzooError: the disk is full. The file is closed even so.
+        """
+        with writing(self._path):
+            self._file.close()
 
 
 def open_frames(

@@ -13,16 +13,18 @@ A set is a folder, GAME.SOURCE.frames:
         whole       bool         it is an episode from its first action to its end, so that its rewards sum to a score
     origin.json           where it comes from, how that differs from our own recordings, what was left out
 
-It is written into a hidden folder beside it, which is renamed at the end. A run that was killed goes on from its
-last `commit`.
+It is written into a hidden folder beside it, which is renamed at the end, by one process at a time: a lock beside both
+sees to that. A run that was killed goes on from its last `commit`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -36,8 +38,9 @@ from numpy.typing import NDArray
 
 from zoo.atari import NUM_ACTIONS
 from zoo.errors import QzooError
+from zoo.exchange.alone import lock, unlink
 from zoo.exchange.frame_file import FrameFile, open_frames
-from zoo.files import replacing, write_json
+from zoo.files import replacing, write_json, writing
 from zoo.games import all_games
 from zoo.recordings.frames import RawFrames
 from zoo.recordings.replay import Frames
@@ -128,26 +131,31 @@ class FrameSetWriter:
             identity: in JSON's types, what makes this import the same as the one that was stopped.
 
         Raises:
-            QzooError: the set exists, or the unfinished one is of something else.
+            QzooError: the set exists, another process is writing it, the unfinished one is of something else, or
+                nothing can be written there.
         """
-        if path.exists():
-            raise QzooError(f"{path}: is there already; move it away, or give another --source or --out")
         self._path, self._identity = path, json.loads(json.dumps(identity))
         self._folder = path.with_name(f".{path.name}.partial")
         self._rows: list[Piece] = []
-        parts = _parts(self._folder)
-        state = _read_state(parts[-1]) if parts else {}
-        if state and state["identity"] != self._identity:
-            raise QzooError(
-                f"{self._folder}: the unfinished import of something else; delete it, or give another --out"
-            )
-        (self._folder / PIECES).mkdir(parents=True, exist_ok=True)
-        self._parts = len(parts)
-        self.position: int = state.get("position", 0)
-        self.transitions: int = state.get("transitions", 0)
-        self.pieces: int = state.get("pieces", 0)
-        self.left_out: Counter[str] = Counter(state.get("left_out", {}))
-        self._frames = FrameFile(self._folder / FRAMES, state.get("frames", 0), state.get("crc32", 0))
+        with writing(path), ExitStack() as undo:
+            _refuse_existing(path)
+            self._lock = lock(path)
+            undo.callback(self._lock.release)
+            _refuse_existing(path)  # another process may have just finished it
+            parts = _parts(self._folder)
+            state = _read_state(parts[-1]) if parts else {}
+            if state and state["identity"] != self._identity:
+                raise QzooError(
+                    f"{self._folder}: the unfinished import of something else; delete it, or give another --out"
+                )
+            (self._folder / PIECES).mkdir(parents=True, exist_ok=True)
+            self._parts = len(parts)
+            self.position: int = state.get("position", 0)
+            self.transitions: int = state.get("transitions", 0)
+            self.pieces: int = state.get("pieces", 0)
+            self.left_out: Counter[str] = Counter(state.get("left_out", {}))
+            self._frames = FrameFile(self._folder / FRAMES, state.get("frames", 0), state.get("crc32", 0))
+            undo.pop_all()
 
     def __enter__(self) -> FrameSetWriter:
         return self
@@ -155,7 +163,14 @@ class FrameSetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._frames.close()
+        # What stopped the work matters more than that the frames behind the last commit can't be written.
+        try:
+            self._frames.close()
+        except QzooError:
+            if error is None:
+                raise
+        finally:
+            self._lock.release()
 
     @property
     def frames(self) -> int:
@@ -173,7 +188,11 @@ class FrameSetWriter:
         self.pieces += 1
 
     def commit(self, position: int) -> None:
-        """Make safe what was added: a later run goes on at `position`."""
+        """Make safe what was added: a later run goes on at `position`.
+
+        Raises:
+            QzooError: the disk is full.
+        """
         self._frames.flush()
         state = {
             "identity": self._identity,
@@ -187,7 +206,8 @@ class FrameSetWriter:
         columns = {name: [getattr(piece, name) for piece in self._rows] for name in SCHEMA.names}
         columns["actions"] = [piece.actions.tobytes() for piece in self._rows]
         table = pa.table(columns, schema=SCHEMA.with_metadata({METADATA_KEY: json.dumps(state)}))
-        with replacing(self._folder / PIECES / f"{self._parts:05d}.parquet") as temporary:
+        part = self._folder / PIECES / f"{self._parts:05d}.parquet"
+        with writing(part), replacing(part) as temporary:
             pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
         self._parts += 1
         self._rows.clear()
@@ -208,9 +228,11 @@ class FrameSetWriter:
         """Write the origin of what was committed, and give the folder its name.
 
         Raises:
-            QzooError: there is no transition in it.
+            QzooError: there is no transition in it, and it is removed; or the disk is full.
         """
         if self.transitions == 0:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            unlink(self._lock)
             raise QzooError(f"{read_from}: no transition is left of it: {dict(self.left_out)}")
         self._frames.close()
         origin = Origin(
@@ -228,8 +250,10 @@ class FrameSetWriter:
             pieces=self.pieces,
             frames_crc32=self._frames.crc32,
         )
-        write_json(self._folder / ORIGIN, asdict(origin))
-        self._folder.replace(self._path)
+        with writing(self._path):
+            write_json(self._folder / ORIGIN, asdict(origin))
+            self._folder.replace(self._path)
+        unlink(self._lock)
         return origin
 
 
@@ -247,16 +271,22 @@ def read_origin(path: Path) -> Origin:
     if path.with_name(f".{path.name}.partial").exists() and not path.exists():
         raise QzooError(f"{path}: its import was not finished; give the same command again to go on with it")
     try:
-        content = dict(json.loads((path / ORIGIN).read_text()))
+        content = json.loads((path / ORIGIN).read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise QzooError(f"{path}: no imported set, as it has no {ORIGIN}; `zoo data import` makes them") from error
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise QzooError(f"{path / ORIGIN}: damaged ({error}); import it again") from error
-    version = content.get("format_version")
+    if not isinstance(content, dict) or "format_version" not in content:
+        raise QzooError(f"{path / ORIGIN}: damaged (no format_version); import it again")
+    version = content["format_version"]
     if version != FORMAT_VERSION:
         raise QzooError(f"{path}: format_version {version}, this qzoo reads {FORMAT_VERSION}; update qzoo")
     if wrong := {field.name for field in fields(Origin)} ^ set(content):
         raise QzooError(f"{path / ORIGIN}: fields {sorted(wrong)} are missing or unknown")
+    if wrong := {field.name for field in fields(Origin) if not _fits(str(field.type), content[field.name])}:
+        raise QzooError(f"{path / ORIGIN}: damaged, as {', '.join(sorted(wrong))} can't be that; import it again")
+    if content["frames"] == 0:
+        raise QzooError(f"{path / ORIGIN}: damaged, as frames can't be 0; import it again")
     if content["game"] not in all_games():
         raise QzooError(f"{path}: of {content['game']!r}, a game that this qzoo does not know; update qzoo")
     return Origin(**content)
@@ -296,6 +326,20 @@ def open_frame_set(
     )
     whole = table["whole"].to_numpy(zero_copy_only=False)
     return FrameSet(path, origin, store, steps, whole, _digest(origin, table))
+
+
+def _fits(kind: str, value: Any) -> bool:
+    """Whether a value of JSON is of the type that a field of `Origin` has; numbers count something there."""
+    if kind in ("list[str]", "dict[str, int]"):
+        inner = value.values() if isinstance(value, dict) else value
+        outer, inner_kind = ("list", "str") if kind == "list[str]" else ("dict", "int")
+        return type(value).__name__ == outer and all(_fits(inner_kind, part) for part in inner)
+    return type(value).__name__ == kind.partition("[")[0] and (kind != "int" or value >= 0)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise QzooError(f"{path}: is there already; move it away, or give another --source or --out")
 
 
 def _parts(folder: Path) -> list[Path]:

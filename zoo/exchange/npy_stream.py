@@ -6,6 +6,7 @@ import gzip
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -42,7 +43,7 @@ class NpyStream:
         except OSError as error:
             raise QzooError(f"{path}: could not be read ({error.strerror or error})") from error
         shape, fortran, self._dtype = self._guarded(self._header)
-        if self._dtype.name not in dtypes or shape[1:] != row or fortran:
+        if self._dtype.name not in dtypes or shape[1:] != row or fortran or min(shape, default=0) < 0:
             expected = f"{' or '.join(dtypes)} (rows, {', '.join(map(str, row))})".replace(", )", ",)")
             raise QzooError(f"{path}: holds {self._dtype} {shape}, expected {expected}")
         self._row = row
@@ -83,7 +84,10 @@ class NpyStream:
         version = npy.read_magic(self._file)
         if version not in HEADERS:
             raise ValueError(f"npy version {version} is unknown")
-        return HEADERS[version](self._file)
+        try:
+            return HEADERS[version](self._file)
+        except (TokenError, RecursionError, MemoryError) as error:  # of Python's own parser, which NumPy has read it
+            raise ValueError("its header is none") from error
 
     def _guarded(self, action: Callable[[], Value]) -> Value:
         try:
