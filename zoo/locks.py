@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,6 +15,11 @@ from zoo.files import writing
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """What a file system without locks answers."""
 logger = logging.getLogger(__name__)
+
+
+def lock_beside(path: Path) -> FileLock:
+    """A lock for writing `path`, in a hidden file beside it."""
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def take_lock(lock: FileLock, path: Path, taken: str) -> None:
@@ -37,3 +43,9 @@ def take_lock(lock: FileLock, path: Path, taken: str) -> None:
             if isinstance(error, OSError) and error.errno not in NO_LOCKS:
                 raise
             logger.warning("%s: its file system has no locks; see to it that no other process writes here", path)
+
+
+def unlink_lock(lock: FileLock) -> None:
+    """Remove the file of a lock that is held, where what it guarded is done: whoever gets it still, finds that so."""
+    with suppress(OSError):
+        Path(lock.lock_file).unlink()

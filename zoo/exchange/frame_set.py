@@ -38,10 +38,10 @@ from numpy.typing import NDArray
 
 from zoo.atari import NUM_ACTIONS
 from zoo.errors import QzooError
-from zoo.exchange.alone import lock, unlink
 from zoo.exchange.frame_file import FrameFile, open_frames
 from zoo.files import replacing, write_json, writing
 from zoo.games import all_games
+from zoo.locks import lock_beside, take_lock, unlink_lock
 from zoo.recordings.frames import RawFrames
 from zoo.recordings.replay import Frames
 from zoo.recordings.store import FrameStore
@@ -139,7 +139,8 @@ class FrameSetWriter:
         self._rows: list[Piece] = []
         with writing(path), ExitStack() as undo:
             _refuse_existing(path)
-            self._lock = lock(path)
+            self._lock = lock_beside(path)
+            take_lock(self._lock, path, "another process is importing it; let it end, or give another --out")
             undo.callback(self._lock.release)
             _refuse_existing(path)  # another process may have just finished it
             parts = _parts(self._folder)
@@ -232,7 +233,7 @@ class FrameSetWriter:
         """
         if self.transitions == 0:
             shutil.rmtree(self._folder, ignore_errors=True)
-            unlink(self._lock)
+            unlink_lock(self._lock)
             raise QzooError(f"{read_from}: no transition is left of it: {dict(self.left_out)}")
         self._frames.close()
         origin = Origin(
@@ -253,7 +254,7 @@ class FrameSetWriter:
         with writing(self._path):
             write_json(self._folder / ORIGIN, asdict(origin))
             self._folder.replace(self._path)
-        unlink(self._lock)
+        unlink_lock(self._lock)
         return origin
 
 

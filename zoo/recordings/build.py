@@ -17,12 +17,13 @@ import ale_py
 import cv2
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from numpy.typing import NDArray
 
 from zoo.atari import FRAME_SIZE, PROTOCOL
 from zoo.errors import QzooError
 from zoo.files import check_room, remove_leftovers, replacing
+from zoo.locks import lock_beside
 from zoo.recordings.blocks import BlockFrames, open_blocks, write_blocks
 from zoo.recordings.format import Recording
 from zoo.recordings.frame_process import FrameProcess, frame_processes
@@ -136,7 +137,7 @@ def _make(path: Path, write: Callable[[], None], steps: int, on_steps: OnSteps) 
 def _alone_at(path: Path, on_steps: OnSteps) -> Iterator[None]:
     """Wait until no other process builds a file, then remove what killed ones left of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    lock = lock_beside(path)
     while True:
         try:
             lock.acquire(timeout=1)

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from zoo.atari import minimal_actions
 from zoo.errors import QzooError
 from zoo.files import remove_leftovers
-from zoo.locks import take_lock
+from zoo.locks import lock_beside, take_lock
 from zoo.recordings.format import Episode, file_name, new_metadata, read_recording, write_recording
 from zoo.recordings.play import Players
 
@@ -146,7 +145,7 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
     Raises:
         QzooError: another process records into this file; see also `recorded_episodes`.
     """
-    lock = FileLock(job.path.with_name(f".{job.path.name}.lock"))
+    lock = lock_beside(job.path)
     take_lock(lock, job.path, "another process records into it; let it end, or give another --out")
     try:
         for path in (job.path, job.state_path):
