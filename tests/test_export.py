@@ -1,8 +1,12 @@
 """Exporting recordings: Minari and Parquet readers get the frames, actions, rewards and ends that were recorded."""
 
 import json
+import platform
+import resource
+import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,6 +209,71 @@ def test_what_does_not_replay_leaves_nothing(recordings: list[Recording], tmp_pa
         out = tmp_path / export.__name__
         refused(lambda: export([recording], out, num_threads=1), recording.path, "episode 1, step 3")  # noqa: B023
         assert not [path for path in out.rglob("*") if path.is_file()]
+
+
+def start_export(
+    folder: Path, out: Path, prepare: Callable[[], object] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`zoo data export` of the first game for Minari, in a process of its own."""
+    arguments = ["--recordings", str(folder), "--games", GAMES[0], "--out", str(out), "--workers", "1", "--json"]
+    command = [sys.executable, "-m", "zoo", "data", "export", "--format", "minari", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, preexec_fn=prepare)
+
+
+@pytest.mark.parametrize("limit", [10_000, 100_000, 4_000_000])
+def test_a_disk_that_fills_is_one_line_and_leaves_nothing(limit: int, recordings_dir: Path, tmp_path: Path) -> None:
+    def prepare() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    done = start_export(recordings_dir, tmp_path, prepare)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert f"{tmp_path / GAMES[0] / 'random-v0'}: could not be written (File too large)" in line
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() or path.name.startswith(".")]
+
+
+def test_paths_that_cannot_be_written_are_one_line(
+    recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    refused(lambda: export_minari(recordings[:1], file), f"{file / GAMES[0]}", "could not be written (Not a directory)")
+    monkeypatch.setattr("zoo.exchange.export_minari.FRAME_BYTES", 10**15)  # more than any disk holds
+    refused(lambda: export_minari(recordings[:1], tmp_path / "out"), "GB of frames need room")
+    assert not list((tmp_path / "out" / GAMES[0]).iterdir())
+
+
+def test_two_exports_at_once_do_not_disturb_each_other(
+    recordings: list[Recording], recordings_dir: Path, tmp_path: Path
+) -> None:
+    others: list[subprocess.CompletedProcess[str]] = []
+
+    def meanwhile(steps: int) -> None:
+        if not others:
+            others.append(start_export(recordings_dir, tmp_path))
+
+    _, folder = export_minari(recordings[:1], tmp_path, num_threads=1, on_steps=meanwhile)
+    assert others[0].returncode == 0, others[0].stderr
+    assert minari.MinariDataset(folder / "data").total_steps == recordings[0].transitions
+    assert [path.name for path in folder.parent.iterdir()] == ["random-v0"]
+
+
+def test_what_killed_exports_left_is_removed_and_what_others_write_is_not(
+    recordings: list[Recording], tmp_path: Path
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as alive:
+        here = platform.node()
+        left, *kept = (
+            tmp_path / GAMES[0] / f".random-v0.{where}.partial"
+            for where in (f"{here}-{ended.pid}", f"{here}-{alive.pid}", f"elsewhere-{ended.pid}")
+        )
+        for folder in (left, *kept):
+            (folder / "data").mkdir(parents=True)
+        export_minari(recordings[:1], tmp_path, num_threads=1)
+        assert not left.exists() and all(folder.exists() for folder in kept)
+        alive.kill()
 
 
 def test_without_minari_there_is_a_hint(

@@ -1,13 +1,16 @@
 """Importing Minari datasets that Minari wrote of real play: frames, actions, rewards and ends, or why not."""
 
 import json
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -142,9 +145,12 @@ def test_stacks_keep_what_stood_before_the_first_frame(tmp_path: Path, last: boo
     assert np.array_equal(store.gather(torch.arange(STEPS), 1, 0.9).observations.numpy(), stacks[:-1])
 
 
+@pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("grey", [False, True])
-def test_screens_become_frames_as_the_protocol_makes_them(tmp_path: Path, grey: bool) -> None:
+def test_screens_become_frames_as_the_protocol_makes_them(tmp_path: Path, grey: bool, stacked: bool) -> None:
     env = make_env(obs_type="grayscale" if grey else "rgb")
+    if stacked:
+        env = FrameStackObservation(env, 1)  # screens of (1, 210, 160)
     episode = play(env)
     path, origin = import_minari(dataset([episode.buffer()], env), tmp_path)
     size = (84, 84)
@@ -182,6 +188,72 @@ def test_datasets_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
     fails(env, "4 observations of 6 steps", observations=np.zeros((4, 84, 84), dtype=np.uint8))
     stacks = np.random.default_rng(0).integers(256, size=(7, 4, 84, 84), dtype=np.uint8)
     fails(FrameStackObservation(env, 4), "episode 0, step 1: its stack does not continue", observations=stacks)
+
+
+def test_what_does_not_fit_the_dataset_s_spaces_is_one_line(tmp_path: Path) -> None:
+    env = preprocessed()
+    episode = play(env, steps=6)
+    frames = np.stack(episode.observations)
+
+    def fails(*parts: object, **changes: Any) -> None:
+        folder = dataset([episode.buffer(**changes)], env)
+        refused(lambda: import_minari(folder, tmp_path / "sets"), f"{folder}: episode 0", *parts)
+        minari.delete_dataset("test/set-v0")
+
+    fails("observations are int64 of (84, 84), its space is uint8 of (84, 84)", observations=frames.astype(np.int64))
+    fails("observations are uint8 of (168, 84)", observations=np.concatenate([frames, frames], axis=1))
+    fails("observations are uint8 of (83, 84)", observations=frames[:, :83])
+    fails("actions are float64 of (), not whole numbers", actions=np.array(episode.actions) + 0.7)
+    fails("actions are int64 of (2,)", actions=np.ones((6, 2), dtype=np.int64))
+    fails("actions are |S1 of ()", actions=np.array([b"a"] * 6))
+    fails("rewards are |S1 of (), not numbers", rewards=np.array([b"a"] * 6))
+    fails("rewards are float64 of (2,)", rewards=np.zeros((6, 2)))
+    fails("terminations are |S1 of ()", terminations=np.array([b"a"] * 6))
+    rewards = np.array([0.0, 0.0, 0.0, 1e60, 0.0, 0.0])  # finite, but not as float32
+    fails("step 3: a reward that is no finite number", rewards=rewards)
+
+
+def test_damage_is_one_line(tmp_path: Path) -> None:
+    env = preprocessed()
+    whole = dataset([play(env, steps=6, seed=seed).buffer() for seed in range(2)], env)
+
+    def fails(damage: Callable[[Path], object], *parts: object) -> None:
+        folder, out = tmp_path / "damaged", tmp_path / "sets"
+        shutil.copytree(whole, folder)
+        damage(folder / "data")
+        refused(lambda: import_minari(folder, out), folder, *parts, "fetch it again")
+        shutil.rmtree(folder)
+        shutil.rmtree(out, ignore_errors=True)
+
+    def edit(change: Callable[[h5py.File], object]) -> Callable[[Path], object]:
+        def damage(data: Path) -> None:
+            with h5py.File(data / "main_data.hdf5", "a") as file:
+                change(file)
+
+        return damage
+
+    def describe(**changes: object) -> Callable[[Path], object]:
+        def damage(data: Path) -> None:
+            content = json.loads((data / "metadata.json").read_text())
+            (data / "metadata.json").write_text(json.dumps({**content, **changes}))
+
+        return damage
+
+    def wrapped(skip: object) -> Callable[[Path], object]:
+        spec = json.loads(json.loads((whole / "data" / "metadata.json").read_text())["env_spec"])
+        spec["additional_wrappers"][0]["kwargs"]["frame_skip"] = skip
+        return describe(env_spec=json.dumps(spec))
+
+    size = (whole / "data" / "main_data.hdf5").stat().st_size
+    fails(lambda data: os.truncate(data / "main_data.hdf5", size // 2), "episode 0", "truncated file")
+    fails(lambda data: (data / "main_data.hdf5").write_bytes(bytes(size)), "episode 0", "signature")
+    fails(edit(lambda file: file.__delitem__("episode_1")), "episode 1", "'episode_1' doesn't exist")
+    fails(edit(lambda file: file.__delitem__("episode_1/actions")), "episode 1", "'actions' doesn't exist")
+    fails(edit(lambda file: file["episode_1"].attrs.pop("total_steps")), "episode 1", "total_steps")
+    fails(describe(total_episodes=3), "episode 2", "'episode_2' doesn't exist")
+    fails(describe(total_steps="many"), "metadata", "'many'")
+    fails(wrapped("x"), "metadata", "'x'")
+    fails(wrapped(None), "metadata", "NoneType")
 
 
 def test_without_an_environment_the_actions_must_tell_their_set(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import platform
 import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +22,7 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from zoo.atari import FRAME_SIZE, NUM_ACTIONS, PROTOCOL
 from zoo.errors import QzooError
 from zoo.exchange.export import replayed
-from zoo.files import check_room
+from zoo.files import check_room, writing
 from zoo.games import get_game
 from zoo.recordings.build import fingerprint
 from zoo.recordings.format import Recording
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 KEY = "qzoo"
 """Where the dataset's metadata tells which recordings it holds."""
+OVERHEAD = 1 << 20
+"""Bytes that HDF5 takes at most for an episode beside its frames, which it pads by less than a quarter."""
 
 
 def export_minari(
@@ -59,30 +64,28 @@ def export_minari(
     metadata = recordings[0].metadata
     name = f"{metadata.game}/{re.sub('[^-_A-Za-z0-9]', '-', metadata.source)}-v0"
     target = out / name
-    if target.exists():
-        if _exported(target) != fingerprint(recordings):
-            raise QzooError(f"{target}: holds another selection; move it away, or give another --out")
-        on_steps(sum(recording.steps for recording in recordings))
-        return name, target
-    building = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    check_room(out, FRAME_BYTES * sum(recording.steps + len(recording.episodes) for recording in recordings))
-    try:
-        storage = MinariStorage.new(
-            (building / "data").resolve(),  # Minari loses its way in a relative one
-            observation_space=spaces.Box(0, 255, (FRAME_SIZE, FRAME_SIZE), np.uint8),
-            action_space=spaces.Discrete(NUM_ACTIONS),
-            env_spec=environment(metadata.game),
-            jpeg_encoding=False,
-        )
-        storage.update_metadata(_metadata(name, recordings, command))
-        _write_episodes(storage, recordings, num_threads, on_steps)
-        building.replace(target)
-    except OSError as error:
-        raise QzooError(f"{building}: could not be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    building = _building(target, os.getpid())
+    with writing(target):
+        if _is_there(target, recordings):
+            on_steps(sum(recording.steps for recording in recordings))
+            return name, target
+        _remove_leftovers(target)
+        try:
+            building.mkdir(parents=True)
+            check_room(out, FRAME_BYTES * sum(recording.steps + len(recording.episodes) for recording in recordings))
+            storage = MinariStorage.new(
+                (building / "data").resolve(),  # Minari loses its way in a relative one
+                observation_space=spaces.Box(0, 255, (FRAME_SIZE, FRAME_SIZE), np.uint8),
+                action_space=spaces.Discrete(NUM_ACTIONS),
+                env_spec=environment(metadata.game),
+                jpeg_encoding=False,
+            )
+            storage.update_metadata(_metadata(name, recordings, command))
+            _write_episodes(storage, recordings, num_threads, on_steps)
+            if not _is_there(target, recordings):  # else another process was faster
+                building.replace(target)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
     return name, target
 
 
@@ -118,6 +121,7 @@ def _write_episodes(
 ) -> None:
     from minari.data_collector import EpisodeBuffer
 
+    storage.update_episodes([])  # makes the file
     for number, (episode, frames) in enumerate(replayed(recordings, num_threads, on_steps=on_steps)):
         last = np.arange(episode.length) == episode.length - 1
         buffer: Any = EpisodeBuffer(
@@ -127,10 +131,27 @@ def _write_episodes(
             terminations=last & episode.terminated,
             truncations=last & episode.truncated,
         )
+        _reserve(storage.data_path, frames.nbytes * 5 // 4 + OVERHEAD)
         storage.update_episodes([buffer])
         # Not Minari's own `seed`: that one is what gymnasium's reset takes, and names another episode.
         origin = {"ale_seed": episode.seed, "policy": episode.policy, "policy_step": episode.policy_step}
+        _reserve(storage.data_path, OVERHEAD)
         storage.update_episode_metadata([origin], [number])
+
+
+def _reserve(folder: Path, size: int) -> None:
+    """Have the disk give room for `size` bytes more before HDF5 writes, which crashes where there is none.
+
+    HDF5 writes over them, and cuts off what it did not need.
+
+    Raises:
+        OSError: a full disk, a quota, or a limit on the size of files.
+    """
+    path = folder / "main_data.hdf5"
+    if sys.platform == "darwin":  # has no posix_fallocate
+        return check_room(folder, size)
+    with path.open("rb+") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size + size)
 
 
 def _metadata(name: str, recordings: Sequence[Recording], command: str) -> dict[str, Any]:
@@ -155,6 +176,42 @@ def _metadata(name: str, recordings: Sequence[Recording], command: str) -> dict[
             "protocol": metadata.protocol,
         },
     }
+
+
+def _is_there(target: Path, recordings: Sequence[Recording]) -> bool:
+    """Whether the dataset of these recordings is there.
+
+    Raises:
+        QzooError: another one is.
+    """
+    if not target.exists():
+        return False
+    if _exported(target) != fingerprint(recordings):
+        raise QzooError(f"{target}: holds another selection; move it away, or give another --out")
+    return True
+
+
+def _building(target: Path, process: object) -> Path:
+    """Where a process of this machine builds a dataset."""
+    return target.with_name(f".{target.name}.{platform.node()}-{process}.partial")
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what processes of this machine that are gone have left half written."""
+    for left in target.parent.glob(_building(target, "*").name):
+        process = left.name.removesuffix(".partial").rpartition("-")[2]
+        if process.isdigit() and (int(process) == os.getpid() or not _runs(int(process))):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _exported(target: Path) -> str | None:

@@ -1,8 +1,6 @@
 """Minari Atari datasets, read through Minari itself, one episode at a time.
 
-Observations may be grey frames of 84x84, stacks of four that continue each other, or the emulator's screens, which
-are turned into frames as the protocol does: grey, resized by area. A screen is what gymnasium's environment showed
-after its last skipped frame, without the protocol's maximum over the last two.
+Observations may be grey frames of 84x84, stacks of four that continue each other, or the emulator's screens.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,21 +18,18 @@ from zoo.atari import FRAME_SIZE, NUM_ACTIONS, PROTOCOL, STACK, minimal_actions
 from zoo.device import free_memory
 from zoo.errors import QzooError
 from zoo.exchange.frame_set import FrameSetWriter, Origin, Piece, set_name
+from zoo.exchange.minari_episode import Layout, Played, convert, reading, reason
 from zoo.files import check_room
 from zoo.games import get_game
 from zoo.recordings.frames import FRAME_BYTES
-from zoo.recordings.replay import Frames
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
-    from minari import EpisodeData, MinariDataset
+    from minari import MinariDataset
 
 KIND = "minari"
 COMMIT_FRAMES = 20_000
 SCREEN_WIDTH, SCREEN_HEIGHTS = 160, range(200, 261)
-Layout = str
-"""frames, stacks, stacks_last (the stack is the last axis), grey_screens or rgb_screens."""
-
 
 FAITHFUL_WRAPPERS = (
     *("AtariPreprocessing", "FrameStackObservation", "MaxAndSkipObservation", "GrayscaleObservation"),
@@ -77,15 +71,16 @@ def import_minari(
 
     Raises:
         QzooError: Minari is not installed; no dataset, or one of observations, actions, a frame skip or episodes
-            that can't be made the protocol's; not enough memory or disk.
+            that can't be made the protocol's; damage; not enough memory or disk.
     """
     dataset = open_dataset(path)
-    recorder = read_recorder(dataset)
+    with reading(f"{path}: its metadata"):
+        total, recorder = dataset.total_steps, read_recorder(dataset)
     game = find_game(path, recorder, game)
     check_frame_skip(path, recorder)
     layout = find_layout(path, dataset)
     lookup = action_lookup(path, dataset, recorder, game)
-    total, target = dataset.total_steps, out / set_name(game, source)
+    target = out / set_name(game, source)
     on_start(total)
     identity = {"kind": KIND, "path": str(path.resolve()), "id": dataset.id, "game": game, "steps": total}
     with FrameSetWriter(target, identity) as writer:
@@ -93,13 +88,11 @@ def import_minari(
         on_steps(writer.transitions)
         saved = writer.frames
         for position in range(writer.position, len(dataset.episode_indices)):
-            check_memory(path, dataset, position)
-            episode = dataset[position]
-            add_episode(writer, f"{path}: episode {position}", episode, layout, lookup)
+            steps = add_episode(writer, read_episode(path, dataset, position, layout, lookup))
             if writer.frames - saved >= COMMIT_FRAMES or position == len(dataset.episode_indices) - 1:
                 writer.commit(position + 1)
                 saved = writer.frames
-            on_steps(len(episode.rewards))
+            on_steps(steps)
         origin = writer.finish(
             game=game,
             source=source,
@@ -129,8 +122,7 @@ def open_dataset(path: Path) -> MinariDataset:
     try:
         return MinariDataset(folder)
     except Exception as error:  # damaged metadata can fail anywhere within
-        what = str(error).partition("\n")[0] or type(error).__name__
-        raise QzooError(f"{path}: Minari can't open it ({what})") from error
+        raise QzooError(f"{path}: Minari can't open it ({reason(error)})") from error
 
 
 def read_recorder(dataset: MinariDataset) -> Recorder:
@@ -239,55 +231,41 @@ def check_memory(path: Path, dataset: MinariDataset, position: int) -> None:
         raise QzooError(f"{path}: episode {position} takes {need / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free")
 
 
-def add_episode(
-    writer: FrameSetWriter, where: str, episode: EpisodeData, layout: Layout, lookup: NDArray[np.uint8]
-) -> None:
-    """Write an episode's frames and its piece.
+def read_episode(
+    path: Path, dataset: MinariDataset, position: int, layout: Layout, lookup: NDArray[np.uint8]
+) -> Played:
+    """An episode in the protocol's terms.
 
     Raises:
-        QzooError: it contradicts itself, or holds what can't be used; names the step.
+        QzooError: as `check_memory` and `convert`; or damage.
     """
-    steps = len(episode.rewards)
+    where = f"{path}: episode {position}"
+    with reading(where):
+        check_memory(path, dataset, position)
+        return convert(where, dataset[position], dataset.observation_space.shape, layout, lookup)
+
+
+def add_episode(writer: FrameSetWriter, played: Played) -> int:
+    """Write an episode's frames and its piece; returns the number of steps that the dataset has of it."""
+    frames, actions, rewards = played.frames, played.actions, played.rewards
+    steps = len(actions)
     if steps == 0:
         writer.left_out["empty_episode"] += 1
-        return
-    actions, rewards, terminated = _columns(where, episode, lookup)
-    if len(episode.observations) not in (steps, steps + 1):
-        raise QzooError(f"{where}: {len(episode.observations)} observations of {steps} steps")
-    frames, before = to_frames(where, np.asarray(episode.observations), layout)
-    if terminated:
+        return 0
+    if played.terminated:
         frames = frames[:steps]
     elif len(frames) == steps:  # the state after the last step is missing: the one before it must do
         writer.left_out["cut"] += 1
         actions, rewards = actions[:-1], rewards[:-1]
     start = writer.frames
-    writer.add_frames(before)
+    writer.add_frames(played.before)
     writer.add_frames(frames)
     if len(actions):
-        whole = terminated or len(actions) >= PROTOCOL.max_steps  # else the recorder stopped it, by a rule of its own
-        writer.add_piece(Piece(start, start + len(before), actions, rewards, terminated, whole))
-
-
-def to_frames(where: str, observations: NDArray[np.uint8], layout: Layout) -> tuple[Frames, Frames]:
-    """Frames uint8 (N, 84, 84) of N observations, and those that stood before the first in its stack.
-
-    Raises:
-        QzooError: a stack does not continue the one before it.
-    """
-    none = np.empty((0, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
-    if layout == "frames":
-        return observations.reshape(-1, FRAME_SIZE, FRAME_SIZE), none
-    if layout.endswith("screens"):
-        return np.stack([_frame(screen) for screen in observations]), none
-    shape = (STACK, FRAME_SIZE, FRAME_SIZE) if layout == "stacks" else (FRAME_SIZE, FRAME_SIZE, STACK)
-    stacks = observations.reshape(-1, *shape)
-    if layout == "stacks_last":
-        stacks = np.moveaxis(stacks, -1, 1)
-    for step in range(1, len(stacks)):
-        if not np.array_equal(stacks[step, :-1], stacks[step - 1, 1:]):
-            raise QzooError(f"{where}, step {step}: its stack does not continue the one before, oldest frame first")
-    before = stacks[0, :-1]
-    return np.ascontiguousarray(stacks[:, -1]), before if before.any() else none
+        # One that did not end was stopped by the recorder, by a rule of its own, unless it came to the limit.
+        whole = played.terminated or len(actions) >= PROTOCOL.max_steps
+        first = start + len(played.before)
+        writer.add_piece(Piece(start, first, actions, rewards, played.terminated, whole))
+    return steps
 
 
 def describe(dataset: MinariDataset, layout: Layout, recorder: Recorder) -> dict[str, Any]:
@@ -337,40 +315,6 @@ def scores_unknown(recorder: Recorder) -> str:
         if wrapper.partition("{")[0] not in FAITHFUL_WRAPPERS or ends_lives in wrapper
     ]
     return f"its environment was wrapped in {', '.join(doubtful)}, which may change rewards or ends" * bool(doubtful)
-
-
-def _columns(
-    where: str, episode: EpisodeData, lookup: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], bool]:
-    """Actions in the full set, rewards, and whether the game ended the episode."""
-    steps = len(episode.rewards)
-    actions = np.asarray(episode.actions)
-    rewards = np.asarray(episode.rewards, dtype=np.float64).reshape(-1)
-    ends = np.asarray(episode.terminations, dtype=bool) | np.asarray(episode.truncations, dtype=bool)
-    if not len(actions) == len(rewards) == len(ends) == steps:
-        raise QzooError(f"{where}: {len(actions)} actions, {len(rewards)} rewards and {len(ends)} ends don't agree")
-    actions = actions.reshape(steps).astype(np.int64)
-    for wrong, what in (
-        ((actions < 0) | (actions >= len(lookup)), "an action that the environment has not"),
-        (~np.isfinite(rewards), "a reward that is no finite number"),
-        (ends & (np.arange(steps) < steps - 1), f"an end, but the episode has {steps} steps"),
-    ):
-        if wrong.any():
-            raise QzooError(f"{where}, step {np.flatnonzero(wrong)[0]}: {what}")
-    return lookup[actions], rewards.astype(np.float32), bool(episode.terminations[-1])
-
-
-def _frame(screen: NDArray[np.uint8]) -> Frames:
-    """A screen, uint8 (height, 160) or (height, 160, 3) -> a frame, as the protocol makes it of a grey screen.
-
-    The weights of OpenCV's grey are those of the emulator's own palette. Only AirRaid's screen now and then has
-    colours whose grey they do not give.
-    """
-    if screen.ndim == 3 and screen.shape[2] == 3:
-        screen = np.asarray(cv2.cvtColor(screen, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
-    grey = screen.reshape(screen.shape[0], screen.shape[1])
-    size = (PROTOCOL.width, PROTOCOL.height)
-    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def _registered_settings(env: str) -> dict[str, Any]:
