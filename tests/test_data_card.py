@@ -65,7 +65,7 @@ def test_the_page_by_hand(folder: Path) -> None:
     card = DatasetCard.load(page)
     assert card.data.license == "apache-2.0" and card.data.size_categories == "n<1K"
     assert [config["data_files"] for config in card.data.configs] == ["*.learner*.parquet", "*.random*.parquet"]
-    assert picture.name in text and picture.read_bytes().startswith(b"\x89PNG")
+    assert picture is not None and picture.name in text and picture.read_bytes().startswith(b"\x89PNG")
     before = (page.read_bytes(), picture.read_bytes())
     written = run_command("data page", [str(folder), "--json"])
     assert written == {"page": str(page), "picture": str(picture)}
@@ -96,6 +96,15 @@ def test_the_example_of_another_folder_loads_what_is_there(source: str, tmp_path
     assert [recording.path for recording in names["recordings"]] == [path]
     assert names["store"].transitions == names["recordings"][0].transitions
     assert f"zoo data verify {tmp_path} --all" in page.read_text()
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_learners_and_random_play_there_is_no_picture(tmp_path: Path) -> None:
+    metadata = new_metadata("Pong", "planner", "zoo record planner --games Pong")
+    write_recording(tmp_path / "Pong.planner.parquet", metadata, [made_up(10, 5)])
+    written = run_command("data page", [str(tmp_path), "--json"])
+    assert written == {"page": str(tmp_path / "README.md"), "picture": None}
+    assert not (tmp_path / PICTURE).exists() and PICTURE not in (tmp_path / "README.md").read_text()
 
 
 def test_what_the_figures_say_against_the_data(folder: Path) -> None:

@@ -40,8 +40,10 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 Play = Mapping[str, Mapping[str, SourceStats]]
 
 
-def write_page(folder: Path, page: Path) -> tuple[Path, Path]:
+def write_page(folder: Path, page: Path) -> tuple[Path, Path | None]:
     """Write the page of the recordings in `folder`, and the picture beside it: (page, picture).
+
+    Without a learner or random play there is nothing to draw, and the picture is None.
 
     Raises:
         QzooError: no folder or no recordings there, or a damaged one; the page can't be written.
@@ -53,9 +55,11 @@ def write_page(folder: Path, page: Path) -> tuple[Path, Path]:
     files = recorded_files([folder])
     recordings = [read_recording(path) for sources in files.values() for parts in sources.values() for path in parts]
     text = render_page(recordings)
-    picture = page.with_name(PICTURE)
+    rows = picture_rows(play_stats(recordings))
+    picture = page.with_name(PICTURE) if _drawable(rows) else None
     with writing(page):
-        draw_play(picture, picture_rows(play_stats(recordings)))
+        if picture is not None:
+            draw_play(picture, rows)
         write_text(page, text)
     return page, picture
 
@@ -84,6 +88,10 @@ def picture_rows(play: Play) -> list[dict[str, Any]]:
         return next((row[key] for key in ("last20", "data", "random") if row[key] is not None), float("-inf"))
 
     return sorted(rows, key=end, reverse=True)
+
+
+def _drawable(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any(row[key] is not None for row in rows for key in ("data", "last20", "random"))
 
 
 def render_page(recordings: Sequence[Recording]) -> str:
@@ -216,9 +224,9 @@ def _play(play: Play) -> str:
         for game, sources in play.items()
         for source, stats in sources.items()
     ]
+    shown = f"![Human-normalized returns of learners and random play, by game]({PICTURE})\n\n"
     return (
-        "## Scores of the play\n\n"
-        f"![Human-normalized returns of learners and random play, by game]({PICTURE})\n\n"
+        f"## Scores of the play\n\n{shown if _drawable(picture_rows(play)) else ''}"
         "Human-normalized: 0 is the reference score of random play, 1 that of a human. The last 20% are the episodes "
         "that began in the last fifth of a player's steps: how good a learner became. Held-out games are for "
         "transfer: no pretraining set has them.\n\n" + markdown_table(head, rows, ["---"] * 2 + ["---:"] * 7)
