@@ -167,7 +167,7 @@ def test_a_limit_a_game_is_of_all_its_sources(tmp_path: Path) -> None:
         for seed in range(20)
     ]
     assert 15 < np.mean(shares) < 45  # a tenth of 300 is random play, as a tenth of all is
-    refused(lambda: zoo.data.load("mixed40", ["Boxing"], 0, recordings=[tmp_path]), "--per-game 0")
+    refused(lambda: zoo.data.load("mixed40", ["Boxing"], 0, recordings=[tmp_path]), "per_game=0")
 
 
 def test_uniform_draws_single_transitions_alike(tmp_path: Path) -> None:
