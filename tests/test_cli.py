@@ -1,5 +1,6 @@
 """The command line as a person meets it: help, errors in one line, exit codes."""
 
+import os
 import subprocess
 import sys
 
@@ -97,6 +98,17 @@ def test_progress_in_a_log_is_lines(capsys: pytest.CaptureFixture[str]) -> None:
         progress.advance(progress.add_task("train", total=10, note="waiting"))
     # The first change of a task at all, then what is finished; what is still waiting has nothing to tell.
     assert capsys.readouterr().err == "replay: 1 of 3, 1 files\nreplay: 3 of 3, 3 files\n"
+
+
+@pytest.mark.parametrize("arguments", [["data", "list", "--json"], ["--help"]])
+def test_a_reader_that_leaves_early_is_no_error(arguments: list[str]) -> None:
+    """As `head -1` does; here it is gone before the first word, so that nothing hangs on the size of a pipe."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "zoo", *arguments]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def test_console_entry_point_runs_as_a_module() -> None:

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import DatasetCard
 from PIL import Image
 
 from tests.command_helpers import run_command
-from tests.recording_helpers import made_up
+from tests.recording_helpers import made_up, recorded
 from zoo.data_card import PICTURE, limitations, picture_rows, render_page, write_page
 from zoo.games import get_game
 from zoo.recordings.format import Recording, new_metadata, read_recording, write_recording
@@ -64,11 +65,46 @@ def test_the_page_by_hand(folder: Path) -> None:
     card = DatasetCard.load(page)
     assert card.data.license == "apache-2.0" and card.data.size_categories == "n<1K"
     assert [config["data_files"] for config in card.data.configs] == ["*.learner*.parquet", "*.random*.parquet"]
-    assert picture.name in text and picture.read_bytes().startswith(b"\x89PNG")
+    assert picture is not None and picture.name in text and picture.read_bytes().startswith(b"\x89PNG")
     before = (page.read_bytes(), picture.read_bytes())
     written = run_command("data page", [str(folder), "--json"])
     assert written == {"page": str(page), "picture": str(picture)}
     assert (page.read_bytes(), picture.read_bytes()) == before
+
+
+def run_example(page: str) -> dict[str, Any]:
+    """The names that the page's example gives values, of less play than it asks for."""
+    (_, example), *_ = [block.split("python\n") for block in page.split("```") if block.startswith("python\n")]
+    assert "20_000" in example
+    names: dict[str, Any] = {}
+    exec(example.replace("20_000", "1"), names)
+    return names
+
+
+def test_the_shipped_example_runs() -> None:
+    names = run_example((SHIPPED / "README.md").read_text(encoding="utf-8"))
+    assert names["store"].transitions > 0
+    assert all(recording.path.parent == SHIPPED for recording in names["recordings"])
+
+
+@pytest.mark.parametrize("source", ["learner", "planner"])
+def test_the_example_of_another_folder_loads_what_is_there(source: str, tmp_path: Path) -> None:
+    """Held-out learners are another dataset's; what no dataset takes is loaded by game."""
+    path = recorded(tmp_path, "SpaceInvaders", 1, source=source)
+    page, _ = write_page(tmp_path, tmp_path / "README.md")
+    names = run_example(page.read_text())
+    assert [recording.path for recording in names["recordings"]] == [path]
+    assert names["store"].transitions == names["recordings"][0].transitions
+    assert f"zoo data verify {tmp_path} --all" in page.read_text()
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_learners_and_random_play_there_is_no_picture(tmp_path: Path) -> None:
+    metadata = new_metadata("Pong", "planner", "zoo record planner --games Pong")
+    write_recording(tmp_path / "Pong.planner.parquet", metadata, [made_up(10, 5)])
+    written = run_command("data page", [str(tmp_path), "--json"])
+    assert written == {"page": str(tmp_path / "README.md"), "picture": None}
+    assert not (tmp_path / PICTURE).exists() and PICTURE not in (tmp_path / "README.md").read_text()
 
 
 def test_what_the_figures_say_against_the_data(folder: Path) -> None:

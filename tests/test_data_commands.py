@@ -148,6 +148,11 @@ def test_wrong_settings_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     for arguments, part in (
         (("verify", path, "--sample", "0"), "--sample 0"),
         (("verify", path, "--workers", "-1"), "--workers -1"),
+        (("verify", path, "--sample", "1", "--seed", "-1"), "--seed -1"),
+        (("page", path), f"{path}: no folder"),
+        (("page", tmp_path / "nowhere"), "nowhere: no folder"),
+        (("page", tmp_path, "--out", tmp_path), f"--out {tmp_path}: a folder"),
+        (("page", tmp_path, "--out", path / "x.md"), f"{path / 'x.md'}: could not be written"),
         (("stats", tmp_path / "nowhere"), "nowhere"),
     ):
         assert run(*arguments) == 2

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +167,7 @@ def test_a_limit_a_game_is_of_all_its_sources(tmp_path: Path) -> None:
         for seed in range(20)
     ]
     assert 15 < np.mean(shares) < 45  # a tenth of 300 is random play, as a tenth of all is
-    refused(lambda: zoo.data.load("mixed40", ["Boxing"], 0, recordings=[tmp_path]), "--per-game 0")
+    refused(lambda: zoo.data.load("mixed40", ["Boxing"], 0, recordings=[tmp_path]), "per_game=0")
 
 
 def test_uniform_draws_single_transitions_alike(tmp_path: Path) -> None:
@@ -201,6 +202,32 @@ def test_uniform_draws_from_what_was_drawn(tmp_path: Path) -> None:
     after = {(e.policy_step, step) for e in few.episodes for step in (e.kept if e.kept is not None else [])}
     assert len(before) == 100 and len(after) == 20 and after < before
     assert few.steps == 30 * len(few.episodes) and few.transitions == 20
+
+
+def test_load_takes_paths_and_strings_one_or_several(tmp_path: Path) -> None:
+    for source in ("learner", "random"):
+        write(tmp_path, f"Breakout.{source}", life(20))
+    wanted = held(zoo.data.load("mixed40", ["Breakout"], recordings=[tmp_path]))
+    files = [str(path) for path in sorted(tmp_path.iterdir())]
+    for given in (tmp_path, str(tmp_path), [str(tmp_path)], files):
+        assert held(zoo.data.load("mixed40", "Breakout", recordings=given)) == wanted
+        listed = {row["name"]: row for row in zoo.data.list_datasets(given)}
+        assert "Breakout" not in listed["mixed40"]["missing"]
+
+
+def test_load_refuses_what_it_would_take_for_something_else(tmp_path: Path) -> None:
+    for source in ("learner", "random"):
+        write(tmp_path, f"Breakout.{source}", life(200))
+    load = partial(zoo.data.load, "mixed40", recordings=tmp_path)
+    # None is every game, an empty list a filter that found nothing.
+    refused(partial(load, []), "games=[]", "None")
+    refused(load, "39 of 40 games")
+    for per_game in (100.5, "100", True):
+        refused(partial(load, "Breakout", per_game), f"per_game={per_game!r}", "whole number")
+    assert sum(recording.transitions for recording in load("Breakout", np.int64(100))) == 100
+    for seed in (-1, 0.5, "1"):
+        refused(partial(load, "Breakout", 100, seed=seed), f"seed={seed!r}", "0 or more")
+    refused(partial(load_recordings, ["Breakout"], (), [tmp_path], 100, -1), "--seed -1")
 
 
 def test_a_selection_is_written_and_read(tmp_path: Path) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.command_helpers import run_command
-from tests.recording_helpers import refused
+from tests.recording_helpers import recorded, refused
 from zoo.commands.worth import parse_candidates
-from zoo.worth import summarize_worth, worth_page
+from zoo.worth import read_result, summarize_worth, worth_page
 
 SMALL = ("--games", "SpaceInvaders", "--steps", "3", "--batch-size", "4", "--episodes", "2", "--transitions", "300")
 
@@ -62,7 +63,43 @@ def test_best_candidate_comes_first_and_seeds_are_pooled() -> None:
     assert [row["beats_data"] for row in rows] == [1, 0]
 
 
-@pytest.mark.parametrize("texts", [(), ("=a",), ("a", "a"), ("../a=b",)])
+def test_seeds_follow_the_seed_and_samples_are_those_of_the_batches(recordings_dir: Path, tmp_path: Path) -> None:
+    """Of a batch of 5, two games get 2 each; a file of results that is damaged is named, not read."""
+    recorded(tmp_path, "Riverraid", 1)  # short, whatever an untrained policy does
+    games = ("--games", "SpaceInvaders", "Riverraid", "--steps", "2", "--batch-size", "5", "--episodes", "1")
+    arguments = ["--candidates", f"a={recordings_dir},{tmp_path}", *games, "--transitions", "300", "--json"]
+    arguments += ["--workers", "1"]
+    arguments += ["--out", str(tmp_path / "worth"), "--cache", str(tmp_path / "frames")]
+    arguments += ["--seed", "7", "--seeds", "2"]
+    (row,) = run_command("data worth", arguments)
+    assert row["samples"] == 8 and row["seeds"] == 2
+    assert "2 steps of 4,\n" in (tmp_path / "worth" / "worth.md").read_text()
+    done = sorted((tmp_path / "worth" / "a").glob("*/worth.json"))
+    assert [path.parent.name.split(".")[0] for path in done] == ["seed7", "seed8"]
+    assert [read_result(path)["seed"] for path in done] == [7, 8]
+    for damaged in ("[]", "{}", done[0].read_text()[:50]):
+        done[0].write_text(damaged)
+        refused(lambda: read_result(done[0]), done[0], "delete it")
+    refused(lambda: run_command("data worth", arguments), done[0], "delete it")
+
+
+def test_every_candidate_is_checked_before_one_is_trained(recordings_dir: Path, tmp_path: Path) -> None:
+    recorded(tmp_path, "Boxing", 1)
+    lacking = {
+        f"bad={tmp_path}": "SpaceInvaders: no recording; recorded are Boxing",
+        f"bad={recordings_dir}:planner=100": "SpaceInvaders: no recording of planner; recorded are random",
+        "bad=/no/where:at:all": "/no/where:at:all: no such file or folder",
+    }
+    settings = [*SMALL, "--out", str(tmp_path / "worth")]
+    for candidate, message in lacking.items():
+        arguments = ["--candidates", f"good={recordings_dir}", candidate, *settings]
+        refused(partial(run_command, "data worth", arguments), "--candidates bad: ", message)
+        assert not (tmp_path / "worth").exists()
+    arguments = ["--candidates", f"good={recordings_dir}", *settings, "--transitions", "0"]
+    refused(partial(run_command, "data worth", arguments), "--transitions 0")
+
+
+@pytest.mark.parametrize("texts", [(), ("=a",), ("a", "a"), ("../a=b",), ("..=b",), (".=b",), ("a:b=/c",), ("a:b",)])
 def test_candidates_need_names_of_their_own(texts: tuple[str, ...]) -> None:
     refused(lambda: parse_candidates(texts), "--candidates")
 
@@ -78,8 +115,14 @@ def test_candidate_paths() -> None:
         "a": ((Path("x"),), mixture),
         "b": ((), mixture),
     }
+    assert parse_candidates(("a=/data/10:30/x", "b=x:y,z", "c=x:y:learner=80,planner=20"), every) == {
+        "a": ((Path("/data/10:30/x"),), (every,)),
+        "b": ((Path("x:y"), Path("z")), (every,)),
+        "c": ((Path("x:y"),), mixture),
+    }
+    refused(lambda: parse_candidates(("a=x:random=100,random=100",)), "--candidates a=x", "random twice")
 
 
-@pytest.mark.parametrize("share", ["learner", "learner=0", "learner=1e5", "=5", "learner=-1"])
+@pytest.mark.parametrize("share", ["learner,random=5", "learner=0", "learner=1e5", "=5", "learner=-1"])
 def test_shares_are_a_source_and_a_number(share: str) -> None:
-    refused(lambda: parse_candidates((f"a=x:{share}",)), "--candidates a=x", repr(share))
+    refused(lambda: parse_candidates((f"a=x:{share}",)), "--candidates a=x", repr(share.split(",")[0]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -86,8 +87,25 @@ def find_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script.
 
-    Exit codes: 0 done, 1 a check found differences, 2 bad input (one line says which), 130 interrupted.
+    Exit codes: 0 done, 1 a check found differences, 2 bad input (one line says which), 130 interrupted, 141 nobody
+    reads what is printed any more, as after `| head -1`.
     """
+    try:
+        try:
+            run(arguments)
+        finally:
+            sys.stdout.flush()  # here: at Python's own end nothing can be caught
+    except BrokenPipeError:
+        try:
+            print(flush=True)  # does standard output still take a line?
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at Python's end
+            sys.exit(141)
+        raise  # another pipe than standard output
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """What `main` does, without regard to who reads it."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())

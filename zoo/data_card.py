@@ -5,6 +5,8 @@ Everything on it is computed from the recordings; no figure comes from anywhere 
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,13 @@ from huggingface_hub import DatasetCardData
 
 from zoo.atari import PROTOCOL
 from zoo.data_plots import draw_play
-from zoo.files import write_text
+from zoo.errors import QzooError
+from zoo.files import write_text, writing
 from zoo.games import OTHER_PLAYERS, get_game
 from zoo.markdown import bullets, markdown_table, score_text
 from zoo.recordings.datasets import DATASETS, datasets_stats, get_dataset
 from zoo.recordings.format import CHECK_INTERVAL, Recording, read_recording
-from zoo.recordings.library import recorded_files
+from zoo.recordings.library import SHIPPED, recorded_files
 from zoo.recordings.stats import DatasetStats, SourceStats, commands, play_stats
 
 PICTURE = "play.png"
@@ -37,18 +40,27 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 Play = Mapping[str, Mapping[str, SourceStats]]
 
 
-def write_page(folder: Path, page: Path) -> tuple[Path, Path]:
+def write_page(folder: Path, page: Path) -> tuple[Path, Path | None]:
     """Write the page of the recordings in `folder`, and the picture beside it: (page, picture).
 
+    Without a learner or random play there is nothing to draw, and the picture is None.
+
     Raises:
-        QzooError: no recordings there, or a damaged one.
+        QzooError: no folder or no recordings there, or a damaged one; the page can't be written.
     """
+    if not folder.is_dir():
+        raise QzooError(f"{folder}: no folder; a page is of a folder of recordings")
+    if page.is_dir():
+        raise QzooError(f"--out {page}: a folder; give the page's file, as in {page / 'README.md'}")
     files = recorded_files([folder])
     recordings = [read_recording(path) for sources in files.values() for parts in sources.values() for path in parts]
     text = render_page(recordings)
-    picture = page.with_name(PICTURE)
-    draw_play(picture, picture_rows(play_stats(recordings)))
-    write_text(page, text)
+    rows = picture_rows(play_stats(recordings))
+    picture = page.with_name(PICTURE) if _drawable(rows) else None
+    with writing(page):
+        if picture is not None:
+            draw_play(picture, rows)
+        write_text(page, text)
     return page, picture
 
 
@@ -78,16 +90,22 @@ def picture_rows(play: Play) -> list[dict[str, Any]]:
     return sorted(rows, key=end, reverse=True)
 
 
+def _drawable(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any(row[key] is not None for row in rows for key in ("data", "last20", "random"))
+
+
 def render_page(recordings: Sequence[Recording]) -> str:
     """The page, with front matter in YAML."""
     play = play_stats(recordings)
     every = [stats for sources in play.values() for stats in sources.values()]
+    datasets = datasets_stats(recordings)
+    folder = recorded_folder(recordings)
     sections = (
-        _introduction(play, every),
-        _datasets(datasets_stats(recordings)),
+        _introduction(play, every, example(play, datasets, folder)),
+        _datasets(datasets),
         _play(play),
         _making(recordings),
-        VERIFY,
+        _verifying(folder),
         "## Limitations\n\n" + bullets(limitations(play, recordings)),
         _licence(recordings),
     )
@@ -108,20 +126,49 @@ def _front_matter(recordings: Sequence[Recording], episodes: int) -> str:
     ).to_yaml()
 
 
-def _introduction(play: Play, every: Sequence[SourceStats]) -> str:
+def recorded_folder(recordings: Sequence[Recording]) -> Path | None:
+    """Where recordings were read, None for those that travel with the package, which nobody needs to name."""
+    path = recordings[0].path
+    return None if path is None or path.parent.resolve() == SHIPPED.resolve() else path.parent
+
+
+def example(play: Play, datasets: Mapping[str, DatasetStats], folder: Path | None) -> str:
+    """Python that loads a game of the play: by the dataset for pretraining if it can take one, else by another.
+
+    Args:
+        folder: as `recorded_folder` tells.
+    """
+    named = None if folder is None else json.dumps(str(folder), ensure_ascii=False)
+    takes = {
+        name: [game for game in get_dataset(name).games if game not in stats.missing]
+        for name, stats in datasets.items()
+    }
+    name = next((name for name in ("mixed40", *takes) if takes[name]), None)
+    if name is None:
+        head = "from pathlib import Path\n\nfrom zoo.recordings.library import load_recordings\n"
+        where = "" if named is None else f", paths=[Path({named})]"
+        load = f'load_recordings(["{next(iter(play))}"], transitions=20_000{where})'
+    else:
+        head = "import zoo\n"
+        where = "" if named is None else f", recordings={named}"
+        load = f'zoo.data.load("{name}", games=["{takes[name][0]}"], per_game=20_000{where})'
+    return (
+        f"{head}from zoo.recordings.store import build_store\n\nrecordings = {load}\n"
+        f"store = build_store(recordings)  # frames, uint8 {PROTOCOL.height}x{PROTOCOL.width}, and batches of stacked "
+        "transitions"
+    )
+
+
+def _introduction(play: Play, every: Sequence[SourceStats], example: str) -> str:
     transitions, size = sum(stats.transitions for stats in every), sum(stats.bytes for stats in every)
     episodes = sum(stats.episodes for stats in every)
-    game = next(iter(play))
     return (
         f"# Recorded play of {len(play)} Atari games\n\n"
         f"**{transitions:,} transitions** in {episodes:,} whole episodes, in {size:,} bytes: "
         f"**{size / transitions:.2f} bytes a transition**. A recording holds each episode's seed, its actions and "
         "rewards, and checksums. The Arcade Learning Environment is deterministic given these, sticky actions "
         "included, so it plays the very same frames again.\n\n"
-        "```python\nimport zoo\nfrom zoo.recordings.store import build_store\n\n"
-        f'recordings = zoo.data.load("mixed40", games=["{game}"], per_game=20_000)\n'
-        f"store = build_store(recordings)  # frames, uint8 {PROTOCOL.height}x{PROTOCOL.width}, and batches of stacked "
-        "transitions\n```\n\n"
+        f"```python\n{example}\n```\n\n"
         "One file holds one game and source of play; a row is an episode. Actions are indices in the full set of 18, "
         f"so that one means the same in every game. A step is {PROTOCOL.frame_skip} frames, an action sticks with "
         f"probability {PROTOCOL.sticky_actions:g}, an episode ends with the game and not with a life, and after "
@@ -177,9 +224,9 @@ def _play(play: Play) -> str:
         for game, sources in play.items()
         for source, stats in sources.items()
     ]
+    shown = f"![Human-normalized returns of learners and random play, by game]({PICTURE})\n\n"
     return (
-        "## Scores of the play\n\n"
-        f"![Human-normalized returns of learners and random play, by game]({PICTURE})\n\n"
+        f"## Scores of the play\n\n{shown if _drawable(picture_rows(play)) else ''}"
         "Human-normalized: 0 is the reference score of random play, 1 that of a human. The last 20% are the episodes "
         "that began in the last fifth of a player's steps: how good a learner became. Held-out games are for "
         "transfer: no pretraining set has them.\n\n" + markdown_table(head, rows, ["---"] * 2 + ["---:"] * 7)
@@ -198,12 +245,14 @@ def _making(recordings: Sequence[Recording]) -> str:
     )
 
 
-VERIFY = (
-    "## How to verify it\n\n```bash\nzoo data verify --all\n```\n\n"
-    "It replays every episode on the emulator and compares each reward, the end, and a checksum over actions and RAM "
-    f"every {CHECK_INTERVAL} steps. Without `--all` it replays two episodes of each file. A file whose values are not "
-    "those that were written is found by its digest, and is never trained on."
-)
+def _verifying(folder: Path | None) -> str:
+    named = "" if folder is None else f" {shlex.quote(str(folder))}"
+    return (
+        f"## How to verify it\n\n```bash\nzoo data verify{named} --all\n```\n\n"
+        "It replays every episode on the emulator and compares each reward, the end, and a checksum over actions and "
+        f"RAM every {CHECK_INTERVAL} steps. Without `--all` it replays two episodes of each file. A file whose values "
+        "are not those that were written is found by its digest, and is never trained on."
+    )
 
 
 def limitations(play: Play, recordings: Sequence[Recording]) -> list[str]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from zoo.agent import Agent
+from zoo.errors import QzooError
 from zoo.evaluate import human_iqm, play_episodes, summarize
 from zoo.files import write_json
 from zoo.games import get_game
@@ -28,11 +29,14 @@ from zoo.pretrain.loop import TrainingProgress, train
 from zoo.pretrain.run import new_objective
 from zoo.recordings.build import fingerprint
 from zoo.recordings.format import Recording
-from zoo.recordings.library import load_recordings
+from zoo.recordings.library import load_recordings, recorded_files, sources_of
 from zoo.recordings.store import build_store
 
 Part: TypeAlias = tuple[tuple[str, ...], int | None]
 """Sources of play (none: all), and how many transitions of each game and source (None: all)."""
+
+RESULT = {"name", "seed", "transitions", "play", "scores", "data", "training"}
+"""What is in a file of results at least."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,24 @@ class WorthProgress:
     note: str
 
 
+def check_recorded(job: WorthJob) -> None:
+    """Refuse a job whose candidate lacks a game or a source of it; only names of files are read.
+
+    Raises:
+        QzooError: names the candidate and what it lacks.
+    """
+    try:
+        files = recorded_files(job.paths)
+        for game in job.games:
+            recorded = sources_of(files, game)
+            for sources, _ in job.parts:
+                for source in sources:
+                    if source not in recorded:
+                        raise QzooError(f"{game}: no recording of {source}; recorded are {', '.join(recorded)}")
+    except QzooError as error:
+        raise QzooError(f"--candidates {job.name}: {error}") from error
+
+
 def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda progress: None) -> dict[str, Any]:
     """Train on the candidate and play every game; a job that was done before is read back, a killed one goes on.
 
@@ -75,7 +97,7 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
         figures}.
 
     Raises:
-        QzooError: recordings are missing or damaged.
+        QzooError: recordings are missing or damaged, or what was found before is damaged.
     """
     torch.set_num_threads(1)
     recordings = [
@@ -88,8 +110,7 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
     folder = job.folder(settings)
     finished = folder / "worth.json"
     if finished.exists():
-        done: dict[str, Any] = json.loads(finished.read_text())
-        return done
+        return read_result(finished)
 
     def tell(done: int, total: int, note: str) -> None:
         report(WorthProgress(job.name, job.config.seed, done, total, note))
@@ -128,11 +149,35 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
         "play": play_of(recordings),
         "scores": {game: raw.tolist() for game, raw in scores.items()},
         "data": {game: mean_return(recordings, game) for game in job.games},
-        "training": {"steps": run.step, "samples": run.step * job.config.batch_size, "seconds": round(run.seconds)},
+        "training": {
+            "steps": run.step,
+            "samples": run.step * batch_drawn(job.config.batch_size, len(job.games)),
+            "seconds": round(run.seconds),
+        },
         "settings": settings,
     }
     write_json(finished, result)
     return result
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """What `measure` wrote when it was done.
+
+    Raises:
+        QzooError: the file is damaged.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        result = None
+    if not isinstance(result, dict) or not result.keys() >= RESULT:
+        raise QzooError(f"{path}: damaged; delete it, and the candidate is measured again")
+    return result
+
+
+def batch_drawn(batch_size: int, games: int) -> int:
+    """Transitions of a batch, the same number for each game."""
+    return batch_size // games * games
 
 
 def play_of(recordings: Sequence[Recording]) -> dict[str, dict[str, int]]:
@@ -219,7 +264,7 @@ def worth_page(content: Mapping[str, Any]) -> str:
     return (
         "# What recorded play is worth\n\n"
         f"A policy trained offline on each candidate with the same settings: `{config['arch']}`, "
-        f"{config['steps']:,} steps of {config['batch_size']},\n{seeds}; it then played "
+        f"{config['steps']:,} steps of {batch_drawn(config['batch_size'], len(games))},\n{seeds}; it then played "
         f"{first['games'][games[0]]['episodes']} episodes of every game. IQM: interquartile mean human-normalized\n"
         "score; under each game the mean score, and in brackets the mean return of the data.\n\n"
         f"{table}\n\nThe candidates:\n\n{made}\n\nMade by\n\n```\n{content['command']}\n```\n"

@@ -210,7 +210,8 @@ class Page:
     folder: tyro.conf.Positional[Path] = SHIPPED
     """Folder of the recordings; by default those that travel with the package."""
     out: Path | None = None
-    """The page's file; by default README.md in the folder. The picture goes beside it."""
+    """The page's file; by default README.md in the folder. The picture goes beside it,
+    where there is a learner or random play to draw."""
     json: bool = False
     """Print the result as JSON on standard output."""
 
@@ -219,8 +220,9 @@ class Page:
         from zoo.data_card import write_page
 
         page, picture = write_page(self.folder, self.out or self.folder / "README.md")
-        print(page, picture, sep="\n", file=sys.stderr)
-        return {"page": str(page), "picture": str(picture)}
+        written = {"page": str(page), "picture": None if picture is None else str(picture)}
+        print(*filter(None, written.values()), sep="\n", file=sys.stderr)
+        return written
 
 
 def verify_part(part: Part, report: Callable[[int], None]) -> list[Mismatch]:

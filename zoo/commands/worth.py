@@ -51,7 +51,7 @@ class Worth:
     """Take about this many transitions of each game and source, whole episodes at random; where a candidate doesn't
     name its own."""
     seeds: int = 1
-    """Trainings a candidate."""
+    """Trainings a candidate, the first with --seed and each further one with the next."""
     episodes: int = 16
     """Episodes that each policy plays in each game."""
     run_config: RunConfig = field(default_factory=_run_config)
@@ -68,15 +68,17 @@ class Worth:
         """Measure every candidate; one row each, best first."""
         from zoo.files import write_json, write_text
         from zoo.recordings.pool import run_all
-        from zoo.worth import WorthJob, WorthProgress, measure, summarize_worth, worth_page
+        from zoo.worth import WorthJob, WorthProgress, check_recorded, measure, summarize_worth, worth_page
 
         games = tuple(parse_games(self.games))
-        self.run_config.check(len(games))
         if self.workers < 0:
             raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
-        for name in ("seeds", "episodes"):
-            if getattr(self, name) < 1:
+        for name in ("seeds", "episodes", "transitions"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise QzooError(f"--{name} {getattr(self, name)}: must be at least 1")
+        configs = [replace(self.run_config, seed=self.run_config.seed + number) for number in range(self.seeds)]
+        for config in configs:
+            config.check(len(games))
         candidates = parse_candidates(self.candidates, (self.sources, self.transitions))
         jobs = [
             WorthJob(
@@ -84,14 +86,16 @@ class Worth:
                 paths,
                 games,
                 parts,
-                replace(self.run_config, seed=seed),
+                config,
                 self.episodes,
                 self.out,
                 self.cache,
             )
-            for seed in range(self.seeds)  # first seeds first, so that an interrupted comparison still compares
+            for config in configs  # first seeds first, so that an interrupted comparison still compares
             for name, (paths, parts) in candidates.items()
         ]
+        for job in jobs[: len(candidates)]:
+            check_recorded(job)
         with progress_bar(quiet=self.json) as bar:
             tasks = {
                 (job.name, job.config.seed): bar.add_task(
@@ -117,19 +121,28 @@ class Worth:
 def parse_candidates(texts: Sequence[str], every: Part = ((), None)) -> dict[str, tuple[Paths, tuple[Part, ...]]]:
     """{name: (paths, parts)} of "name=path,path:source=transitions,source=transitions"; all but the name may be absent.
 
+    What follows the last colon is shares where it holds "=" and no "/"; other colons are of a path.
+
     Args:
         every: the only part of candidates that name none.
 
     Raises:
-        QzooError: no candidate, a name twice, or one that can't name a folder; a part that is no source and number.
+        QzooError: no candidate, a name twice, or one that can't name a folder; a part that is no source and number,
+            or a source twice.
     """
     candidates: dict[str, tuple[Paths, tuple[Part, ...]]] = {}
     for text in texts:
-        head, _, shares = text.partition(":")
+        head, _, shares = text.rpartition(":")
+        if "=" not in shares or "/" in shares or not head:
+            head, shares = text, ""
         name, _, paths = head.partition("=")
-        if not name or name in candidates or Path(name).name != name:
+        if name in candidates or name in ("", ".", "..") or set(name) & {"/", ":"}:
             raise QzooError(f"--candidates {text}: give each candidate a name of its own, as in plain=runs/recordings")
         parts = tuple(_parse_part(text, share) for share in shares.split(",") if share)
+        sources = [source for (source,), _ in parts]
+        for source in sources:
+            if sources.count(source) > 1:
+                raise QzooError(f"--candidates {text}: {source} twice; give a source one number of transitions")
         candidates[name] = tuple(Path(path) for path in paths.split(",") if path), parts or (every,)
     if not candidates:
         raise QzooError("--candidates: name at least one, as in plain=runs/recordings")

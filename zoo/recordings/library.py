@@ -160,8 +160,10 @@ def subsample(
     `Episode.kept` says which of their steps training may draw. Both draw without replacement.
 
     Raises:
-        QzooError: `transitions` below 1.
+        QzooError: `transitions` below 1, or `seed` below 0.
     """
+    if seed < 0:
+        raise QzooError(f"--seed {seed}: must be 0 or more")
     if transitions is not None and transitions < 1:
         raise QzooError(f"--transitions {transitions}: must be at least 1")
     if transitions is None or sum(recording.transitions for recording in recordings) <= transitions:

@@ -193,7 +193,13 @@ def verify_recording(
 
 
 def sample_episodes(recording: Recording, sample: int | None, seed: int = 0) -> list[int]:
-    """Numbers of `sample` episodes drawn without replacement, or of all."""
+    """Numbers of `sample` episodes drawn without replacement, or of all.
+
+    Raises:
+        QzooError: `seed` below 0.
+    """
+    if seed < 0:
+        raise QzooError(f"--seed {seed}: must be 0 or more")
     total = len(recording.episodes)
     if sample is None or sample >= total:
         return list(range(total))
