@@ -128,6 +128,13 @@ def test_play_with_other_rewards_is_refused_though_its_frames_are_cached(
         refused(lambda other=other: build_store([other], placement, tmp_path, num_threads=1), "replay gives")
 
 
+def test_room_is_taken_before_frames_are_mapped(tmp_path: Path) -> None:
+    """Where the disk fills under a memory map, the process is killed."""
+    build._reserve(tmp_path / "frames", 10**6)
+    there = (tmp_path / "frames").stat()
+    assert there.st_size == 10**6 <= 512 * there.st_blocks
+
+
 def test_rows_out_of_range_are_an_error(recordings: list[Recording]) -> None:
     frames = build_store(recordings, num_threads=1).frames
     joined = JoinedFrames((frames, frames))

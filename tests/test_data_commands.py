@@ -154,6 +154,8 @@ def test_wrong_settings_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (("page", tmp_path, "--out", tmp_path), f"--out {tmp_path}: a folder"),
         (("page", tmp_path, "--out", path / "x.md"), f"{path / 'x.md'}: could not be written"),
         (("stats", tmp_path / "nowhere"), "nowhere"),
+        (("stats", path, "--dataset", "custom"), "custom"),
+        (("list", path, "--dataset", "custom"), "custom"),
     ):
         assert run(*arguments) == 2
         (line,) = capsys.readouterr().err.splitlines()

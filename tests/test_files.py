@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.files import replacing, write_json
+from zoo.files import remove_leftovers, replacing, write_json
 
 
 def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -27,6 +27,18 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         raise OSError("disk full")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_leftovers_are_those_of_this_file_alone(tmp_path: Path) -> None:
+    names = [
+        ".Breakout.random.12.tmp.parquet",
+        ".Breakout.random.seed3.12.tmp.parquet",
+        ".Breakout.random.x.tmp.parquet",
+    ]
+    for name in names:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "Breakout.random.parquet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")

@@ -166,7 +166,7 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     reports: list[Progress] = []
     here = job(tmp_path / "file" / "folder", 10**6, deadline=time.time() + 5)
-    refused(lambda: record(here, reports.append), here.path, "could not be written")
+    refused(lambda: record(here, reports.append), here.path, "could not be written", "choose another place")
     assert not reports
 
 

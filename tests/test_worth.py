@@ -121,6 +121,8 @@ def test_candidate_paths() -> None:
         "c": ((Path("x:y"),), mixture),
     }
     refused(lambda: parse_candidates(("a=x:random=100,random=100",)), "--candidates a=x", "random twice")
+    for text in ("mine=", "mine=:random=100"):  # as with a shell's variable that is not set
+        refused(lambda text=text: parse_candidates((text,)), f"--candidates {text}", "names no path")
 
 
 @pytest.mark.parametrize("share", ["learner,random=5", "learner=0", "learner=1e5", "=5", "learner=-1"])

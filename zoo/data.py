@@ -13,7 +13,7 @@ from typing import Any, SupportsIndex, TypeAlias
 
 from zoo.errors import QzooError
 from zoo.games import get_game
-from zoo.recordings.datasets import DATASETS, Selection, missing_games
+from zoo.recordings.datasets import DATASETS, Selection, get_dataset, missing_games
 from zoo.recordings.format import Recording
 from zoo.recordings.library import recorded_files
 
@@ -51,6 +51,7 @@ def load(
         raise QzooError(f"games={games!r}: name at least one game, or give None for all")
     chosen = tuple(get_game(game).name for game in ([games] if isinstance(games, str) else games or ()))
     limit = None if per_game is None else _whole("per_game", per_game, 1)
+    get_dataset(name)
     selection = Selection(name, chosen, per_game=limit, uniform=uniform, seed=_whole("seed", seed, 0))
     return selection.load(_paths(recordings))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -43,8 +44,11 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
 
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes left of `path` where they wrote it; no other process may be writing it now."""
-    for left in path.parent.glob(_temporary_name(path, "*")):
-        left.unlink(missing_ok=True)
+    # A number, and nothing else: files of other names may begin with this one's, and be under way.
+    name = re.compile(re.escape(_temporary_name(path, "PROCESS")).replace("PROCESS", r"\d+"))
+    for left in path.parent.glob(".*"):
+        if name.fullmatch(left.name):
+            left.unlink(missing_ok=True)
 
 
 def _temporary_name(path: Path, process: object) -> str:
@@ -62,7 +66,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise QzooError(f"{path}: could not be written ({reason}); free some space") from error
+        elsewhere = isinstance(error, NotADirectoryError | IsADirectoryError | FileExistsError | PermissionError)
+        advice = "choose another place" if elsewhere else "free some space"
+        raise QzooError(f"{path}: could not be written ({reason}); {advice}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -64,6 +64,7 @@ class _Recorded:
                 check_name(recording)
             check_apart(recordings)
             return recordings
+        get_dataset(self.dataset)
         return Selection(self.dataset, tuple(parse_games(self.games)) if self.games else ()).load(self.paths)
 
 

@@ -138,6 +138,8 @@ def parse_candidates(texts: Sequence[str], every: Part = ((), None)) -> dict[str
         name, _, paths = head.partition("=")
         if name in candidates or name in ("", ".", "..") or set(name) & {"/", ":"}:
             raise QzooError(f"--candidates {text}: give each candidate a name of its own, as in plain=runs/recordings")
+        if "=" in head and not paths:
+            raise QzooError(f"--candidates {text}: names no path; a NAME alone is the recordings of the package")
         parts = tuple(_parse_part(text, share) for share in shares.split(",") if share)
         sources = [source for (source,), _ in parts]
         for source in sources:

@@ -102,7 +102,7 @@ def import_dqn_replay(
         QzooError: an unknown game; files that are missing, damaged, of another type or shape, or that don't fit
             each other; an action that the game has not, or a reward beyond 1; a full disk.
     """
-    game = find_game(path) if game is None else get_game(game).name
+    game = find_game(path, None if game is None else get_game(game).name)
     folder = path / "replay_logs" if (path / "replay_logs").is_dir() else path
     numbers = find_checkpoints(folder, checkpoints)
     lengths = [check_columns(folder, number) for number in numbers]
@@ -132,16 +132,20 @@ def import_dqn_replay(
     return target, origin
 
 
-def find_game(path: Path) -> str:
-    """The game that a path names: the last of its folders that is called like one.
+def find_game(path: Path, wanted: str | None = None) -> str:
+    """The game that a path names: the last of its folders that is called like one; else `wanted`.
 
     Raises:
-        QzooError: none is.
+        QzooError: none is, or another than is wanted: its actions would mean other moves.
     """
     for part in reversed(path.resolve().parts):
         if part in all_games():
+            if wanted not in (None, part):
+                raise QzooError(f"--game {wanted}: {path} is named after {part}; rename the folder if that is wrong")
             return part
-    raise QzooError(f"{path}: names no game of the table; give --game")
+    if wanted is None:
+        raise QzooError(f"{path}: names no game of the table; give --game")
+    return wanted
 
 
 def find_checkpoints(folder: Path, wanted: Sequence[int] = ()) -> list[int]:
