@@ -241,7 +241,10 @@ def _making(recordings: Sequence[Recording]) -> str:
     return (
         f"## How it was made\n\n{bullets(told)}\n\nWith ale-py {', '.join(versions)}, by these commands:\n\n```bash\n"
         + "\n".join(made)
-        + "\n```"
+        + "\n```\n\n"
+        "A recording that went on after a stop holds other episodes than the same command gives in one go, and a "
+        "learner may play otherwise on another processor. The files are what counts: they give the same play "
+        "everywhere."
     )
 
 
