@@ -245,7 +245,7 @@ def test_shipped_recordings_are_small_and_good() -> None:
     command = Stats(json=True)
     stats = command.run()
     assert stats["bytes_per_transition"] <= 0.6
-    assert stats["transitions"] >= 43_000_000
+    assert stats["transitions"] >= 52_000_000
     learners = {game: sources["learner"] for game, sources in stats["games"].items() if "learner" in sources}
     train = {game: learner for game, learner in learners.items() if get_game(game).split == "train"}
     assert len(train) >= 12 and len(learners) - len(train) >= 2
