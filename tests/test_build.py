@@ -18,6 +18,7 @@ from tests.command_helpers import run_command
 from tests.conftest import GAMES
 from tests.recording_helpers import refused
 from zoo.errors import QzooError
+from zoo.files import reserve
 from zoo.pretrain.batches import Batches
 from zoo.pretrain.config import RunConfig
 from zoo.recordings import blocks as blocks_module
@@ -130,7 +131,7 @@ def test_play_with_other_rewards_is_refused_though_its_frames_are_cached(
 
 def test_room_is_taken_before_frames_are_mapped(tmp_path: Path) -> None:
     """Where the disk fills under a memory map, the process is killed."""
-    build._reserve(tmp_path / "frames", 10**6)
+    reserve(tmp_path / "frames", 10**6)
     there = (tmp_path / "frames").stat()
     assert there.st_size == 10**6 <= 512 * there.st_blocks
 

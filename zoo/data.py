@@ -51,7 +51,7 @@ def load(
         raise QzooError(f"games={games!r}: name at least one game, or give None for all")
     chosen = tuple(get_game(game).name for game in ([games] if isinstance(games, str) else games or ()))
     limit = None if per_game is None else _whole("per_game", per_game, 1)
-    get_dataset(name)
+    get_dataset(name)  # a selection takes "custom" too, which is no dataset
     selection = Selection(name, chosen, per_game=limit, uniform=uniform, seed=_whole("seed", seed, 0))
     return selection.load(_paths(recordings))
 

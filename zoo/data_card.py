@@ -20,8 +20,8 @@ from zoo.files import write_text, writing
 from zoo.games import OTHER_PLAYERS, get_game
 from zoo.markdown import bullets, markdown_table, score_text
 from zoo.recordings.datasets import DATASETS, datasets_stats, get_dataset
-from zoo.recordings.format import CHECK_INTERVAL, Recording, read_recording
-from zoo.recordings.library import SHIPPED, recorded_files
+from zoo.recordings.format import CHECK_INTERVAL, Recording
+from zoo.recordings.library import SHIPPED, read_files, recorded_files
 from zoo.recordings.stats import DatasetStats, SourceStats, commands, play_stats
 
 PICTURE = "play.png"
@@ -53,7 +53,7 @@ def write_page(folder: Path, page: Path) -> tuple[Path, Path | None]:
     if page.is_dir():
         raise QzooError(f"--out {page}: a folder; give the page's file, as in {page / 'README.md'}")
     files = recorded_files([folder])
-    recordings = [read_recording(path) for sources in files.values() for parts in sources.values() for path in parts]
+    recordings = read_files([path for sources in files.values() for parts in sources.values() for path in parts])
     text = render_page(recordings)
     rows = picture_rows(play_stats(recordings))
     picture = page.with_name(PICTURE) if _drawable(rows) else None

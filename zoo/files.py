@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -44,10 +43,11 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
 
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes left of `path` where they wrote it; no other process may be writing it now."""
-    # A number, and nothing else: files of other names may begin with this one's, and be under way.
-    name = re.compile(re.escape(_temporary_name(path, "PROCESS")).replace("PROCESS", r"\d+"))
+    before, after = _temporary_name(path, "*").split("*")
     for left in path.parent.glob(".*"):
-        if name.fullmatch(left.name):
+        # A number, and nothing else: files of other names may begin with this one's, and be under way.
+        fits = left.name.startswith(before) and left.name.endswith(after)
+        if fits and left.name[len(before) : -len(after)].isdecimal():
             left.unlink(missing_ok=True)
 
 
@@ -80,6 +80,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, indented, whole or not at all."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def reserve(path: Path, size: int) -> None:
+    """Have the disk give a file room for `size` bytes in all, where the system can: the file is then as large.
+
+    What writes through a memory map, or by a library that does not expect it, crashes where a disk fills.
+
+    Raises:
+        OSError: a full disk, a quota, or a limit on the size of files.
+        QzooError: where the system can't reserve: there is no room now.
+    """
+    with path.open("ab") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            check_room(path.parent, size - file.tell())
 
 
 def check_room(folder: Path, size: int) -> None:

@@ -29,7 +29,7 @@ from zoo.pretrain.loop import TrainingProgress, train
 from zoo.pretrain.run import new_objective
 from zoo.recordings.build import fingerprint
 from zoo.recordings.format import Recording
-from zoo.recordings.library import load_recordings, recorded_files, sources_of
+from zoo.recordings.library import load_recordings, recorded_files, source_paths, sources_of
 from zoo.recordings.store import build_store
 
 Part: TypeAlias = tuple[tuple[str, ...], int | None]
@@ -78,11 +78,10 @@ def check_recorded(job: WorthJob) -> None:
     try:
         files = recorded_files(job.paths)
         for game in job.games:
-            recorded = sources_of(files, game)
+            sources_of(files, game)
             for sources, _ in job.parts:
                 for source in sources:
-                    if source not in recorded:
-                        raise QzooError(f"{game}: no recording of {source}; recorded are {', '.join(recorded)}")
+                    source_paths(files, game, source)
     except QzooError as error:
         raise QzooError(f"--candidates {job.name}: {error}") from error
 
@@ -151,7 +150,7 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
         "data": {game: mean_return(recordings, game) for game in job.games},
         "training": {
             "steps": run.step,
-            "samples": run.step * batch_drawn(job.config.batch_size, len(job.games)),
+            "samples": run.step * job.config.per_game(len(job.games)) * len(job.games),
             "seconds": round(run.seconds),
         },
         "settings": settings,
@@ -173,11 +172,6 @@ def read_result(path: Path) -> dict[str, Any]:
     if not isinstance(result, dict) or not result.keys() >= RESULT:
         raise QzooError(f"{path}: damaged; delete it, and the candidate is measured again")
     return result
-
-
-def batch_drawn(batch_size: int, games: int) -> int:
-    """Transitions of a batch, the same number for each game."""
-    return batch_size // games * games
 
 
 def play_of(recordings: Sequence[Recording]) -> dict[str, dict[str, int]]:
@@ -264,7 +258,7 @@ def worth_page(content: Mapping[str, Any]) -> str:
     return (
         "# What recorded play is worth\n\n"
         f"A policy trained offline on each candidate with the same settings: `{config['arch']}`, "
-        f"{config['steps']:,} steps of {batch_drawn(config['batch_size'], len(games))},\n{seeds}; it then played "
+        f"{config['steps']:,} steps of {first['samples'] // config['steps']},\n{seeds}; it then played "
         f"{first['games'][games[0]]['episodes']} episodes of every game. IQM: interquartile mean human-normalized\n"
         "score; under each game the mean score, and in brackets the mean return of the data.\n\n"
         f"{table}\n\nThe candidates:\n\n{made}\n\nMade by\n\n```\n{content['command']}\n```\n"

@@ -17,7 +17,7 @@ from zoo.bench.timing import seconds_of, units_of
 from zoo.device import pick_precision
 from zoo.encoder import Encoder
 from zoo.pretrain import batches, loop
-from zoo.pretrain.checkpoint import RunState, fetch
+from zoo.pretrain.checkpoint import RunState
 from zoo.pretrain.config import ComputeConfig, RunConfig
 from zoo.pretrain.log import RunLog
 from zoo.pretrain.run import new_objective
@@ -131,7 +131,7 @@ def watch_steps(watch: Stopwatch, engine: Engine, steps: int) -> dict[str, float
                 engine.take()
         seconds = watch.read()
         log = RunLog(Path(folder), 0)
-        line = seconds_of(lambda: log.write(1, fetch(engine.run.sums), 1.0), engine.device)
+        line = seconds_of(lambda: log.write(1, engine.run.take_means(), 1.0), engine.device)
     engine.run = RunState(step=first)  # the batch prepared for this step is still there
     parts = {part: seconds.get(part, 0.0) / steps for part in PARTS}
     parts["logging"] += line / loop.LOG_EVERY

@@ -19,7 +19,7 @@ from zoo.errors import QzooError
 from zoo.games import get_game
 from zoo.recordings.datasets import Selection, dataset_files, datasets_stats, get_dataset
 from zoo.recordings.format import Recording, digest_matches, read_recording
-from zoo.recordings.library import SHIPPED, check_apart, check_name, recorded_files, sources_of
+from zoo.recordings.library import SHIPPED, check_name, read_files, recorded_files, sources_of
 from zoo.recordings.pool import run_all
 from zoo.recordings.replay import Mismatch, sample_episodes, verify_recording
 from zoo.recordings.stats import DatasetStats, SourceStats, dataset_stats, play_stats
@@ -59,12 +59,8 @@ class _Recorded:
     def read(self) -> list[Recording]:
         """The recordings, and of a dataset no more than it takes."""
         if self.dataset is None:
-            recordings = [read_recording(path) for path in self.files()]
-            for recording in recordings:
-                check_name(recording)
-            check_apart(recordings)
-            return recordings
-        get_dataset(self.dataset)
+            return read_files(self.files())
+        get_dataset(self.dataset)  # a selection takes "custom" too, which is no dataset
         return Selection(self.dataset, tuple(parse_games(self.games)) if self.games else ()).load(self.paths)
 
 

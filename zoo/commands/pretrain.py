@@ -141,7 +141,7 @@ class Pretrain:
             chosen = self.choose()
             self.run_config.check(len(chosen.games))
             device = pick_device(world.own_device(self.device))
-            share = share_of(chosen.games, self.run_config.batch_size // len(chosen.games), world)
+            share = share_of(chosen.games, self.run_config.per_game(len(chosen.games)), world)
             # Rather now than after the replay.
             there = checkpoints_at(folder / CHECKPOINT, resume=self.resume)
             if not self.force_resume:

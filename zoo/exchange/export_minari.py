@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from zoo.atari import FRAME_SIZE, NUM_ACTIONS, PROTOCOL
 from zoo.errors import QzooError
 from zoo.exchange.export import replayed
-from zoo.files import check_room, writing
+from zoo.files import check_room, reserve, writing
 from zoo.games import get_game
 from zoo.recordings.build import fingerprint
 from zoo.recordings.format import Recording
@@ -140,18 +139,9 @@ def _write_episodes(
 
 
 def _reserve(folder: Path, size: int) -> None:
-    """Have the disk give room for `size` bytes more before HDF5 writes, which crashes where there is none.
-
-    HDF5 writes over them, and cuts off what it did not need.
-
-    Raises:
-        OSError: a full disk, a quota, or a limit on the size of files.
-    """
+    """Reserve `size` bytes more for HDF5, which writes over them and cuts off what it did not need."""
     path = folder / "main_data.hdf5"
-    if sys.platform == "darwin":  # has no posix_fallocate
-        return check_room(folder, size)
-    with path.open("rb+") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size + size)
+    reserve(path, path.stat().st_size + size)
 
 
 def _metadata(name: str, recordings: Sequence[Recording], command: str) -> dict[str, Any]:

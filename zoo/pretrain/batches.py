@@ -55,7 +55,7 @@ class Batches:
     ) -> None:
         self._store, self._config, self._device = store, config, device
         self._sizes = list((sizes or store.sizes).values())
-        self._per_game = config.batch_size // len(self._sizes)
+        self._per_game = config.per_game(len(self._sizes))
         self.size = self._per_game * len(self._sizes)
         """Of a batch of all ranks."""
         self._rows = share.rows(len(self._sizes), self._per_game)

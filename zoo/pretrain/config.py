@@ -136,6 +136,10 @@ class RunConfig:
         """Plain JSON types, for checkpoints and model cards."""
         return asdict(self)
 
+    def per_game(self, num_games: int) -> int:
+        """Transitions of each game in a batch: what doesn't share out evenly is not drawn."""
+        return self.batch_size // num_games
+
     def check(self, num_games: int) -> None:
         """Refuse settings that can't work.
 

@@ -82,12 +82,13 @@ def write_run_model(
     network = objective.network
     model = folder / "model"
     curve = read_curve(folder / LOG)
+    batch = config.per_game(len(network.games)) * len(network.games)
     training = {
         "command": command,
         "steps": run.step,
-        "samples": run.step * (config.batch_size // len(network.games) * len(network.games)),
+        "samples": run.step * batch,
         "seconds": round(run.seconds),
-        "batch_size": config.batch_size // len(network.games) * len(network.games),
+        "batch_size": batch,
         "device": device_name(device) if ranks == 1 else f"{ranks} ranks, {device_name(device)} each",
         "precision": str(pick_precision(config.precision, device)).removeprefix("torch."),
         "torch": torch.__version__,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from zoo.atari import FRAME_SIZE, PROTOCOL
 from zoo.errors import QzooError
-from zoo.files import check_room, remove_leftovers, replacing
+from zoo.files import check_room, remove_leftovers, replacing, reserve
 from zoo.locks import lock_beside
 from zoo.recordings.blocks import BlockFrames, open_blocks, write_blocks
 from zoo.recordings.format import Recording
@@ -85,7 +84,7 @@ def mapped_frames(
     def write() -> None:
         check_room(cache, size)
         with replacing(path) as temporary:
-            _reserve(temporary, size)
+            reserve(temporary, size)
             building = np.memmap(temporary, dtype=np.uint8, mode="r+", shape=shape)
             _fill(building, recordings, num_threads, on_steps)
             building.flush()
@@ -95,15 +94,6 @@ def mapped_frames(
         raise QzooError(f"{path}: {path.stat().st_size:,} bytes instead of {size:,}; delete it, and it is made again")
     # Copy-on-write: torch wants writable memory, and nothing may ever change the file.
     return RawFrames(torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c", shape=shape)))
-
-
-def _reserve(path: Path, size: int) -> None:
-    """Make a file of `size` bytes that has its room: a disk that fills under a memory map kills the process."""
-    with path.open("wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.truncate(size)
 
 
 def block_frames(

@@ -79,20 +79,37 @@ def sources_of(files: Files, game: str) -> list[str]:
     return list(files[game])
 
 
-def read_source(files: Files, game: str, source: str) -> list[Recording]:
-    """The recordings of a game and source, one a file.
+def source_paths(files: Files, game: str, source: str) -> list[Path]:
+    """The files of a game and source.
 
     Raises:
-        QzooError: there is none; a damaged file; or one that holds another game or source than its name tells.
+        QzooError: there is none.
     """
     recorded = sources_of(files, game)
     if source not in recorded:
         raise QzooError(f"{game}: no recording of {source}; recorded are {', '.join(recorded)}")
+    return files[game][source]
+
+
+def read_source(files: Files, game: str, source: str) -> list[Recording]:
+    """The recordings of a game and source, one a file.
+
+    Raises:
+        QzooError: there is none; or as `read_files`.
+    """
+    return read_files(source_paths(files, game, source))
+
+
+def read_files(paths: Sequence[Path]) -> list[Recording]:
+    """The recordings of files, whose names tell game and source.
+
+    Raises:
+        QzooError: a damaged file; one that holds another game or source than its name tells; the same play twice.
+    """
     recordings = []
-    for path in files[game][source]:
-        recording = read_recording(path)
-        check_name(recording)
-        recordings.append(recording)
+    for path in paths:
+        recordings.append(read_recording(path))
+        check_name(recordings[-1])
     check_apart(recordings)
     return recordings
 

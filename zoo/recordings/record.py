@@ -218,7 +218,7 @@ def play_on(
             saved = time.time()
     save()
     final = job_progress(job, episodes, recorded, played / max(time.time() - began, 1e-9))
-    final = replace(final, dropped=played - recorded + before)
+    final = replace(final, dropped=played - (recorded - before))
     report(final)
     return final
 
