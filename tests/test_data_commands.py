@@ -22,8 +22,8 @@ from zoo.commands.data import List, Stats, Verify
 from zoo.games import get_game
 from zoo.recordings.format import Episode, new_metadata, read_recording, write_recording
 from zoo.recordings.library import load_recordings, recording_paths
-from zoo.recordings.replay import sample_episodes, verify_recording
 from zoo.recordings.stats import last_episodes, policy_steps
+from zoo.recordings.verify import sample_episodes, verify_recording
 
 
 def run(*arguments: object) -> int:

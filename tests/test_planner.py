@@ -19,7 +19,7 @@ from zoo.recordings import planner as module
 from zoo.recordings.format import Episode, read_recording
 from zoo.recordings.planner import Outcome, PlannedEpisode, Planner, PlannerRun, PlanSettings, novelty
 from zoo.recordings.record import RecordJob, record
-from zoo.recordings.replay import verify_recording
+from zoo.recordings.verify import verify_recording
 
 QUICK = (4, 1, 4, 2)  # hundreds of steps a second, and hardly a plan
 SHARP = PlanSettings(16, 2, 2, 6)

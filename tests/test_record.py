@@ -27,7 +27,7 @@ from zoo.recordings.learner import Learner, LearnerConfig
 from zoo.recordings.library import recording_paths
 from zoo.recordings.pool import record_all, run_all
 from zoo.recordings.record import Progress, RecordJob, record
-from zoo.recordings.replay import verify_recording
+from zoo.recordings.verify import verify_recording
 from zoo.state import load_state
 
 SMALL = LearnerConfig(num_envs=2, batch_size=16, samples_per_step=2.0, width=16, warmup_steps=100)

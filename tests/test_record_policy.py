@@ -18,7 +18,8 @@ from zoo.hub import load_qnetwork
 from zoo.model_folder import write_model
 from zoo.recordings.format import read_recording
 from zoo.recordings.policy import FramePlayers, checked_episode
-from zoo.recordings.replay import empty_frames, num_frames, replay, verify_recording
+from zoo.recordings.replay import empty_frames, num_frames, replay
+from zoo.recordings.verify import verify_recording
 
 
 @pytest.fixture

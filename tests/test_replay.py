@@ -12,6 +12,7 @@ import pytest
 import zoo.atari
 import zoo.recordings.play
 import zoo.recordings.replay
+import zoo.recordings.verify
 from tests.recording_helpers import flip_action, played, recorded, refused, with_flipped_action
 from zoo.atari import PROTOCOL, make_ale, make_vector_env
 from zoo.recordings.format import CHECK_INTERVAL, Episode, read_recording
@@ -23,10 +24,8 @@ from zoo.recordings.replay import (
     empty_frames,
     num_frames,
     replay,
-    sample_episodes,
-    verify_episode,
-    verify_recording,
 )
+from zoo.recordings.verify import sample_episodes, verify_episode, verify_recording
 
 GAMES = ("Breakout", "SpaceInvaders", "Frostbite", "Seaquest")
 
@@ -179,7 +178,7 @@ def test_verify_refuses_other_rewards_ends_and_seeds() -> None:
 def test_a_truncated_episode_keeps_its_last_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a limit of 50 steps, plain and vector environment cut at the same step."""
     short = replace(PROTOCOL, max_steps=50)
-    for module in (zoo.atari, zoo.recordings.play, zoo.recordings.replay):
+    for module in (zoo.atari, zoo.recordings.play, zoo.recordings.replay, zoo.recordings.verify):
         monkeypatch.setattr(module, "PROTOCOL", short)
     players = Players("Breakout", 1, "random", 3)
     while not players.finished:
@@ -194,7 +193,7 @@ def test_a_truncated_episode_keeps_its_last_state(monkeypatch: pytest.MonkeyPatc
     for action in episode.actions.astype(np.int64):
         stack, *_ = env.step(np.array([action]))
     assert np.array_equal(stack[0], frames[-4:])
-    monkeypatch.setattr(zoo.recordings.replay, "PROTOCOL", replace(PROTOCOL, max_steps=60))
+    monkeypatch.setattr(zoo.recordings.verify, "PROTOCOL", replace(PROTOCOL, max_steps=60))
     contradiction = verify_episode("Breakout", episode)
     assert contradiction is not None and "contradicts the protocol" in contradiction[1]
 

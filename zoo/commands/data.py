@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tyro
 from rich.console import Console
@@ -18,20 +16,15 @@ from zoo.cores import cores
 from zoo.errors import QzooError
 from zoo.games import get_game
 from zoo.recordings.datasets import Selection, dataset_files, datasets_stats, get_dataset
-from zoo.recordings.format import Recording, digest_matches, read_recording
-from zoo.recordings.library import SHIPPED, check_name, read_files, recorded_files, sources_of
-from zoo.recordings.pool import run_all
-from zoo.recordings.replay import Mismatch, sample_episodes, verify_recording
+from zoo.recordings.format import Recording
+from zoo.recordings.library import SHIPPED, read_files, recorded_files, sources_of
 from zoo.recordings.stats import DatasetStats, SourceStats, dataset_stats, play_stats
-
-PART_STEPS = 20_000
-"""Steps that one process verifies at a time: a few seconds, so that one long file keeps every core busy."""
+from zoo.recordings.verify import verify_files
 
 IQM_NOTE = (
     "IQM human: interquartile mean over games of the human-normalized mean return; sourced: without the games whose "
     "human reference is not DeepMind's"
 )
-Part = tuple[Path, tuple[int, ...]]
 Paths = tyro.conf.Positional[tuple[Path, ...]]
 
 
@@ -108,13 +101,19 @@ class List(_Recorded):
 class Verify(_Recorded):
     """Replay recorded episodes and compare every reward, end and RAM check; exit code 1 where one differs.
 
-    Of a dataset, the whole files that it takes play of.
+    Of a dataset, the whole files that it takes play of. A file that can't be read is named, the others are verified,
+    and the exit code is 2.
     """
+
+    IF_INTERRUPTED: ClassVar[str] = "what --log holds by now is not replayed again"
 
     sample: int = 2
     """Episodes of each file, drawn at random. A file whose values were changed is replayed whole."""
     all: bool = False
     """Every episode."""
+    log: Path | None = None
+    """JSON file of the files that replayed whole, written as it goes. What it holds is not replayed again, as long as
+    the file's values and ale-py are the same: a verification that was stopped goes on where it was."""
     seed: int = 0
     """Draws the sample."""
     workers: int = 0
@@ -130,41 +129,29 @@ class Verify(_Recorded):
         if self.workers < 0:
             raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
         paths = self.files()
-        parts: list[Part] = []
-        changed: list[Path] = []
-        episodes = steps = 0
-        for path in paths:
-            recording = read_recording(path, check_digest=False)
-            check_name(recording)
-            if not digest_matches(path):
-                changed.append(path)
-            whole = self.all or path in changed
-            numbers = sample_episodes(recording, None if whole else self.sample, self.seed)
-            episodes += len(numbers)
-            steps += sum(recording.episodes[number].length for number in numbers)
-            parts += _parts(path, recording, numbers)
         with progress_bar(quiet=self.json) as bar:
-            task = bar.add_task("verify", total=steps, note=f"{len(paths)} files")
-            workers = max(1, min(self.workers or cores(), len(parts)))
-            results = run_all(verify_part, parts, workers, lambda done: bar.advance(task, done))
-        mismatches = [mismatch for result in results for mismatch in result]
-        located = {mismatch.path for mismatch in mismatches}
-        for path in changed:
-            if str(path) not in located:
-                what = "every episode replays, but other values are not those that were written"
-                mismatches.append(Mismatch(str(path), None, None, what))
-        self.exit_code = 1 if mismatches else 0
+            task = bar.add_task("verify", total=None, note=f"{len(paths)} files")
+            found = verify_files(
+                paths,
+                None if self.all else self.sample,
+                self.seed,
+                self.workers or cores(),
+                self.log,
+                lambda total: bar.update(task, total=total),
+                lambda steps: bar.advance(task, steps),
+            )
+        self.exit_code = 2 if found.unreadable else 1 if found.mismatches else 0
         if not self.json:
-            for mismatch in mismatches:
+            for mismatch in found.mismatches:
                 print(mismatch)
-            verdict = f"{len(mismatches)} mismatches" if mismatches else "all as recorded"
-            print(f"{episodes:,} episodes of {len(paths)} files, {steps:,} steps: {verdict}", file=sys.stderr)
-        return {
-            "files": len(paths),
-            "episodes": episodes,
-            "steps": steps,
-            "mismatches": [asdict(mismatch) for mismatch in mismatches],
-        }
+        if not self.json and found.files:
+            verdict = f"{len(found.mismatches)} mismatches" if found.mismatches else "all as recorded"
+            earlier = f"; {found.earlier:,} more steps by {self.log}" if found.earlier else ""
+            size = f"{found.episodes:,} episodes of {found.files} files, {found.steps:,} steps"
+            print(f"{size}: {verdict}{earlier}", file=sys.stderr)
+        for reason in found.unreadable:
+            print(f"error: {reason}", file=sys.stderr)
+        return asdict(found)
 
 
 @dataclass
@@ -220,29 +207,6 @@ class Page:
         written = {"page": str(page), "picture": None if picture is None else str(picture)}
         print(*filter(None, written.values()), sep="\n", file=sys.stderr)
         return written
-
-
-def verify_part(part: Part, report: Callable[[int], None]) -> list[Mismatch]:
-    """Verify some episodes of a file, in a process of a pool; reports steps."""
-    path, numbers = part
-    return verify_recording(_read(path), numbers, report)
-
-
-@lru_cache(maxsize=1)
-def _read(path: Path) -> Recording:
-    return read_recording(path, check_digest=False)
-
-
-def _parts(path: Path, recording: Recording, numbers: Sequence[int]) -> list[Part]:
-    """The episodes in parts of at least PART_STEPS steps, the last one excepted."""
-    parts, current, steps = [], [], 0
-    for number in numbers:
-        current.append(number)
-        steps += recording.episodes[number].length
-        if steps >= PART_STEPS:
-            parts.append((path, tuple(current)))
-            current, steps = [], 0
-    return parts + ([(path, tuple(current))] if current else [])
 
 
 def _stats_table(games: dict[str, dict[str, SourceStats]]) -> Table:

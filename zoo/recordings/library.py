@@ -22,6 +22,9 @@ SHIPPED = Path(__file__).with_name("shipped")
 Files = dict[str, dict[str, list[Path]]]
 """Recording files by game and source."""
 
+Holders = dict[tuple[str, str, int], tuple[str, int]]
+"""Which file holds an episode, and its number there, by game, policy and seed."""
+
 
 def recording_paths(paths: Sequence[Path] = ()) -> list[Path]:
     """Recording files: those named, those in the folders named, or the shipped ones by default; each once."""
@@ -106,11 +109,11 @@ def read_files(paths: Sequence[Path]) -> list[Recording]:
     Raises:
         QzooError: a damaged file; one that holds another game or source than its name tells; the same play twice.
     """
-    recordings = []
+    recordings, holders = [], Holders()
     for path in paths:
         recordings.append(read_recording(path))
         check_name(recordings[-1])
-    check_apart(recordings)
+        claim_episodes(holders, recordings[-1])
     return recordings
 
 
@@ -127,19 +130,20 @@ def check_name(recording: Recording) -> None:
         raise QzooError(f"{recording.path}: named after {'.'.join(named)}, but holds {'.'.join(held)}; rename it")
 
 
-def check_apart(recordings: Sequence[Recording]) -> None:
-    """Refuse files that hold the same play, as a copy under another name does.
+def claim_episodes(holders: Holders, recording: Recording) -> None:
+    """Note which episodes a recording holds, in `holders`, and refuse those that were noted before.
 
     Raises:
-        QzooError: an episode of the same game, policy and seed in two files, both named.
+        QzooError: an episode of the same game, policy and seed as another one, both named.
     """
-    holders: dict[tuple[str, str, int], Recording] = {}
-    for recording in recordings:
-        for number, episode in enumerate(recording.episodes):
-            other = holders.setdefault((recording.metadata.game, episode.policy, episode.seed), recording)
-            if other is not recording:
-                where = f"episode {number}, seed {episode.seed} of {episode.policy}"
-                raise QzooError(f"{recording.name}: {where}, is in {other.name} too; leave one of them out")
+    for number, episode in enumerate(recording.episodes):
+        key = (recording.metadata.game, episode.policy, episode.seed)
+        other, before = holders.setdefault(key, (recording.name, number))
+        if (other, before) != (recording.name, number):
+            what = f"{recording.name}: episode {number}, seed {episode.seed} of {episode.policy}, is"
+            if other == recording.name:
+                raise QzooError(f"{what} episode {before} as well; fetch the file again")
+            raise QzooError(f"{what} in {other} too; leave one of them out")
 
 
 def load_recordings(

@@ -1,20 +1,19 @@
-"""From seeds and actions back to frames, and verification."""
+"""From seeds and actions back to frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
 from typing import Protocol
 
-import ale_py
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.atari import FRAME_SIZE, PROTOCOL, action_values, make_ale, play_step, reseed
+from zoo.atari import FRAME_SIZE, PROTOCOL
 from zoo.errors import QzooError
-from zoo.recordings.format import CHECK_INTERVAL, Episode, Recording, check_value
+from zoo.recordings.format import Episode
 from zoo.recordings.frame_process import FrameProcess, frame_processes
 
 Frames = NDArray[np.uint8]
@@ -138,72 +137,6 @@ def _replay_episode(
         gives, wanted = (tuple(column[step].item() for column in columns) for columns in (replayed, recorded))
         what = f"replay gives (reward, terminated, truncated) {gives}, recorded {wanted}"
         raise QzooError(str(Mismatch(*where, step, what)))
-
-
-def verify_episode(game: str, episode: Episode, ale: ale_py.ALEInterface | None = None) -> tuple[int, str] | None:
-    """Replay on a plain emulator and compare rewards, ends, and the checks over actions and RAM.
-
-    Args:
-        ale: an emulator of the game to do it on; a new one if not given.
-
-    Returns:
-        None where all is equal, else (step, what differs).
-    """
-    if ale is None:
-        ale = make_ale(game, episode.seed)
-    else:
-        reseed(ale, game, episode.seed)
-    actions = action_values()
-    for step, action in enumerate(episode.actions.tolist()):
-        if ale.game_over():
-            return step, f"the game is over after {step} steps, recorded {episode.length}"
-        reward = play_step(ale, actions[action])
-        if reward != episode.rewards[step]:
-            return step, f"replay gives reward {reward}, recorded {int(episode.rewards[step])}"
-        length = step + 1
-        if length == episode.length or length % CHECK_INTERVAL == 0:
-            since = step // CHECK_INTERVAL * CHECK_INTERVAL
-            check = check_value(episode.actions[since:length], ale.getRAM())
-            if check != episode.checks[step // CHECK_INTERVAL]:
-                return step, f"actions or RAM of steps {since} to {step} differ from the recorded check"
-    last, over = episode.length - 1, bool(ale.game_over())
-    if over != episode.terminated:
-        return last, f"replay gives terminated={over}, recorded {episode.terminated}"
-    if episode.truncated == episode.terminated or (episode.truncated and last + 1 != PROTOCOL.max_steps):
-        return last, f"truncated={episode.truncated} after {last + 1} steps contradicts the protocol"
-    return None
-
-
-def verify_recording(
-    recording: Recording,
-    numbers: Iterable[int] | None = None,
-    on_steps: Callable[[int], None] = lambda steps: None,
-) -> list[Mismatch]:
-    """Verify the episodes `numbers` of a recording, all by default."""
-    mismatches, game = [], recording.metadata.game
-    chosen = list(range(len(recording.episodes)) if numbers is None else numbers)
-    # The first start by state costs as much as a few by loading the ROM.
-    ale = make_ale(game, seed=0) if len(chosen) > 4 else None
-    for number in chosen:
-        difference = verify_episode(game, recording.episodes[number], ale)
-        if difference is not None:
-            mismatches.append(Mismatch(str(recording.path), number, *difference))
-        on_steps(recording.episodes[number].length)
-    return mismatches
-
-
-def sample_episodes(recording: Recording, sample: int | None, seed: int = 0) -> list[int]:
-    """Numbers of `sample` episodes drawn without replacement, or of all.
-
-    Raises:
-        QzooError: `seed` below 0.
-    """
-    if seed < 0:
-        raise QzooError(f"--seed {seed}: must be 0 or more")
-    total = len(recording.episodes)
-    if sample is None or sample >= total:
-        return list(range(total))
-    return sorted(np.random.default_rng(seed).choice(total, sample, replace=False).tolist())
 
 
 def empty_frames(count: int) -> Frames:

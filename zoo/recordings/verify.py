@@ -1,0 +1,249 @@
+"""Verification: every recorded episode played back, and compared with what was recorded."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import ale_py
+import numpy as np
+
+from zoo.atari import PROTOCOL, action_values, make_ale, play_step, reseed
+from zoo.errors import QzooError
+from zoo.files import write_json
+from zoo.recordings.format import CHECK_INTERVAL, Episode, Recording, check_value, digest_of, read_recording
+from zoo.recordings.library import Holders, check_name, claim_episodes
+from zoo.recordings.pool import run_all
+from zoo.recordings.replay import Mismatch
+
+PART_STEPS = 20_000
+"""Steps that one process verifies at a time: a few seconds, so that one long file keeps every core busy."""
+
+LOG_FIELDS = {"digest", "ale_py", "episodes", "steps"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some episodes of a file, for one process."""
+
+    path: Path
+    numbers: tuple[int, ...]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a process tells: steps played, and at the end of its part what differs."""
+
+    path: Path
+    steps: int
+    mismatches: tuple[Mismatch, ...] | None = None
+
+
+@dataclass
+class Verified:
+    """What a verification found."""
+
+    files: int = 0
+    episodes: int = 0
+    steps: int = 0
+    """Replayed now."""
+    earlier: int = 0
+    """Steps of files that a log says replayed before; not played again."""
+    mismatches: list[Mismatch] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    """Files that could not be read, and why."""
+
+
+def verify_episode(game: str, episode: Episode, ale: ale_py.ALEInterface | None = None) -> tuple[int, str] | None:
+    """Replay on a plain emulator and compare rewards, ends, and the checks over actions and RAM.
+
+    Args:
+        ale: an emulator of the game to do it on; a new one if not given.
+
+    Returns:
+        None where all is equal, else (step, what differs).
+    """
+    if ale is None:
+        ale = make_ale(game, episode.seed)
+    else:
+        reseed(ale, game, episode.seed)
+    actions = action_values()
+    for step, action in enumerate(episode.actions.tolist()):
+        if ale.game_over():
+            return step, f"the game is over after {step} steps, recorded {episode.length}"
+        reward = play_step(ale, actions[action])
+        if reward != episode.rewards[step]:
+            return step, f"replay gives reward {reward}, recorded {int(episode.rewards[step])}"
+        length = step + 1
+        if length == episode.length or length % CHECK_INTERVAL == 0:
+            since = step // CHECK_INTERVAL * CHECK_INTERVAL
+            check = check_value(episode.actions[since:length], ale.getRAM())
+            if check != episode.checks[step // CHECK_INTERVAL]:
+                return step, f"actions or RAM of steps {since} to {step} differ from the recorded check"
+    last, over = episode.length - 1, bool(ale.game_over())
+    if over != episode.terminated:
+        return last, f"replay gives terminated={over}, recorded {episode.terminated}"
+    if episode.truncated == episode.terminated or (episode.truncated and last + 1 != PROTOCOL.max_steps):
+        return last, f"truncated={episode.truncated} after {last + 1} steps contradicts the protocol"
+    return None
+
+
+def verify_recording(
+    recording: Recording,
+    numbers: Iterable[int] | None = None,
+    on_steps: Callable[[int], None] = lambda steps: None,
+) -> list[Mismatch]:
+    """Verify the episodes `numbers` of a recording, all by default."""
+    mismatches, game = [], recording.metadata.game
+    chosen = list(range(len(recording.episodes)) if numbers is None else numbers)
+    # The first start by state costs as much as a few by loading the ROM.
+    ale = make_ale(game, seed=0) if len(chosen) > 4 else None
+    for number in chosen:
+        difference = verify_episode(game, recording.episodes[number], ale)
+        if difference is not None:
+            mismatches.append(Mismatch(str(recording.path), number, *difference))
+        on_steps(recording.episodes[number].length)
+    return mismatches
+
+
+def sample_episodes(recording: Recording, sample: int | None, seed: int = 0) -> list[int]:
+    """Numbers of `sample` episodes drawn without replacement, or of all.
+
+    Raises:
+        QzooError: `seed` below 0.
+    """
+    if seed < 0:
+        raise QzooError(f"--seed {seed}: must be 0 or more")
+    total = len(recording.episodes)
+    if sample is None or sample >= total:
+        return list(range(total))
+    return sorted(np.random.default_rng(seed).choice(total, sample, replace=False).tolist())
+
+
+def verify_files(
+    paths: Sequence[Path],
+    sample: int | None,
+    seed: int = 0,
+    workers: int = 1,
+    log: Path | None = None,
+    begin: Callable[[int], None] = lambda total: None,
+    on_steps: Callable[[int], None] = lambda steps: None,
+) -> Verified:
+    """Verify recording files with several processes.
+
+    A file whose values are not those that were written is replayed whole. One that can't be read doesn't keep the
+    others from it.
+
+    Args:
+        sample: episodes of each file, drawn by `seed`; None takes all.
+        log: JSON file of what replayed whole, written as it goes. What it holds is not replayed again, as long as the
+            file's values and the emulator are the same.
+        begin: called with the steps to replay, before the first is.
+        on_steps: called now and then with the number of steps replayed since.
+
+    Raises:
+        QzooError: `seed` below 0, or a damaged log.
+    """
+    done = read_log(log) if log is not None else {}
+    found, parts, changed, holders = Verified(), [], set(), Holders()
+    entries: dict[Path, dict[str, Any]] = {}
+    for path in paths:
+        try:
+            recording, digest = _opened(path, holders)
+        except QzooError as error:
+            found.unreadable.append(str(error))
+            continue
+        found.files += 1
+        entry = {"digest": digest, "ale_py": ale_py.__version__, "episodes": len(recording.episodes)}
+        entry["steps"] = recording.steps
+        if digest != recording.metadata.digest:
+            changed.add(path)
+        elif done.get(path.name) == entry:
+            found.earlier += recording.steps
+            continue
+        numbers = sample_episodes(recording, None if path in changed else sample, seed)
+        found.episodes += len(numbers)
+        if len(numbers) == len(recording.episodes):
+            entries[path] = entry
+        parts += split_parts(path, recording, numbers)
+    found.steps = sum(part.steps for part in parts)
+    begin(found.steps)
+    left = Counter(part.path for part in parts)
+
+    def take(checked: Checked) -> None:
+        on_steps(checked.steps)
+        if checked.mismatches is None:
+            return
+        found.mismatches += checked.mismatches
+        left[checked.path] -= 1
+        if left[checked.path] or log is None or checked.path not in entries or checked.path in changed:
+            return
+        if not any(mismatch.path == str(checked.path) for mismatch in found.mismatches):
+            done[checked.path.name] = entries[checked.path]
+            write_json(log, {"files": dict(sorted(done.items()))})
+
+    if parts:
+        run_all(verify_part, parts, max(1, min(workers, len(parts))), take)
+    found.mismatches.sort(key=lambda mismatch: (mismatch.path, mismatch.episode))
+    differing = {mismatch.path for mismatch in found.mismatches}
+    what = "every episode replays, but other values are not those that were written"
+    found.mismatches += [
+        Mismatch(str(path), None, None, what) for path in sorted(changed) if str(path) not in differing
+    ]
+    return found
+
+
+def _opened(path: Path, holders: Holders) -> tuple[Recording, str]:
+    """(a recording, changed or not, and the digest of its values); raises QzooError as `read_files`."""
+    recording = read_recording(path, check_digest=False)
+    check_name(recording)
+    claim_episodes(holders, recording)
+    return recording, digest_of(path)
+
+
+def split_parts(path: Path, recording: Recording, numbers: Sequence[int]) -> list[Part]:
+    """Episodes in parts of at least PART_STEPS steps, the last one excepted."""
+    parts: list[Part] = []
+    current: list[int] = []
+    steps = 0
+    for number in numbers:
+        current.append(number)
+        steps += recording.episodes[number].length
+        if steps >= PART_STEPS or number == numbers[-1]:
+            parts.append(Part(path, tuple(current), steps))
+            current, steps = [], 0
+    return parts
+
+
+def verify_part(part: Part, report: Callable[[Checked], None]) -> None:
+    """Verify some episodes of a file, in a process of a pool."""
+    mismatches = verify_recording(_read(part.path), part.numbers, lambda steps: report(Checked(part.path, steps)))
+    report(Checked(part.path, 0, tuple(mismatches)))
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path) -> Recording:
+    return read_recording(path, check_digest=False)
+
+
+def read_log(path: Path) -> dict[str, dict[str, Any]]:
+    """What a log of verifications holds, by file name: {digest, ale_py, episodes, steps}; nothing where there is none.
+
+    Raises:
+        QzooError: the file is damaged or no such log.
+    """
+    if not path.exists():
+        return {}
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        if all(entry.keys() == LOG_FIELDS for entry in files.values()):
+            return dict(files)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise QzooError(f"--log {path}: damaged, or no log of verifications; name another file, or delete it")
