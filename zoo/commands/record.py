@@ -22,7 +22,7 @@ from zoo.recordings.record import Progress, RecordJob, Source
 
 @dataclass
 class _Record:
-    IF_INTERRUPTED: ClassVar[str] = "what was saved is kept (a save every --save-every); the same command goes on"
+    IF_INTERRUPTED: ClassVar[str] = "every episode that ended is kept; the same command goes on"
 
     games: tuple[str, ...]
     """Games to record, or the groups train, held_out, extra, all."""
@@ -37,7 +37,8 @@ class _Record:
     time_budget: str = ""
     """Stop cleanly after this long, as in 9m or 1.5h."""
     save_every: str = "60s"
-    """Time between saves: what a kill may lose, besides the episodes under way."""
+    """Time between saves of the policy. A kill loses the episodes under way; after it the policy goes on as it was at
+    the last save."""
     out: Path = Path("runs/recordings")
     """Folder of the recordings; the state to go on from is kept in its subfolder `state`."""
     json: bool = False
@@ -160,7 +161,7 @@ class RecordPlanner(_Record):
     No model, no learning and no GPU, but slow: some tens of steps a second on a core, so that an episode may take
     minutes. How far and how finely to look ahead, a probe chooses for each game (a minute or two, once); it stands in
     the episodes' `policy`. Sticky coins are not known ahead. The end of the time budget loses no play, Ctrl-C or a kill
-    what came after the last save (--save-every): a later call goes on in the middle of the episode.
+    that of the episode under way since the last save (--save-every): a later call goes on in the middle of it.
     """
 
     epsilon: float = 0.02

@@ -166,7 +166,8 @@ def file_name(game: str, source: str, seed: int = 0) -> str:
     return f"{game}.{source}.parquet" if seed == 0 else f"{game}.{source}.seed{seed}.parquet"
 
 
-def _table(episodes: Sequence[Episode]) -> pa.Table:
+def table_of(episodes: Sequence[Episode]) -> pa.Table:
+    """The rows of episodes, as files hold them."""
     rows = []
     for episode in episodes:
         steps = np.flatnonzero(episode.rewards)
@@ -206,7 +207,7 @@ def _digest(table: pa.Table) -> str:
 
 def write_recording(path: Path, metadata: Metadata, episodes: Sequence[Episode]) -> None:
     """Write the file whole, under a temporary name first: a kill leaves the old file or the new one."""
-    table = _table(episodes)
+    table = table_of(episodes)
     content = {**asdict(metadata), "digest": _digest(table)}
     table = table.replace_schema_metadata({METADATA_KEY: json.dumps(content).encode()})
     try:
@@ -311,7 +312,7 @@ def read_recording(path: Path, *, check_digest: bool = True) -> Recording:
         column = table.column(name)
         if column.null_count or (pa.types.is_list(column.type) and column.combine_chunks().flatten().null_count):
             raise QzooError(f"{path}: column {name} has rows without a value; fetch it again")
-    episodes = tuple(_episode(path, number, row) for number, row in enumerate(_rows(table)))
+    episodes = tuple(episodes_of(table, path))
     if not episodes:
         raise QzooError(f"{path}: holds no episode")
     if check_digest and _digest(table) != metadata.digest:
@@ -322,6 +323,15 @@ def read_recording(path: Path, *, check_digest: bool = True) -> Recording:
 def digest_of(path: Path) -> str:
     """The digest of a file's values as they are; that of its metadata where they are those that were written."""
     return _digest(pq.read_table(pa.BufferReader(_content(path))))
+
+
+def episodes_of(table: pa.Table, path: Path) -> list[Episode]:
+    """The episodes of a table's rows.
+
+    Raises:
+        QzooError: a row that contradicts itself, named by `path`, episode and step.
+    """
+    return [_episode(path, number, row) for number, row in enumerate(_rows(table))]
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:

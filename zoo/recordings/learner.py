@@ -9,7 +9,7 @@ falling from 1, so the recording goes from random to good, exploration included.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -247,7 +247,7 @@ class Learner:
         }
         return tensors, {"steps": self.steps, "config": asdict(self.config)}
 
-    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: Sequence[Episode]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: Iterable[Episode]) -> None:
         """Go on: networks and optimizer from the state, memory by playing the recorded episodes once more."""
         saved, current = info["config"], asdict(self.config)
         differing = [name for name, value in current.items() if saved.get(name) != value]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -20,6 +20,7 @@ from zoo.atari import minimal_actions
 from zoo.errors import QzooError
 from zoo.files import remove_leftovers
 from zoo.locks import lock_beside, take_lock
+from zoo.recordings import journal
 from zoo.recordings.format import Episode, file_name, new_metadata, read_recording, write_recording
 from zoo.recordings.play import Players
 
@@ -53,7 +54,7 @@ class PlayPolicy(Protocol):
         """What to save: tensors and JSON values."""
         ...
 
-    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: list[Episode]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: Iterable[Episode]) -> None:
         """Go on from a saved state and the episodes recorded so far."""
         ...
 
@@ -83,6 +84,11 @@ class RecordJob:
     def state_path(self) -> Path:
         """The policy's state beside it, from which a later call goes on."""
         return self.out / "state" / self.path.with_suffix(".safetensors").name
+
+    @property
+    def journal_path(self) -> Path:
+        """The episodes that ended since the file was written."""
+        return self.out / "state" / self.path.with_suffix(".journal").name
 
 
 @dataclass(frozen=True)
@@ -121,9 +127,9 @@ class RandomPolicy:
         """Nothing to keep: a resumed run draws from a stream of its own."""
         return {}, {}
 
-    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: list[Episode]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: Iterable[Episode]) -> None:
         """A fresh stream for the part that follows."""
-        self._generator = np.random.default_rng([self._seed, len(episodes)])
+        self._generator = np.random.default_rng([self._seed, len(list(episodes))])
 
 
 def make_policy(job: RecordJob) -> tuple[PlayPolicy, int]:
@@ -139,8 +145,8 @@ def make_policy(job: RecordJob) -> tuple[PlayPolicy, int]:
 def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress: None) -> Progress:
     """Record until the file holds `job.steps` transitions or the deadline comes; a later call goes on.
 
-    The file is saved now and then, and at the end; a kill loses what came after the last save, never half an
-    episode.
+    Each episode is kept as it ends; a kill loses those under way. File and policy are saved now and then, and at the
+    end: after a kill the policy goes on as it was last saved.
 
     Raises:
         QzooError: another process records into this file; see also `recorded_episodes`.
@@ -150,6 +156,7 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
     try:
         for path in (job.path, job.state_path):
             remove_leftovers(path)
+        journal.merge(job.journal_path, job.path, new_metadata(job.game, job.source, job.command))
         return _record(job, report)
     finally:
         lock.release()
@@ -170,7 +177,10 @@ def _record(job: RecordJob, report: Callable[[Progress], None]) -> Progress:
     if recorded >= job.steps or time.time() > job.deadline:
         return job_progress(job, episodes, recorded, 0.0)
     policy, num_envs = make_policy(job)
-    played = _restore(job, policy, episodes) if episodes else 0
+    try:
+        played = _restore(job, policy, episodes) if episodes else 0
+    except _OutOfTimeError:
+        return job_progress(job, episodes, recorded, 0.0)
     players = Players(job.game, num_envs, name, unused_seed(job, episodes), steps=played)
 
     def play() -> list[Episode]:
@@ -180,7 +190,12 @@ def _record(job: RecordJob, report: Callable[[Progress], None]) -> Progress:
         players.finished.clear()
         return finished
 
-    return play_on(job, episodes, num_envs, play, lambda: save_job(job, episodes, policy, players.steps), report)
+    def save() -> None:
+        save_job(job, episodes, policy, players.steps)
+
+    if not episodes:
+        save()  # a kill may come after the first episode and before the next save: go on from here then
+    return play_on(job, episodes, num_envs, play, save, report)
 
 
 def play_on(
@@ -203,6 +218,8 @@ def play_on(
     while recorded < job.steps:
         finished = play()
         played += num_envs
+        if finished:
+            journal.append(job.journal_path, finished)
         episodes += finished
         recorded += sum(episode.length for episode in finished)
         now = time.time()
@@ -249,17 +266,15 @@ def unused_seed(job: RecordJob, episodes: Sequence[Episode]) -> int:
 def save_job(
     job: RecordJob, episodes: Sequence[Episode], policy: PlayPolicy | None = None, played: int | None = None
 ) -> None:
-    """Write the recording, and the policy's state where it has one; nothing before the first episode."""
-    if not episodes:
-        return
+    """Write the policy's state where it has one, then the recording, which holds what stood in the journal."""
     if policy is not None:
         from zoo.state import save_state
 
-        # State first: if a kill comes between the two, the latest episodes are played again, by a policy that
-        # learned from them; the other way round the file would hold episodes that the state has never seen.
         tensors, info = policy.state()
         save_state(job.state_path, tensors, {**info, "played": played})
-    write_recording(job.path, new_metadata(job.game, job.source, job.command), episodes)
+    if episodes:
+        write_recording(job.path, new_metadata(job.game, job.source, job.command), episodes)
+        job.journal_path.unlink(missing_ok=True)
 
 
 def job_progress(job: RecordJob, episodes: Sequence[Episode], recorded: int, speed: float) -> Progress:
@@ -268,13 +283,28 @@ def job_progress(job: RecordJob, episodes: Sequence[Episode], recorded: int, spe
     return Progress(job.game, recorded, job.steps, len(episodes), recent, speed, recorded >= job.steps)
 
 
+class _OutOfTimeError(Exception):
+    """The deadline came while a policy was brought back."""
+
+
 def _restore(job: RecordJob, policy: PlayPolicy, episodes: list[Episode]) -> int:
-    """Bring a policy back to where it was saved; returns the number of steps it had played."""
+    """Bring a policy back to where it was saved; returns the number of steps it had played.
+
+    Raises:
+        QzooError: its state is missing, damaged or of other settings.
+        _OutOfTimeError: the deadline came first; a learner remembers a long life by playing it again.
+    """
     from zoo.state import START_OVER, load_state
+
+    def in_time() -> Iterator[Episode]:
+        for episode in episodes:
+            if time.time() > job.deadline:
+                raise _OutOfTimeError
+            yield episode
 
     if not job.state_path.exists():
         if job.source == "random":  # which has none to speak of
-            policy.restore({}, {}, episodes)
+            policy.restore({}, {}, in_time())
             return sum(episode.length for episode in episodes)
         raise QzooError(f"{job.path}: its policy's state {job.state_path} is missing; record elsewhere")
     try:
@@ -282,5 +312,7 @@ def _restore(job: RecordJob, policy: PlayPolicy, episodes: list[Episode]) -> int
     except QzooError as error:
         what = str(error).removesuffix(START_OVER)
         raise QzooError(f"{what}; move it and {job.path} away to start over, or record elsewhere") from error
-    policy.restore(tensors, info, episodes)
-    return int(info["played"])
+    policy.restore(tensors, info, in_time())
+    # Episodes that ended after the save are later than what the state remembers; all others were before them.
+    ends = [episode.policy_step + episode.length for episode in episodes]
+    return max(int(info["played"]), sum(episode.length for episode in episodes), *ends)
