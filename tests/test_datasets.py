@@ -91,7 +91,7 @@ def test_novices_are_the_first_fifth_of_each_life(tmp_path: Path) -> None:
     write(tmp_path, "Boxing.learner", [made_up(10, 0, 90)])  # what came before was lost
     write(tmp_path, "Boxing.random", life(20))
     message = refused(lambda: zoo.data.load("novice40", ["Boxing"], recordings=[tmp_path]), "Boxing.learner")
-    assert "first 20%" in message
+    assert "0% to 20% of a policy's steps" in message
 
 
 def test_a_part_may_name_its_policies(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_missing_games_are_all_named(tmp_path: Path) -> None:
 
 def test_a_capped_part_takes_the_same_episodes_always(tmp_path: Path) -> None:
     recording = read_recording(write(tmp_path, "Breakout.learner", life(1_000)))
-    part = Part("learner", first=0.5, per_game=100)
+    part = Part("learner", until=0.5, per_game=100)
     (taken,), (again,), (other,) = (take(part, [recording], seed) for seed in (0, 0, 1))
     steps = [episode.policy_step for episode in taken.episodes]
     assert len(steps) == 10 and max(steps) < 500 and steps == sorted(steps)

@@ -11,7 +11,10 @@ import pytest
 from tests.command_helpers import run_command
 from tests.recording_helpers import recorded, refused
 from zoo.commands.worth import parse_candidates
-from zoo.worth import read_result, summarize_worth, worth_page
+from zoo.pretrain.config import RunConfig
+from zoo.recordings.datasets import Part
+from zoo.recordings.format import read_recording
+from zoo.worth import WorthJob, read_result, summarize_worth, taken_play, worth_page
 
 SMALL = ("--games", "SpaceInvaders", "--steps", "3", "--batch-size", "4", "--episodes", "2", "--transitions", "300")
 
@@ -105,19 +108,13 @@ def test_candidates_need_names_of_their_own(texts: tuple[str, ...]) -> None:
 
 
 def test_candidate_paths() -> None:
-    every = (("learner",), 5)
-    assert parse_candidates(("shipped", "a=x,y/z"), every) == {
-        "shipped": ((), (every,)),
-        "a": ((Path("x"), Path("y/z")), (every,)),
-    }
-    mixture = ((("learner",), 80), (("planner",), 20))
-    assert parse_candidates(("a=x:learner=80,planner=20", "b:learner=80,planner=20"), every) == {
-        "a": ((Path("x"),), mixture),
-        "b": ((), mixture),
-    }
-    assert parse_candidates(("a=/data/10:30/x", "b=x:y,z", "c=x:y:learner=80,planner=20"), every) == {
-        "a": ((Path("/data/10:30/x"),), (every,)),
-        "b": ((Path("x:y"), Path("z")), (every,)),
+    assert parse_candidates(("shipped", "a=x,y/z")) == {"shipped": ((), ()), "a": ((Path("x"), Path("y/z")), ())}
+    mixture = (Part("learner", per_game=80), Part("planner", since=0.25, until=0.5, per_game=20))
+    shares = "learner=80,planner@0.25-.5=20"
+    assert parse_candidates((f"a=x:{shares}", f"b:{shares}")) == {"a": ((Path("x"),), mixture), "b": ((), mixture)}
+    assert parse_candidates(("a=/data/10:30/x", "b=x:y,z", f"c=x:y:{shares}")) == {
+        "a": ((Path("/data/10:30/x"),), ()),
+        "b": ((Path("x:y"), Path("z")), ()),
         "c": ((Path("x:y"),), mixture),
     }
     refused(lambda: parse_candidates(("a=x:random=100,random=100",)), "--candidates a=x", "random twice")
@@ -125,6 +122,27 @@ def test_candidate_paths() -> None:
         refused(lambda text=text: parse_candidates((text,)), f"--candidates {text}", "names no path")
 
 
-@pytest.mark.parametrize("share", ["learner,random=5", "learner=0", "learner=1e5", "=5", "learner=-1"])
+def test_a_stretch_of_a_life_is_what_began_in_it(tmp_path: Path) -> None:
+    recorded(tmp_path, "Breakout", 4)
+    episodes = read_recording(tmp_path / "Breakout.random.parquet").episodes
+    config = RunConfig()
+
+    def starts(share: str) -> list[int]:
+        ((paths, parts),) = parse_candidates((f"a={tmp_path}:random{share}=100000",)).values()
+        (taken,) = taken_play(WorthJob("a", paths, ("Breakout",), parts, None, config, 1, tmp_path, tmp_path))
+        return [episode.policy_step for episode in taken.episodes]
+
+    every = [episode.policy_step for episode in episodes]
+    half = (every[-1] + episodes[-1].length) / 2
+    assert starts("") == starts("@0-1") == every
+    assert starts("@0-0.5") == [step for step in every if step < half]
+    assert starts("@0.5-1") == [step for step in every if step >= half]
+    refused(lambda: starts("@0.99-1"), "--candidates a: Breakout.random holds nothing")
+
+
+@pytest.mark.parametrize(
+    "share",
+    ["learner,random=5", "learner=0", "learner=1e5", "=5", "learner=-1", "a@1-0=5", "a@0-2=5", "a@0=5", "a@0-..=5"],
+)
 def test_shares_are_a_source_and_a_number(share: str) -> None:
     refused(lambda: parse_candidates((f"a=x:{share}",)), "--candidates a=x", repr(share.split(",")[0]))

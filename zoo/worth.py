@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,12 +28,10 @@ from zoo.pretrain.config import RunConfig
 from zoo.pretrain.loop import TrainingProgress, train
 from zoo.pretrain.run import new_objective
 from zoo.recordings.build import fingerprint
+from zoo.recordings.datasets import Part, take
 from zoo.recordings.format import Recording
-from zoo.recordings.library import load_recordings, recorded_files, source_paths, sources_of
+from zoo.recordings.library import read_source, recorded_files, source_paths, sources_of
 from zoo.recordings.store import build_store
-
-Part: TypeAlias = tuple[tuple[str, ...], int | None]
-"""Sources of play (none: all), and how many transitions of each game and source (None: all)."""
 
 RESULT = {"name", "seed", "transitions", "play", "scores", "data", "training"}
 """What is in a file of results at least."""
@@ -47,6 +45,8 @@ class WorthJob:
     paths: tuple[Path, ...]
     games: tuple[str, ...]
     parts: tuple[Part, ...]
+    """What to take of a game; none: of each of its sources `transitions`."""
+    transitions: int | None
     config: RunConfig
     episodes: int
     out: Path
@@ -79,9 +79,8 @@ def check_recorded(job: WorthJob) -> None:
         files = recorded_files(job.paths)
         for game in job.games:
             sources_of(files, game)
-            for sources, _ in job.parts:
-                for source in sources:
-                    source_paths(files, game, source)
+            for part in job.parts:
+                source_paths(files, game, part.source)
     except QzooError as error:
         raise QzooError(f"--candidates {job.name}: {error}") from error
 
@@ -99,11 +98,7 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
         QzooError: recordings are missing or damaged, or what was found before is damaged.
     """
     torch.set_num_threads(1)
-    recordings = [
-        recording
-        for sources, transitions in job.parts
-        for recording in load_recordings(job.games, sources, job.paths, transitions)
-    ]
+    recordings = taken_play(job)
     identity = {"data": fingerprint(recordings)}
     settings = {"config": json.loads(json.dumps(job.config.to_dict())), "episodes": job.episodes, **identity}
     folder = job.folder(settings)
@@ -157,6 +152,23 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
     }
     write_json(finished, result)
     return result
+
+
+def taken_play(job: WorthJob) -> list[Recording]:
+    """What a candidate takes of its recordings, game after game.
+
+    Raises:
+        QzooError: recordings are missing or damaged, or hold nothing of a part.
+    """
+    files, taken = recorded_files(job.paths), []
+    for game in job.games:
+        every = tuple(Part(source, per_game=job.transitions) for source in sources_of(files, game))
+        for part in job.parts or every:
+            play = take(part, read_source(files, game, part.source), seed=0)
+            if not play:
+                raise QzooError(f"--candidates {job.name}: {game}.{part.source} holds nothing of that part of a life")
+            taken += play
+    return taken
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -16,7 +18,7 @@ from zoo.errors import QzooError
 from zoo.pretrain.config import OptimizerConfig, RunConfig
 
 if TYPE_CHECKING:
-    from zoo.worth import Part
+    from zoo.recordings.datasets import Part
 
 Paths: TypeAlias = tuple[Path, ...]
 
@@ -42,7 +44,8 @@ class Worth:
 
     candidates: tuple[str, ...]
     """NAME=PATH[,PATH...]: files or folders of recordings; a NAME alone is the recordings of the package. A mixture of
-    sources names them after a colon, with the transitions of each game: NAME=PATH:learner=80000,planner=20000."""
+    sources names them after a colon, with the transitions of each game: NAME=PATH:learner=80000,planner=20000; a
+    stretch of each policy's life follows its source: learner@0.5-1=80000 takes of the second half."""
     games: tuple[str, ...] = ("Boxing", "Breakout", "CrazyClimber", "Freeway", "Gopher", "Qbert")
     """Games that every candidate has."""
     sources: tuple[str, ...] = ()
@@ -79,13 +82,17 @@ class Worth:
         configs = [replace(self.run_config, seed=self.run_config.seed + number) for number in range(self.seeds)]
         for config in configs:
             config.check(len(games))
-        candidates = parse_candidates(self.candidates, (self.sources, self.transitions))
+        from zoo.recordings.datasets import Part
+
+        named = tuple(Part(source, per_game=self.transitions) for source in self.sources)
+        candidates = parse_candidates(self.candidates)
         jobs = [
             WorthJob(
                 name,
                 paths,
                 games,
-                parts,
+                parts or named,
+                self.transitions,
                 config,
                 self.episodes,
                 self.out,
@@ -118,13 +125,11 @@ class Worth:
         return rows
 
 
-def parse_candidates(texts: Sequence[str], every: Part = ((), None)) -> dict[str, tuple[Paths, tuple[Part, ...]]]:
-    """{name: (paths, parts)} of "name=path,path:source=transitions,source=transitions"; all but the name may be absent.
+def parse_candidates(texts: Sequence[str]) -> dict[str, tuple[Paths, tuple[Part, ...]]]:
+    """{name: (paths, parts)} of "name=path,path:source=transitions,source@since-until=transitions".
 
-    What follows the last colon is shares where it holds "=" and no "/"; other colons are of a path.
-
-    Args:
-        every: the only part of candidates that name none.
+    All but the name may be absent. What follows the last colon is shares where it holds "=" and no "/"; other colons
+    are of a path.
 
     Raises:
         QzooError: no candidate, a name twice, or one that can't name a folder; a part that is no source and number,
@@ -141,21 +146,29 @@ def parse_candidates(texts: Sequence[str], every: Part = ((), None)) -> dict[str
         if "=" in head and not paths:
             raise QzooError(f"--candidates {text}: names no path; a NAME alone is the recordings of the package")
         parts = tuple(_parse_part(text, share) for share in shares.split(",") if share)
-        sources = [source for (source,), _ in parts]
+        sources = [part.source for part in parts]
         for source in sources:
             if sources.count(source) > 1:
                 raise QzooError(f"--candidates {text}: {source} twice; give a source one number of transitions")
-        candidates[name] = tuple(Path(path) for path in paths.split(",") if path), parts or (every,)
+        candidates[name] = tuple(Path(path) for path in paths.split(",") if path), parts
     if not candidates:
         raise QzooError("--candidates: name at least one, as in plain=runs/recordings")
     return candidates
 
 
 def _parse_part(text: str, share: str) -> Part:
-    source, _, number = share.partition("=")
-    if not source or not number.isdecimal() or int(number) < 1:
-        raise QzooError(f"--candidates {text}: {share!r} is no share, give SOURCE=TRANSITIONS as in learner=80000")
-    return (source,), int(number)
+    from zoo.recordings.datasets import Part
+
+    match = re.fullmatch(r"([^=@]+)(?:@([\d.]+)-([\d.]+))?=(\d+)", share)
+    if match is not None and int(match[4]) > 0:
+        with suppress(ValueError):  # digits and dots that are no number
+            part = Part(match[1], since=float(match[2] or 0), until=float(match[3] or 1), per_game=int(match[4]))
+            if 0 <= part.since < part.until <= 1:
+                return part
+    raise QzooError(
+        f"--candidates {text}: {share!r} is no share, give SOURCE=TRANSITIONS as in learner=80000, or of a stretch "
+        "of a life between 0 and 1 as in learner@0.5-1=80000"
+    )
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:

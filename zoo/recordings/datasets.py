@@ -16,7 +16,7 @@ from zoo.errors import QzooError, unknown_name
 from zoo.games import games_of
 from zoo.recordings.format import Episode, Recording
 from zoo.recordings.library import Files, load_recordings, read_source, recorded_files, subsample
-from zoo.recordings.stats import DatasetStats, dataset_stats, first_episodes
+from zoo.recordings.stats import DatasetStats, dataset_stats, stretch_of
 
 CUSTOM = "custom"
 """What a selection is called that is no named dataset."""
@@ -24,13 +24,15 @@ CUSTOM = "custom"
 
 @dataclass(frozen=True)
 class Part:
-    """One source of play in a dataset, and how much of it: policies, then the share in time, then the cap."""
+    """One source of play in a dataset, and how much of it: policies, then the stretch of time, then the cap."""
 
     source: str
     policies: tuple[str, ...] = ()
     """Only of these, as recordings name them ("learner/seed=0"); empty: of all."""
-    first: float = 1.0
-    """This share of each policy's life, from its beginning (1: all of it)."""
+    since: float = 0.0
+    """Of each policy's life what began at this share of its steps or later (0: the beginning)"""
+    until: float = 1.0
+    """and before this one (1: the end)."""
     per_game: int | None = None
     """About this many transitions of each game, whole episodes at random (None: all)."""
 
@@ -52,7 +54,7 @@ DATASETS = (
         summary="the first fifth of each learner's life and random play, after the paper's sub-optimal data",
         games=games_of("train"),
         # Remembered of the paper, not checked: its sub-optimal data are the first fifth of each agent's run.
-        parts=(Part("learner", first=0.2), Part("random")),
+        parts=(Part("learner", until=0.2), Part("random")),
     ),
     Dataset(
         name="mixed40",
@@ -141,8 +143,8 @@ def take(part: Part, recordings: Sequence[Recording], seed: int) -> list[Recordi
     taken = []
     for recording in recordings:
         episodes: Sequence[Episode] = recording.episodes
-        if part.first < 1.0:
-            episodes = first_episodes(episodes, part.first)
+        if (part.since, part.until) != (0.0, 1.0):
+            episodes = stretch_of(episodes, part.since, part.until)
         if part.policies:
             episodes = [episode for episode in episodes if episode.policy in part.policies]
         if episodes:
@@ -223,7 +225,7 @@ class Selection:
             for part in dataset.parts:
                 taken = take(part, read_source(files, game, part.source), dataset.seed)
                 if not taken:
-                    wanted = ", ".join(part.policies) or f"the first {part.first:.0%} of a policy's steps"
+                    wanted = ", ".join(part.policies) or f"{part.since:.0%} to {part.until:.0%} of a policy's steps"
                     raise QzooError(f"{dataset.name}: {game}.{part.source} holds no episode of {wanted}")
                 # What is capped lower already holds about as much as was asked for: a second draw would take less.
                 if part.per_game is None or self.transitions is None or self.transitions < part.per_game:

@@ -53,10 +53,14 @@ def last_episodes(episodes: Sequence[Episode], share: float = LAST_SHARE) -> lis
     return [episode for episode in episodes if episode.policy_step >= (1.0 - share) * steps[episode.policy]]
 
 
-def first_episodes(episodes: Sequence[Episode], share: float) -> list[Episode]:
-    """The episodes that began in the first `share` of their policy's steps."""
+def stretch_of(episodes: Sequence[Episode], since: float, until: float) -> list[Episode]:
+    """The episodes that began between the shares `since` and `until` of their policy's steps."""
     steps = policy_steps(episodes)
-    return [episode for episode in episodes if episode.policy_step < share * steps[episode.policy]]
+    return [
+        episode
+        for episode in episodes
+        if since * steps[episode.policy] <= episode.policy_step < until * steps[episode.policy]
+    ]
 
 
 def source_stats(recordings: Sequence[Recording], size: int) -> SourceStats:
