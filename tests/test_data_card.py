@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.command_helpers import run_command
 from tests.recording_helpers import made_up, recorded
-from zoo.data_card import PICTURE, limitations, picture_rows, render_page, write_page
+from zoo.data_card import PICTURE, VERIFIED, limitations, picture_rows, render_page, write_page
 from zoo.games import get_game
 from zoo.recordings.format import Recording, new_metadata, read_recording, write_recording
 from zoo.recordings.library import SHIPPED, recording_paths
@@ -96,6 +96,18 @@ def test_the_example_of_another_folder_loads_what_is_there(source: str, tmp_path
     assert [recording.path for recording in names["recordings"]] == [path]
     assert names["store"].transitions == names["recordings"][0].transitions
     assert f"zoo data verify {tmp_path} --all" in page.read_text()
+
+
+def test_the_page_tells_what_was_replayed_whole(tmp_path: Path) -> None:
+    first, _ = recorded(tmp_path, "Freeway", 1), recorded(tmp_path, "Breakout", 1)
+    page, log = tmp_path / "README.md", tmp_path / VERIFIED
+    assert "Replayed whole" not in write_page(tmp_path, page)[0].read_text()
+    run_command("data verify", [str(first), "--all", "--log", str(log), "--workers", "1", "--json"])
+    steps = read_recording(first).steps
+    told = f"1 of 2 files, 1 episodes, {steps:,} steps ({VERIFIED})"
+    assert told in write_page(tmp_path, page)[0].read_text()
+    recorded(tmp_path, "Freeway", 1, first_seed=3)  # another file under that name
+    assert "Replayed whole" not in write_page(tmp_path, page)[0].read_text()
 
 
 @pytest.mark.filterwarnings("error")

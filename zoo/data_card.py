@@ -23,8 +23,10 @@ from zoo.recordings.datasets import DATASETS, datasets_stats, get_dataset
 from zoo.recordings.format import CHECK_INTERVAL, Recording
 from zoo.recordings.library import SHIPPED, read_files, recorded_files
 from zoo.recordings.stats import DatasetStats, SourceStats, commands, play_stats
+from zoo.recordings.verify import read_log
 
-PICTURE = "play.png"
+PICTURE, VERIFIED = "play.png", "verified.json"
+"""What stands beside recordings: the page's picture, and what `zoo data verify --log` wrote of them."""
 FIRST_LEARNER = "212e0e32a1fc28b26ba0dc927ce4f92d3cb8115df3bd6d4d113627bb2fd05b2f"
 """Digest of a recording (Breakout's) by the first version of the learner, whose play its command no longer gives."""
 SOURCES = {
@@ -105,7 +107,7 @@ def render_page(recordings: Sequence[Recording]) -> str:
         _datasets(datasets),
         _play(play),
         _making(recordings),
-        _verifying(folder),
+        _verifying(recordings, folder),
         "## Limitations\n\n" + bullets(limitations(play, recordings)),
         _licence(recordings),
     )
@@ -248,13 +250,21 @@ def _making(recordings: Sequence[Recording]) -> str:
     )
 
 
-def _verifying(folder: Path | None) -> str:
+def _verifying(recordings: Sequence[Recording], folder: Path | None) -> str:
     named = "" if folder is None else f" {shlex.quote(str(folder))}"
+    log = read_log((folder or SHIPPED) / VERIFIED)
+    whole = [one for one in recordings if one.path and log.get(one.path.name, {}).get("digest") == one.metadata.digest]
+    versions = sorted({log[one.path.name]["ale_py"] for one in whole if one.path})
+    done = (
+        f"\n\nReplayed whole and found as recorded, with ale-py {', '.join(versions)}: {len(whole)} of "
+        f"{len(recordings)} files, {sum(len(one.episodes) for one in whole):,} episodes, "
+        f"{sum(one.steps for one in whole):,} steps ({VERIFIED})."
+    )
     return (
         f"## How to verify it\n\n```bash\nzoo data verify{named} --all\n```\n\n"
         "It replays every episode on the emulator and compares each reward, the end, and a checksum over actions and "
         f"RAM every {CHECK_INTERVAL} steps. Without `--all` it replays two episodes of each file. A file whose values "
-        "are not those that were written is found by its digest, and is never trained on."
+        f"are not those that were written is found by its digest, and is never trained on.{done if whole else ''}"
     )
 
 

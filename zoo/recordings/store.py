@@ -245,7 +245,8 @@ def build_store(
             cache included; with 0 while another process builds the file wanted.
 
     Raises:
-        QzooError: as `replay`; a disk without room; a damaged file in the cache, named.
+        QzooError: as `replay`; a disk without room; a damaged file in the cache, named: blocks have checksums, of raw
+            frames only the size is looked at.
     """
     games: dict[str, list[Recording]] = {}
     for recording in recordings:

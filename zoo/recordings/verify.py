@@ -246,4 +246,4 @@ def read_log(path: Path) -> dict[str, dict[str, Any]]:
             return dict(files)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         pass
-    raise QzooError(f"--log {path}: damaged, or no log of verifications; name another file, or delete it")
+    raise QzooError(f"{path}: damaged, or no log of verifications; name another file, or delete it")
