@@ -38,6 +38,7 @@ def test_worth_measures_once_and_compares(recordings_dir: Path, tmp_path: Path) 
         assert row["transitions"] == sum(sum(policies.values()) for policies in row["play"].values())
     page = (tmp_path / "worth" / "worth.md").read_text()
     assert page == worth_page(content) and "| plain | " in page and "- other: " in page
+    assert content["recorded_by"] == ["a test"] and page.endswith("```bash\na test\n```\n")
 
     (done,) = (tmp_path / "worth" / "plain").glob("seed0.*/worth.json")
     before = done.stat().st_mtime_ns

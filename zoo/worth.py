@@ -29,8 +29,9 @@ from zoo.pretrain.loop import TrainingProgress, train
 from zoo.pretrain.run import new_objective
 from zoo.recordings.build import fingerprint
 from zoo.recordings.datasets import Part, take
-from zoo.recordings.format import Recording
+from zoo.recordings.format import Recording, read_metadata
 from zoo.recordings.library import read_source, recorded_files, source_paths, sources_of
+from zoo.recordings.stats import commands
 from zoo.recordings.store import build_store
 
 RESULT = {"name", "seed", "transitions", "play", "scores", "data", "training"}
@@ -171,6 +172,17 @@ def taken_play(job: WorthJob) -> list[Recording]:
     return taken
 
 
+def recorded_by(jobs: Sequence[WorthJob]) -> list[str]:
+    """The commands that recorded the play of the jobs' candidates, as their files tell."""
+    made = {}
+    for job in jobs:
+        files = recorded_files(job.paths)
+        for game in job.games:
+            for source in [part.source for part in job.parts] or sources_of(files, game):
+                made.update({path.resolve(): (game, read_metadata(path).command) for path in files[game][source]})
+    return commands(sorted(set(made.values())))
+
+
 def read_result(path: Path) -> dict[str, Any]:
     """What `measure` wrote when it was done.
 
@@ -239,7 +251,7 @@ def worth_page(content: Mapping[str, Any]) -> str:
     """What `zoo data worth` found, as Markdown: what each candidate is made of, and what was learned from it.
 
     Args:
-        content: what worth.json holds, {command, run_config, rows}.
+        content: what worth.json holds, {command, recorded_by, run_config, rows}.
     """
     rows, config = content["rows"], content["run_config"]
     games = list(rows[0]["games"])
@@ -273,5 +285,6 @@ def worth_page(content: Mapping[str, Any]) -> str:
         f"{config['steps']:,} steps of {first['samples'] // config['steps']},\n{seeds}; it then played "
         f"{first['games'][games[0]]['episodes']} episodes of every game. IQM: interquartile mean human-normalized\n"
         "score; under each game the mean score, and in brackets the mean return of the data.\n\n"
-        f"{table}\n\nThe candidates:\n\n{made}\n\nMade by\n\n```\n{content['command']}\n```\n"
+        f"{table}\n\nThe candidates:\n\n{made}\n\nMade by\n\n```bash\n{content['command']}\n```\n\n"
+        "on play recorded by\n\n```bash\n" + "\n".join(content["recorded_by"]) + "\n```\n"
     )

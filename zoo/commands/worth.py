@@ -71,7 +71,7 @@ class Worth:
         """Measure every candidate; one row each, best first."""
         from zoo.files import write_json, write_text
         from zoo.recordings.pool import run_all
-        from zoo.worth import WorthJob, WorthProgress, check_recorded, measure, summarize_worth, worth_page
+        from zoo.worth import WorthJob, WorthProgress, check_recorded, measure, recorded_by, summarize_worth, worth_page
 
         games = tuple(parse_games(self.games))
         if self.workers < 0:
@@ -117,7 +117,12 @@ class Worth:
 
             results = run_all(measure, jobs, min(self.workers or cores(), len(jobs)), show)
         rows = summarize_worth(results)
-        content = {"command": typed_command(), "run_config": self.run_config.to_dict(), "rows": rows}
+        content = {
+            "command": typed_command(),
+            "recorded_by": recorded_by(jobs),
+            "run_config": self.run_config.to_dict(),
+            "rows": rows,
+        }
         write_json(self.out / "worth.json", content)
         write_text(self.out / "worth.md", worth_page(content))
         if not self.json:
