@@ -13,7 +13,7 @@ import pytest
 from ale_py import ALEInterface
 
 from tests.command_helpers import run_command
-from tests.recording_helpers import refused
+from tests.recording_helpers import recorded, refused
 from zoo.atari import action_values, make_ale, minimal_actions, play_step
 from zoo.recordings import planner as module
 from zoo.recordings.format import Episode, read_recording
@@ -110,6 +110,35 @@ def test_the_time_budget_keeps_what_was_begun(tmp_path: Path) -> None:
     assert result.episodes == 0 and result.unfinished > 0 and not slow.path.exists()
     resumed = PlannerRun(slow)
     assert resumed.episode is not None and len(resumed.episode.actions) == result.unfinished
+
+
+def test_it_takes_over_from_a_learner(tmp_path: Path) -> None:
+    """Each episode begins as another one of the learner's and goes on otherwise; a stop leaves no trace."""
+    learner = recorded(tmp_path / "learned", "Breakout", 4, source="learner", policy="learner/seed=0")
+    learned = {episode.seed: episode.actions for episode in read_recording(learner).episodes}
+    whole = job(tmp_path / "whole", taken_over=(learner.parent,))
+    record(whole)
+    recording = read_recording(whole.path)
+    assert verify_recording(recording) == [] and len(recording.episodes) > 1
+    cuts = []
+    for episode in recording.episodes:
+        actions = learned.pop(episode.seed)  # none twice
+        length = min(len(actions), episode.length)
+        cuts.append(int(np.argmax([*(actions[:length] != episode.actions[:length]), True])))
+    assert max(cuts) > 20 and len(set(cuts)) > 1 and all("/after=learner/" in e.policy for e in recording.episodes)
+
+    stopped = PlannerRun(job(tmp_path / "stopped", taken_over=(learner.parent,)))
+    until(stopped, lambda: len(stopped.episodes) == 1 and stopped.episode is not None)
+    stopped.save()
+    resumed = PlannerRun(stopped.job)
+    assert resumed.episode is not None
+    until(resumed, lambda: len(resumed.episodes) == 2)
+    assert all(same(one, other) for one, other in zip(resumed.episodes, recording.episodes, strict=False))
+
+    refused(lambda: record(replace(whole, steps=10**6)), "--take-over: Breakout has 4 episodes")
+    assert len(read_recording(whole.path).episodes) >= len(recording.episodes)
+    arguments = ["--games", "Boxing", "--steps", "10", "--out", str(tmp_path / "out")]
+    refused(lambda: run_command("record planner", [*arguments, "--take-over", str(learner)]), "Boxing: no recording")
 
 
 @pytest.mark.parametrize("game", ["Boxing", "Breakout"])

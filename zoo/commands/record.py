@@ -170,14 +170,24 @@ class RecordPlanner(_Record):
     """Look ahead like this instead of probing: steps to look ahead, the fewest that a new action is held for, steps
     played of each plan, and sequences tried for it. As in 32 4 4 8. Time goes as HORIZON x CANDIDATES / PLAYED."""
 
+    take_over: tuple[Path, ...] = ()
+    """Recordings, files or folders: each episode begins as one of the learner's there, up to a step drawn at random,
+    and the planner goes on. So it shows what to do where a learner gets to."""
+
     def run(self) -> Any:
         """Record; one entry a game."""
+        from zoo.recordings.library import recorded_files, source_paths
+
         if not 0.0 <= self.epsilon <= 1.0:
             raise QzooError(f"--epsilon {self.epsilon}: must be 0 to 1")
         words = ["--epsilon", f"{self.epsilon:g}"]
+        if self.take_over:
+            for game in parse_games(self.games):
+                source_paths(recorded_files(self.take_over), game, "learner")
+            words += ["--take-over", *map(str, self.take_over)]
         if self.plan is not None:
             from zoo.recordings.planner import PlanSettings
 
             PlanSettings(*self.plan)  # refuse here, before any process starts
             words += ["--plan", *map(str, self.plan)]
-        return self._run("planner", words, epsilon=self.epsilon, plan=self.plan or ())
+        return self._run("planner", words, epsilon=self.epsilon, plan=self.plan or (), taken_over=self.take_over)

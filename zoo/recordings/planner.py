@@ -12,6 +12,9 @@ and how finely one must look depends on the game, so a probe chooses that where 
 - A lost life costs `LIFE` times the largest reward that any sequence met. Of equals, as where no reward is in sight,
   the one that ends in the RAM seen least in this episode is taken.
 
+It may also take over from a learner: its episodes then begin as recorded ones, up to a step drawn at random, so that it
+shows what to do in states that learners come to.
+
 Known: ale-py 0.12.1 restores some states of Qbert wrongly (5 of 60 tried differed at the next step). That makes plans
 worse there, not recordings: the game that is recorded is never restored, and every episode is played a second time.
 """
@@ -33,6 +36,7 @@ from numpy.typing import NDArray
 from zoo.atari import PROTOCOL, action_values, make_ale, minimal_actions, play_step
 from zoo.errors import QzooError
 from zoo.recordings.format import Episode, read_recording
+from zoo.recordings.library import load_recordings
 from zoo.recordings.play import RAM_BYTES
 from zoo.recordings.policy import checked_episode
 from zoo.recordings.record import (
@@ -231,7 +235,8 @@ class PlannerRun:
         self.settings = PlanSettings(*job.plan) if job.plan else _recorded_settings(job) or self._chosen()
         self.episodes = recorded_episodes(job, self.name)
         self.episode: PlannedEpisode | None = None
-        if self.settings and (info.get("policy"), info.get("seed")) == (self.name, unused_seed(job, self.episodes)):
+        self._taken_over = learner_episodes(job) if job.taken_over else []
+        if self.settings and (info.get("policy"), info.get("seed")) == (self.name, self.begin()[0]):
             self.episode = PlannedEpisode(Planner(job.game, self.settings), info["seed"], job.epsilon)
             for action in tensors["actions"].tolist():
                 self.episode.play(action)
@@ -241,7 +246,23 @@ class PlannerRun:
     @property
     def name(self) -> str:
         """The `policy` of its episodes."""
-        return f"planner/{self.settings}/epsilon={self.job.epsilon:g}/seed={self.job.seed}"
+        after = "/after=learner" if self.job.taken_over else ""
+        return f"planner/{self.settings}/epsilon={self.job.epsilon:g}{after}/seed={self.job.seed}"
+
+    def begin(self) -> tuple[int, list[int]]:
+        """The next episode's seed, and the actions that it begins with: none, or those of one that it takes over.
+
+        Raises:
+            QzooError: every episode that there is to take over was.
+        """
+        if not self.job.taken_over:
+            return unused_seed(self.job, self.episodes), []
+        number = len(self.episodes)
+        if number >= len(self._taken_over):
+            raise QzooError(f"--take-over: {self.job.game} has {number} episodes of a learner, and all were taken over")
+        learned = self._taken_over[number]
+        cut = int(np.random.default_rng([self.job.seed, number]).integers(learned.length))
+        return learned.seed, learned.actions[:cut].tolist()
 
     def save(self) -> None:
         """Write the recording, then the state; after a kill between the two, the episode under way begins again."""
@@ -260,7 +281,7 @@ class PlannerRun:
             self.settings = self._chosen()
         planner = Planner(job.game, self.settings)
         while True:
-            one = self.episode = self.episode or PlannedEpisode(planner, unused_seed(job, self.episodes), job.epsilon)
+            one = self.episode = self.episode or self._begun(planner)
             one.step()
             if one.ended:
                 self.episode, before = None, sum(episode.length for episode in self.episodes)
@@ -269,10 +290,28 @@ class PlannerRun:
             else:
                 yield []
 
+    def _begun(self, planner: Planner) -> PlannedEpisode:
+        seed, actions = self.begin()
+        episode = PlannedEpisode(planner, seed, self.job.epsilon)
+        for action in actions:
+            episode.play(action)
+        return episode
+
     def _chosen(self) -> PlanSettings | None:
         """The settings with the best score, once all are probed; the first of equals."""
         done = all(str(settings) in self.scores for settings in GRID)
         return max(GRID, key=lambda settings: self.scores[str(settings)]) if done else None
+
+
+def learner_episodes(job: RecordJob) -> list[Episode]:
+    """The learners' episodes of the job's game in `job.taken_over`, in an order drawn by its seed.
+
+    Raises:
+        QzooError: there are none, or a damaged recording.
+    """
+    recordings = load_recordings([job.game], ["learner"], job.taken_over)
+    episodes = [episode for recording in recordings for episode in recording.episodes]
+    return [episodes[number] for number in np.random.default_rng(job.seed).permutation(len(episodes)).tolist()]
 
 
 def record_planner(job: RecordJob, report: Callable[[Progress], None] = lambda progress: None) -> Progress:

@@ -74,6 +74,7 @@ class RecordJob:
     model: str = ""  # of source policy: the model that plays,
     epsilon: float = 0.0  # and its share of random actions, or the planner's
     plan: tuple[int, ...] = ()  # of source planner: horizon, segment, played, candidates; none: a probe chooses
+    taken_over: tuple[Path, ...] = ()  # of source planner: recordings whose learners' episodes it takes over
 
     @property
     def path(self) -> Path:
