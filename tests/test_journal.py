@@ -1,5 +1,6 @@
 """The journal: no episode that ended is lost, wherever a recorder is killed."""
 
+import resource
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,19 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+import zoo.recordings.policy
 import zoo.recordings.record
+import zoo.state
 from tests.recording_helpers import played, recorded, refused
 from zoo.recordings import journal
-from zoo.recordings.format import Episode, new_metadata, read_recording
+from zoo.recordings.format import Episode, Metadata, new_metadata, read_recording
 from zoo.recordings.learner import Learner, LearnerConfig
 from zoo.recordings.planner import PlannerRun
 from zoo.recordings.play import Players
-from zoo.recordings.record import RecordJob, record
+from zoo.recordings.record import PlayPolicy, RecordJob, record
 from zoo.recordings.verify import verify_recording
-from zoo.state import load_state
 
 SMALL = LearnerConfig(num_envs=2, batch_size=16, samples_per_step=2.0, width=16, warmup_steps=100)
 METADATA = new_metadata("Breakout", "random", "a test")
+
+
+NUM_ENVS = {"random": 4, "learner": 2, "policy": 3}
 
 
 class KilledError(BaseException):
@@ -41,8 +46,8 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, count: int) -> list[Episode]:
     ended: list[Episode] = []
     append = journal.append
 
-    def killing(path: Path, episodes: list[Episode]) -> None:
-        append(path, episodes)
+    def killing(path: Path, metadata: Metadata, episodes: list[Episode]) -> None:
+        append(path, metadata, episodes)
         ended.extend(episodes)
         if len(ended) >= count:
             raise KilledError
@@ -53,41 +58,44 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, count: int) -> list[Episode]:
 
 @pytest.fixture
 def small_learner(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(job: RecordJob) -> tuple[Learner, int]:
-        return Learner(job.game, job.seed, SMALL), SMALL.num_envs
+    real = zoo.recordings.record.make_policy
+
+    def make(job: RecordJob) -> tuple[PlayPolicy, int]:
+        return (Learner(job.game, job.seed, SMALL), SMALL.num_envs) if job.source == "learner" else real(job)
 
     monkeypatch.setattr(zoo.recordings.record, "make_policy", make)
 
 
 def test_episodes_come_back_as_they_were(tmp_path: Path) -> None:
     path, episodes = tmp_path / "state" / "a.journal", played("Breakout", 3)
-    assert journal.read(path) == []
-    journal.append(path, episodes[:2])
-    journal.append(path, episodes[2:])
-    back = journal.read(path)
+    assert journal.read(path) == (None, [])
+    journal.append(path, METADATA, episodes[:2])
+    journal.append(path, METADATA, episodes[2:])
+    metadata, back = journal.read(path)
+    assert metadata == METADATA
     assert len(back) == len(episodes)
     assert all(same(one, other) for one, other in zip(episodes, back, strict=True))
 
 
 def test_a_journal_cut_anywhere_holds_what_came_before(tmp_path: Path) -> None:
     path, episodes = tmp_path / "a.journal", played("Breakout", 2)
-    journal.append(path, episodes[:1])
+    journal.append(path, METADATA, episodes[:1])
     first = path.stat().st_size
-    journal.append(path, episodes[1:2])
+    journal.append(path, METADATA, episodes[1:2])
     content = path.read_bytes()
     for size in range(0, len(content), 7):
         path.write_bytes(content[:size])
-        assert len(journal.read(path)) in ((0, 1) if size < first else (1, 2)), size
+        assert len(journal.read(path)[1]) in ((0, 1) if size < first else (1, 2)), size
     path.write_bytes(content[: first + 50])
-    (kept,) = journal.read(path)
+    (kept,) = journal.read(path)[1]
     assert same(kept, episodes[0])
 
 
 def test_what_was_written_already_is_not_written_twice(tmp_path: Path) -> None:
     path, ended = recorded(tmp_path, "Breakout", 2), tmp_path / "a.journal"
     episodes = played("Breakout", 3)
-    journal.append(ended, episodes[1:])
-    journal.merge(ended, path, METADATA)
+    journal.append(ended, METADATA, episodes[1:])
+    journal.merge(ended, path)
     assert [episode.seed for episode in read_recording(path).episodes] == [episode.seed for episode in episodes]
     assert not ended.exists()
 
@@ -95,37 +103,91 @@ def test_what_was_written_already_is_not_written_twice(tmp_path: Path) -> None:
 def test_a_journal_of_other_play_is_refused(tmp_path: Path) -> None:
     path, ended = recorded(tmp_path, "Breakout", 1), tmp_path / "a.journal"
     before = path.read_bytes()
-    journal.append(ended, played("Breakout", 1, first_seed=9, policy="random/seed=1"))
-    refused(lambda: journal.merge(ended, path, METADATA), ended, path, "random/seed=1")
-    journal.append(ended, played("Freeway", 1, first_seed=9))
-    refused(lambda: journal.merge(ended, path, new_metadata("Freeway", "random", "a test")), ended, path)
+    journal.append(ended, METADATA, played("Breakout", 1, first_seed=9, policy="random/seed=1"))
+    refused(lambda: journal.merge(ended, path), ended, path, "random/seed=1")
+    ended.unlink()
+    journal.append(ended, new_metadata("Freeway", "random", "a test"), played("Freeway", 1, first_seed=9))
+    refused(lambda: journal.merge(ended, path), ended, path, "Freeway random")
     assert path.read_bytes() == before and ended.exists()
 
 
-@pytest.mark.parametrize("source", ["random", "learner"])
+@pytest.mark.parametrize("source", ["random", "learner", "policy"])
 def test_a_kill_loses_no_episode_that_ended(
     source: str, tmp_path: Path, small_learner: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed before the first save, and again by a second run."""
-    here = job(tmp_path, source=source)
+    """Killed before the first save, and again by a second run; each run's play is later than that of the one before."""
+    model = {"model": "nature.scaledql_learner12", "epsilon": 1.0} if source == "policy" else {}
+    here, envs = job(tmp_path, source=source, **model), NUM_ENVS[source]
+    monkeypatch.setattr(zoo.recordings.policy, "NUM_ENVS", envs)
     seeds: list[int] = []
+    end = 0
     for _ in range(2):
         with monkeypatch.context() as patch:
             ended = kill_after(patch, 3)
             with pytest.raises(KilledError):
                 record(here)
+        assert min(episode.policy_step for episode in ended) >= end
+        end = max(episode.policy_step + envs * episode.length for episode in ended)
         seeds += [episode.seed for episode in ended]
-    known = sum(episode.length for episode in read_recording(here.path).episodes)
+    known = sum(episode.length for episode in journal.read(here.journal_path)[1])
+    known += read_recording(here.path).steps
     record(replace(here, steps=known + 1_000))
     recording = read_recording(here.path)
     assert [episode.seed for episode in recording.episodes][: len(seeds)] == seeds
     assert len({episode.seed for episode in recording.episodes}) == len(recording.episodes)
-    assert verify_recording(recording) == []
+    assert min(episode.policy_step for episode in recording.episodes[len(seeds) :]) >= end
+    assert verify_recording(recording, range(4)) == []
     assert not here.journal_path.exists()
-    # Play after a kill is later in the policy's life than what it had ended before.
-    ends = [episode.policy_step + episode.length for episode in recording.episodes[: len(seeds)]]
-    assert min(episode.policy_step for episode in recording.episodes[len(seeds) :]) >= max(ends[:3])
-    assert load_state(here.state_path)[1]["played"] >= recording.transitions
+
+
+@pytest.mark.parametrize("stage", ["state", "recording", "journal"])
+def test_a_kill_between_the_writes_of_a_save(
+    stage: str, tmp_path: Path, small_learner: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After state, recording or neither was written; the journal is removed last."""
+    here = job(tmp_path, source="learner", save_seconds=0.0)
+    ended: list[Episode] = []
+
+    def killing(*arguments: Any) -> None:
+        _, since = journal.read(here.journal_path)
+        if since:  # not the first save, before any play
+            ended.extend(since)
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        if stage == "state":
+            save = zoo.state.save_state
+            patch.setattr(zoo.state, "save_state", lambda *arguments: (killing(), save(*arguments)))
+        elif stage == "recording":
+            patch.setattr(zoo.recordings.record, "write_recording", killing)
+        else:
+            unlink = Path.unlink
+
+            def remove(path: Path, **options: Any) -> None:
+                if path == here.journal_path:
+                    killing()
+                unlink(path, **options)
+
+            patch.setattr(Path, "unlink", remove)
+        with pytest.raises(KilledError):
+            record(here)
+    record(replace(here, steps=1))
+    recording = read_recording(here.path)
+    seeds = [episode.seed for episode in recording.episodes]
+    assert ended and {episode.seed for episode in ended} <= set(seeds) and len(set(seeds)) == len(seeds)
+    assert not here.journal_path.exists()
+    record(replace(here, steps=recording.steps + 1))
+    assert read_recording(here.path).steps > recording.steps
+
+
+def test_another_call_does_not_put_its_name_to_the_play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = job(tmp_path, source="planner", plan=(8, 2, 8, 1))
+    with monkeypatch.context() as patch:
+        kill_after(patch, 1)
+        with pytest.raises(KilledError):
+            record(here)
+    refused(lambda: record(replace(here, plan=(4, 2, 4, 1), command="another")), "horizon=8", "horizon=4")
+    assert read_recording(here.path).metadata.command == "a test"
 
 
 def test_a_planner_goes_on_with_the_next_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,17 +202,27 @@ def test_a_planner_goes_on_with_the_next_episode(tmp_path: Path, monkeypatch: py
     assert run.episode is None and len(run.episodes) == 1
 
 
-def test_a_full_disk_leaves_what_was_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("room", [0, 300, 1_000, 1_500])
+def test_a_full_disk_leaves_what_was_recorded(room: int, tmp_path: Path) -> None:
+    """The disk is full after some bytes of an episode's entry; then there is room again."""
     here = job(tmp_path, 200)
     record(here)
-    before = read_recording(here.path)
+    before, path = read_recording(here.path).episodes, here.journal_path
+    journal.append(path, METADATA, played("Breakout", 1, first_seed=500))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + room, limits[1]))
+    try:
+        refused(lambda: journal.append(path, METADATA, played("Breakout", 1, first_seed=600)), path, "too large")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    record(replace(here, steps=1))
+    assert [e.seed for e in read_recording(here.path).episodes] == [*(e.seed for e in before), 500]
 
-    def full(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pyarrow.ipc.new_stream", full)
-    refused(lambda: record(replace(here, steps=10_000)), here.journal_path, "No space left on device")
-    assert [episode.seed for episode in read_recording(here.path).episodes] == [e.seed for e in before.episodes]
+def test_a_journal_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    here = job(tmp_path)
+    here.journal_path.mkdir(parents=True)
+    refused(lambda: record(here), here.journal_path, "could not be read")
 
 
 def test_a_policy_that_is_not_back_in_time_leaves_all_as_it_was(
@@ -164,5 +236,5 @@ def test_a_policy_that_is_not_back_in_time_leaves_all_as_it_was(
     monkeypatch.setattr(time, "time", lambda: next(clock))
     monkeypatch.setattr(Players, "step", lambda *arguments: pytest.fail("it played"))
     late = record(replace(here, steps=10**6, deadline=2.5))
-    assert (late.steps, late.episodes, late.done) == (first.steps, first.episodes, False)
+    assert (late.steps, late.episodes, late.done, late.too_late) == (first.steps, first.episodes, False, True)
     assert all(path.read_bytes() == content for path, content in files.items())

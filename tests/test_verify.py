@@ -8,9 +8,10 @@ import pytest
 
 from tests.recording_helpers import edit_column, flip_action, played, recorded, refused
 from zoo.commands.data import Verify
+from zoo.locks import lock_beside
 from zoo.recordings import verify
 from zoo.recordings.format import new_metadata, read_recording, write_recording
-from zoo.recordings.verify import PART_STEPS, Checked, split_parts
+from zoo.recordings.verify import Checked, split_parts
 
 
 def verified(folder: Path, log: Path | None = None, **options: Any) -> tuple[dict[str, Any], int]:
@@ -19,8 +20,8 @@ def verified(folder: Path, log: Path | None = None, **options: Any) -> tuple[dic
 
 
 def logged(log: Path) -> dict[str, Any]:
-    files: dict[str, Any] = json.loads(log.read_text())["files"]
-    return files
+    """The entries of a log by file name."""
+    return {entry["file"]: entry for entry in json.loads(log.read_text())["files"].values()}
 
 
 def test_what_the_log_holds_is_not_replayed_again(tmp_path: Path) -> None:
@@ -41,6 +42,7 @@ def test_another_file_or_another_emulator_is_replayed(tmp_path: Path) -> None:
     path, log = recorded(tmp_path, "Breakout", 1), tmp_path / "log.json"
     verified(tmp_path, log)
     log.write_text(log.read_text().replace('"ale_py": "', '"ale_py": "0.'))
+    assert logged(log)[path.name]["ale_py"].startswith("0.0.")
     assert verified(tmp_path, log)[0]["steps"] > 0
     assert verified(tmp_path, log)[0]["steps"] == 0
     recorded(tmp_path, "Breakout", 1, first_seed=7)
@@ -78,22 +80,62 @@ def test_a_file_of_several_parts_is_done_with_the_last(tmp_path: Path, monkeypat
     path, log = recorded(tmp_path, "Breakout", 3), tmp_path / "log.json"
     monkeypatch.setattr(verify, "PART_STEPS", 1)
     recording = read_recording(path)
-    assert [part.numbers for part in split_parts(path, recording, [0, 2])] == [(0,), (2,)]
-    ends: list[bool] = []
+    assert [part.numbers for part in split_parts(path, "", recording, [0, 2])] == [(0,), (2,)]
+    ends: list[int] = []
 
     def watched(function: Any, parts: Any, workers: int, report: Any) -> None:
         def take(checked: Checked) -> None:
             report(checked)
             if checked.mismatches is not None:
-                ends.append(log.exists())
+                ends.append(len(logged(log)))
 
         for part in parts:
             function(part, take)
 
     monkeypatch.setattr(verify, "run_all", watched)
     verified(tmp_path, log)
-    assert ends == [False, False, True]
-    assert PART_STEPS > 1
+    assert ends == [0, 0, 1]
+
+
+def test_a_file_that_is_replaced_meanwhile_is_not_taken_for_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a recorder at work; or it is gone."""
+    path, log = recorded(tmp_path, "Breakout", 1), tmp_path / "log.json"
+    changes = iter((lambda: recorded(tmp_path, "Breakout", 1, first_seed=7), path.unlink))
+
+    def late(function: Any, parts: Any, workers: int, report: Any) -> None:
+        next(changes)()
+        for part in parts:
+            function(part, report)
+
+    monkeypatch.setattr(verify, "run_all", late)
+    for _ in range(2):
+        verify._read.cache_clear()  # as in a process of its own
+        result, code = verified(tmp_path, log)
+        (mismatch,) = result["mismatches"]
+        assert code == 1 and mismatch["path"] == str(path) and "another file" in mismatch["what"]
+        assert logged(log) == {}
+
+
+def test_files_of_one_name_have_entries_of_their_own(tmp_path: Path) -> None:
+    log, folders = tmp_path / "log.json", (tmp_path / "a", tmp_path / "b")
+    for seed, folder in enumerate(folders):
+        recorded(folder, "Breakout", 1, first_seed=seed)
+        verified(folder, log)
+    assert [verified(folder, log)[0]["steps"] for folder in folders] == [0, 0]
+
+
+def test_a_log_that_cannot_be_written_is_told_before_anything_is_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recorded(tmp_path, "Breakout", 1)
+    monkeypatch.setattr(verify, "run_all", lambda *arguments: pytest.fail("it replays"))
+    refused(lambda: verified(tmp_path, path / "log.json"), path / "log.json", "could not be written")
+    log = tmp_path / "log.json"
+    lock = lock_beside(log)
+    with lock:
+        refused(lambda: verified(tmp_path, log), log, "another verification")
 
 
 def test_what_cannot_be_read_does_not_keep_others_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

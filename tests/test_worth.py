@@ -22,6 +22,7 @@ SMALL = ("--games", "SpaceInvaders", "--steps", "3", "--batch-size", "4", "--epi
 def test_worth_measures_once_and_compares(recordings_dir: Path, tmp_path: Path) -> None:
     file = recordings_dir / "SpaceInvaders.random.parquet"
     arguments = ["--candidates", f"plain={file}", f"other={recordings_dir}:random=300", *SMALL]
+    arguments += ["--sources", "random", "random"]  # twice is once
     folders = ["--out", str(tmp_path / "worth"), "--cache", str(tmp_path / "frames"), "--workers", "1"]
     rows = run_command("data worth", [*arguments, *folders, "--json"])
     assert {row["name"] for row in rows} == {"plain", "other"}

@@ -253,8 +253,8 @@ def _making(recordings: Sequence[Recording]) -> str:
 def _verifying(recordings: Sequence[Recording], folder: Path | None) -> str:
     named = "" if folder is None else f" {shlex.quote(str(folder))}"
     log = read_log((folder or SHIPPED) / VERIFIED)
-    whole = [one for one in recordings if one.path and log.get(one.path.name, {}).get("digest") == one.metadata.digest]
-    versions = sorted({log[one.path.name]["ale_py"] for one in whole if one.path})
+    whole = [recording for recording in recordings if recording.metadata.digest in log]
+    versions = sorted({log[recording.metadata.digest]["ale_py"] for recording in whole})
     done = (
         f"\n\nReplayed whole and found as recorded, with ale-py {', '.join(versions)}: {len(whole)} of "
         f"{len(recordings)} files, {sum(len(one.episodes) for one in whole):,} episodes, "

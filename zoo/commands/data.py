@@ -101,11 +101,11 @@ class List(_Recorded):
 class Verify(_Recorded):
     """Replay recorded episodes and compare every reward, end and RAM check; exit code 1 where one differs.
 
-    Of a dataset, the whole files that it takes play of. A file that can't be read is named, the others are verified,
-    and the exit code is 2.
+    Of a dataset, the whole files that it takes play of. A file that can't be read, or holds an episode that was there
+    before, is named and not replayed; the others are verified, and the exit code is 2.
     """
 
-    IF_INTERRUPTED: ClassVar[str] = "what --log holds by now is not replayed again"
+    IF_INTERRUPTED: ClassVar[str] = "with --log, the files that replayed whole are not replayed again"
 
     sample: int = 2
     """Episodes of each file, drawn at random. A file whose values were changed is replayed whole."""

@@ -40,7 +40,8 @@ class _Record:
     """Time between saves of the policy. A kill loses the episodes under way; after it the policy goes on as it was at
     the last save."""
     out: Path = Path("runs/recordings")
-    """Folder of the recordings; the state to go on from is kept in its subfolder `state`."""
+    """Folder of the recordings; what to go on from is kept in its subfolder `state`. A killed recorder's last episodes
+    may stand there: let the same command finish before you take the recordings elsewhere."""
     json: bool = False
     """Print the result as JSON on standard output."""
 
@@ -79,7 +80,13 @@ class _Record:
         # A job whose recording was whole when it began played no step.
         if done := [result.game for result in results if result.done and not result.steps_per_second]:
             print(f"recorded before: {', '.join(done)}; for more, give more --steps", file=sys.stderr)
-        if left := [result.game for result in results if not result.done]:
+        if late := [result.game for result in results if result.too_late]:
+            print(
+                f"--time-budget {self.time_budget} was over before the policy was back where it had been (it plays its "
+                f"life once more for that); give more: {', '.join(late)}",
+                file=sys.stderr,
+            )
+        if left := [result.game for result in results if not result.done and not result.too_late]:
             dropped = sum(result.dropped for result in results if not result.done)
             lost = f", without {dropped} steps of episodes that had not ended" if dropped else ""
             print(

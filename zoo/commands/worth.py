@@ -84,7 +84,7 @@ class Worth:
             config.check(len(games))
         from zoo.recordings.datasets import Part
 
-        named = tuple(Part(source, per_game=self.transitions) for source in self.sources)
+        named = tuple(Part(source, per_game=self.transitions) for source in dict.fromkeys(self.sources))
         candidates = parse_candidates(self.candidates)
         jobs = [
             WorthJob(

@@ -24,7 +24,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,11 +205,15 @@ def _digest(table: pa.Table) -> str:
     return total.hexdigest()
 
 
+def schema_metadata(metadata: Metadata) -> dict[bytes, bytes]:
+    """Metadata as an Arrow schema holds them."""
+    return {METADATA_KEY: json.dumps(asdict(metadata)).encode()}
+
+
 def write_recording(path: Path, metadata: Metadata, episodes: Sequence[Episode]) -> None:
     """Write the file whole, under a temporary name first: a kill leaves the old file or the new one."""
     table = table_of(episodes)
-    content = {**asdict(metadata), "digest": _digest(table)}
-    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(content).encode()})
+    table = table.replace_schema_metadata(schema_metadata(replace(metadata, digest=_digest(table))))
     try:
         with replacing(path) as temporary:
             pq.write_table(
@@ -230,7 +234,14 @@ def read_metadata(path: Path) -> Metadata:
     Raises:
         QzooError: no recording, a damaged one, another format version, another ROM or another protocol.
     """
-    return _metadata_in(_content(path), path)
+    return metadata_of(_schema(_content(path), path), path)
+
+
+def _schema(content: pa.Buffer, path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(pa.BufferReader(content))
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a column's name that is no text
+        raise QzooError(f"{path}: damaged or not a Parquet file ({_first_line(error)}); fetch it again") from error
 
 
 def _content(path: Path) -> pa.Buffer:
@@ -243,11 +254,9 @@ def _content(path: Path) -> pa.Buffer:
         raise QzooError(f"{path}: could not be read ({error.strerror})") from error
 
 
-def _metadata_in(content: pa.Buffer, path: Path) -> Metadata:
-    try:
-        raw = (pq.read_schema(pa.BufferReader(content)).metadata or {}).get(METADATA_KEY)
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a column's name that is no text
-        raise QzooError(f"{path}: damaged or not a Parquet file ({_first_line(error)}); fetch it again") from error
+def metadata_of(schema: pa.Schema, path: Path) -> Metadata:
+    """What a schema holds, checked; raises as `read_metadata`, which names `path`."""
+    raw = (schema.metadata or {}).get(METADATA_KEY)
     if raw is None:
         raise QzooError(f"{path}: a Parquet file, but no recording: its metadata has no key 'qzoo'")
     try:
@@ -299,8 +308,20 @@ def read_recording(path: Path, *, check_digest: bool = True) -> Recording:
         QzooError: as `read_metadata`; a row that contradicts itself, named by episode and step; or values
             that are not those that were written.
     """
+    recording, digest = read_with_digest(path)
+    if check_digest and digest != recording.metadata.digest:
+        raise QzooError(f"{path}: its values are not those that were written; `zoo data verify` tells where")
+    return recording
+
+
+def read_with_digest(path: Path) -> tuple[Recording, str]:
+    """A whole file, and the digest of its values as they are: another than its metadata's where they were changed.
+
+    Raises:
+        QzooError: as `read_recording`, but for changed values.
+    """
     content = _content(path)
-    metadata = _metadata_in(content, path)
+    metadata = metadata_of(_schema(content, path), path)
     try:
         table = pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -315,14 +336,7 @@ def read_recording(path: Path, *, check_digest: bool = True) -> Recording:
     episodes = tuple(episodes_of(table, path))
     if not episodes:
         raise QzooError(f"{path}: holds no episode")
-    if check_digest and _digest(table) != metadata.digest:
-        raise QzooError(f"{path}: its values are not those that were written; `zoo data verify` tells where")
-    return Recording(metadata, episodes, path)
-
-
-def digest_of(path: Path) -> str:
-    """The digest of a file's values as they are; that of its metadata where they are those that were written."""
-    return _digest(pq.read_table(pa.BufferReader(_content(path))))
+    return Recording(metadata, episodes, path), _digest(table)
 
 
 def episodes_of(table: pa.Table, path: Path) -> list[Episode]:

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from zoo.atari import action_values, make_ale, make_vector_env, play_step
 from zoo.errors import QzooError
 from zoo.recordings.format import CHECK_INTERVAL, Episode, check_value
-from zoo.recordings.record import Progress, RecordJob, job_progress, play_on, recorded_episodes, save_job, unused_seed
+from zoo.recordings.record import (
+    Progress,
+    RecordJob,
+    job_progress,
+    play_on,
+    recorded_episodes,
+    save_job,
+    steps_played,
+    unused_seed,
+)
 
 NUM_ENVS = 16
 Played: TypeAlias = tuple[int, list[int], list[int], bool]
@@ -44,7 +53,7 @@ def record_policy(job: RecordJob, report: Callable[[Progress], None] = lambda pr
     if recorded >= job.steps:
         return job_progress(job, episodes, recorded, 0.0)
     agent = Agent(network, job.game, config.support, job.epsilon, seed=job.seed + len(episodes))
-    players = FramePlayers(job.game, NUM_ENVS, unused_seed(job, episodes), steps=recorded)
+    players = FramePlayers(job.game, NUM_ENVS, unused_seed(job, episodes), steps=steps_played(episodes, NUM_ENVS))
 
     def play() -> list[Episode]:
         ended = players.step(agent(players.observations))

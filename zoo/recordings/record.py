@@ -105,6 +105,7 @@ class Progress:
     done: bool
     unfinished: int = 0  # steps of an episode under way that is kept, to go on with
     dropped: int = 0  # steps of episodes under way that were let go at the end: only whole ones are recorded
+    too_late: bool = False  # the deadline came before the policy was back, so that it played nothing
 
 
 class RandomPolicy:
@@ -157,7 +158,7 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
     try:
         for path in (job.path, job.state_path):
             remove_leftovers(path)
-        journal.merge(job.journal_path, job.path, new_metadata(job.game, job.source, job.command))
+        journal.merge(job.journal_path, job.path)
         return _record(job, report)
     finally:
         lock.release()
@@ -179,9 +180,9 @@ def _record(job: RecordJob, report: Callable[[Progress], None]) -> Progress:
         return job_progress(job, episodes, recorded, 0.0)
     policy, num_envs = make_policy(job)
     try:
-        played = _restore(job, policy, episodes) if episodes else 0
+        played = _restore(job, policy, num_envs, episodes) if episodes else 0
     except _OutOfTimeError:
-        return job_progress(job, episodes, recorded, 0.0)
+        return replace(job_progress(job, episodes, recorded, 0.0), too_late=True)
     players = Players(job.game, num_envs, name, unused_seed(job, episodes), steps=played)
 
     def play() -> list[Episode]:
@@ -214,13 +215,14 @@ def play_on(
     """
     recorded, played = sum(episode.length for episode in episodes), 0
     before = recorded
+    metadata = new_metadata(job.game, job.source, job.command)
     began = saved = reported = time.time()
     parent = multiprocessing.parent_process()  # none in a process that no pool started
     while recorded < job.steps:
         finished = play()
         played += num_envs
         if finished:
-            journal.append(job.journal_path, finished)
+            journal.append(job.journal_path, metadata, finished)
         episodes += finished
         recorded += sum(episode.length for episode in finished)
         now = time.time()
@@ -288,7 +290,12 @@ class _OutOfTimeError(Exception):
     """The deadline came while a policy was brought back."""
 
 
-def _restore(job: RecordJob, policy: PlayPolicy, episodes: list[Episode]) -> int:
+def steps_played(episodes: Sequence[Episode], num_envs: int) -> int:
+    """Steps that a policy had played in `num_envs` games side by side when its last recorded episode ended."""
+    return max((episode.policy_step + num_envs * episode.length for episode in episodes), default=0)
+
+
+def _restore(job: RecordJob, policy: PlayPolicy, num_envs: int, episodes: list[Episode]) -> int:
     """Bring a policy back to where it was saved; returns the number of steps it had played.
 
     Raises:
@@ -306,7 +313,7 @@ def _restore(job: RecordJob, policy: PlayPolicy, episodes: list[Episode]) -> int
     if not job.state_path.exists():
         if job.source == "random":  # which has none to speak of
             policy.restore({}, {}, in_time())
-            return sum(episode.length for episode in episodes)
+            return steps_played(episodes, num_envs)
         raise QzooError(f"{job.path}: its policy's state {job.state_path} is missing; record elsewhere")
     try:
         tensors, info = load_state(job.state_path)
@@ -314,6 +321,5 @@ def _restore(job: RecordJob, policy: PlayPolicy, episodes: list[Episode]) -> int
         what = str(error).removesuffix(START_OVER)
         raise QzooError(f"{what}; move it and {job.path} away to start over, or record elsewhere") from error
     policy.restore(tensors, info, in_time())
-    # Episodes that ended after the save are later than what the state remembers; all others were before them.
-    ends = [episode.policy_step + episode.length for episode in episodes]
-    return max(int(info["played"]), sum(episode.length for episode in episodes), *ends)
+    # The state knows of unfinished episodes, the journal's episodes are later than it.
+    return max(int(info["played"]), steps_played(episodes, num_envs))

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import ale_py
 import numpy as np
 
 from zoo.atari import PROTOCOL, action_values, make_ale, play_step, reseed
 from zoo.errors import QzooError
-from zoo.files import write_json
-from zoo.recordings.format import CHECK_INTERVAL, Episode, Recording, check_value, digest_of, read_recording
+from zoo.files import write_json, writing
+from zoo.locks import lock_beside, take_lock
+from zoo.recordings.format import CHECK_INTERVAL, Episode, Recording, check_value, read_with_digest
 from zoo.recordings.library import Holders, check_name, claim_episodes
 from zoo.recordings.pool import run_all
 from zoo.recordings.replay import Mismatch
@@ -24,14 +26,17 @@ from zoo.recordings.replay import Mismatch
 PART_STEPS = 20_000
 """Steps that one process verifies at a time: a few seconds, so that one long file keeps every core busy."""
 
-LOG_FIELDS = {"digest", "ale_py", "episodes", "steps"}
+Log: TypeAlias = dict[str, dict[str, Any]]
+"""What replayed whole: file name, version of ale-py, episodes and steps, by the digest of the file's values."""
+LOG_FIELDS = {"file", "ale_py", "episodes", "steps"}
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some episodes of a file, for one process."""
+    """Some episodes of a file, for one process. `digest`: that of the file's values, changed or not."""
 
     path: Path
+    digest: str
     numbers: tuple[int, ...]
     steps: int
 
@@ -148,66 +153,96 @@ def verify_files(
         on_steps: called now and then with the number of steps replayed since.
 
     Raises:
-        QzooError: `seed` below 0, or a damaged log.
+        QzooError: `seed` below 0, or a log that is damaged, can't be written, or is another process's.
     """
-    done = read_log(log) if log is not None else {}
-    found, parts, changed, holders = Verified(), [], set(), Holders()
-    entries: dict[Path, dict[str, Any]] = {}
-    for path in paths:
-        try:
-            recording, digest = _opened(path, holders)
-        except QzooError as error:
-            found.unreadable.append(str(error))
-            continue
-        found.files += 1
-        entry = {"digest": digest, "ale_py": ale_py.__version__, "episodes": len(recording.episodes)}
-        entry["steps"] = recording.steps
-        if digest != recording.metadata.digest:
-            changed.add(path)
-        elif done.get(path.name) == entry:
-            found.earlier += recording.steps
-            continue
-        numbers = sample_episodes(recording, None if path in changed else sample, seed)
-        found.episodes += len(numbers)
-        if len(numbers) == len(recording.episodes):
-            entries[path] = entry
-        parts += split_parts(path, recording, numbers)
-    found.steps = sum(part.steps for part in parts)
-    begin(found.steps)
-    left = Counter(part.path for part in parts)
+    with _logging(log) as (done, keep):
+        plan = _plan(paths, sample, seed, done)
+        found, left = plan.found, Counter(part.path for part in plan.parts)
+        begin(found.steps)
 
-    def take(checked: Checked) -> None:
-        on_steps(checked.steps)
-        if checked.mismatches is None:
-            return
-        found.mismatches += checked.mismatches
-        left[checked.path] -= 1
-        if left[checked.path] or log is None or checked.path not in entries or checked.path in changed:
-            return
-        if not any(mismatch.path == str(checked.path) for mismatch in found.mismatches):
-            done[checked.path.name] = entries[checked.path]
-            write_json(log, {"files": dict(sorted(done.items()))})
+        def take(checked: Checked) -> None:
+            on_steps(checked.steps)
+            if checked.mismatches is None:
+                return
+            found.mismatches += checked.mismatches
+            left[checked.path] -= 1
+            if checked.mismatches:
+                plan.whole.pop(checked.path, None)
+            if not left[checked.path] and checked.path in plan.whole:
+                digest, entry = plan.whole[checked.path]
+                done[digest] = entry
+                keep()
 
-    if parts:
-        run_all(verify_part, parts, max(1, min(workers, len(parts))), take)
-    found.mismatches.sort(key=lambda mismatch: (mismatch.path, mismatch.episode))
+        if plan.parts:
+            run_all(verify_part, plan.parts, max(1, min(workers, len(plan.parts))), take)
+    found.mismatches.sort(key=lambda mismatch: (mismatch.path, mismatch.episode or 0))
     differing = {mismatch.path for mismatch in found.mismatches}
     what = "every episode replays, but other values are not those that were written"
-    found.mismatches += [
-        Mismatch(str(path), None, None, what) for path in sorted(changed) if str(path) not in differing
-    ]
+    found.mismatches += [Mismatch(str(path), None, None, what) for path in plan.changed if str(path) not in differing]
     return found
 
 
-def _opened(path: Path, holders: Holders) -> tuple[Recording, str]:
-    """(a recording, changed or not, and the digest of its values); raises QzooError as `read_files`."""
-    recording = read_recording(path, check_digest=False)
-    check_name(recording)
-    claim_episodes(holders, recording)
-    return recording, digest_of(path)
+@dataclass
+class _Plan:
+    """What to replay."""
+
+    parts: list[Part] = field(default_factory=list)
+    changed: list[Path] = field(default_factory=list)
+    """Files whose values are not those that were written."""
+    whole: dict[Path, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    """Of files that are replayed whole, digest and entry for the log."""
+    found: Verified = field(default_factory=Verified)
 
 
-def split_parts(path: Path, recording: Recording, numbers: Sequence[int]) -> list[Part]:
+def _plan(paths: Sequence[Path], sample: int | None, seed: int, done: Log) -> _Plan:
+    plan, holders = _Plan(), Holders()
+    for path in paths:
+        try:
+            recording, digest = read_with_digest(path)
+            check_name(recording)
+            claim_episodes(holders, recording)
+        except QzooError as error:
+            plan.found.unreadable.append(str(error))
+            continue
+        plan.found.files += 1
+        changed = digest != recording.metadata.digest
+        if changed:
+            plan.changed.append(path)
+        elif digest in done and done[digest]["ale_py"] == ale_py.__version__:
+            plan.found.earlier += recording.steps
+            continue
+        numbers = sample_episodes(recording, None if changed else sample, seed)
+        plan.found.episodes += len(numbers)
+        plan.found.steps += sum(recording.episodes[number].length for number in numbers)
+        plan.parts += split_parts(path, digest, recording, numbers)
+        if not changed and len(numbers) == len(recording.episodes):
+            size = {"episodes": len(numbers), "steps": recording.steps}
+            plan.whole[path] = digest, {"file": path.name, "ale_py": ale_py.__version__, **size}
+    return plan
+
+
+@contextmanager
+def _logging(path: Path | None) -> Iterator[tuple[Log, Callable[[], None]]]:
+    """(what a log holds, to add to; a function that writes it); no other process writes it meanwhile."""
+    if path is None:
+        yield {}, lambda: None
+        return
+    lock = lock_beside(path)
+    take_lock(lock, path, "another verification writes it; let it end, or name another file")
+    try:
+        done = read_log(path)
+
+        def keep() -> None:
+            with writing(path):
+                write_json(path, {"files": done})
+
+        keep()  # whether it can be written should show before hours of replay
+        yield done, keep
+    finally:
+        lock.release()
+
+
+def split_parts(path: Path, digest: str, recording: Recording, numbers: Sequence[int]) -> list[Part]:
     """Episodes in parts of at least PART_STEPS steps, the last one excepted."""
     parts: list[Part] = []
     current: list[int] = []
@@ -216,24 +251,32 @@ def split_parts(path: Path, recording: Recording, numbers: Sequence[int]) -> lis
         current.append(number)
         steps += recording.episodes[number].length
         if steps >= PART_STEPS or number == numbers[-1]:
-            parts.append(Part(path, tuple(current), steps))
+            parts.append(Part(path, digest, tuple(current), steps))
             current, steps = [], 0
     return parts
 
 
 def verify_part(part: Part, report: Callable[[Checked], None]) -> None:
     """Verify some episodes of a file, in a process of a pool."""
-    mismatches = verify_recording(_read(part.path), part.numbers, lambda steps: report(Checked(part.path, steps)))
+    try:
+        recording, digest = _read(part.path)
+    except QzooError:
+        recording, digest = None, ""
+    if recording is None or digest != part.digest:
+        what = "another file than when its verification began; verify it once more"
+        report(Checked(part.path, part.steps, (Mismatch(str(part.path), None, None, what),)))
+        return
+    mismatches = verify_recording(recording, part.numbers, lambda steps: report(Checked(part.path, steps)))
     report(Checked(part.path, 0, tuple(mismatches)))
 
 
 @lru_cache(maxsize=1)
-def _read(path: Path) -> Recording:
-    return read_recording(path, check_digest=False)
+def _read(path: Path) -> tuple[Recording, str]:
+    return read_with_digest(path)
 
 
-def read_log(path: Path) -> dict[str, dict[str, Any]]:
-    """What a log of verifications holds, by file name: {digest, ale_py, episodes, steps}; nothing where there is none.
+def read_log(path: Path) -> Log:
+    """What a log of verifications holds, nothing where there is none.
 
     Raises:
         QzooError: the file is damaged or no such log.
