@@ -72,6 +72,20 @@ def test_the_page_by_hand(folder: Path) -> None:
     assert (page.read_bytes(), picture.read_bytes()) == before
 
 
+def test_the_page_tells_how_good_learners_became(folder: Path) -> None:
+    normalized = get_game("Breakout").human_normalized
+    told = "last 20% in the 1 training games have an interquartile mean of"
+    text = write_page(folder, folder / "README.md")[0].read_text()
+    assert f"{told} {normalized(85):.3f}, and are above the reference of random play in 1." in text
+    # Another learner, worse than the first: episodes of both count, and its own where it counts alone.
+    worse = [made_up(10, 0, 10 * number, "learner/seed=1") for number in range(10)]
+    metadata = new_metadata("Breakout", "learner", "zoo record learner --games Breakout --steps 100 --seed 1")
+    write_recording(folder / "Breakout.learner.seed1.parquet", metadata, worse)
+    text = write_page(folder, folder / "README.md")[0].read_text()
+    both, alone = f"{normalized(42.5):.3f}", f"{normalized(0):.3f}"
+    assert f"{told} {both} ({alone} where each game's newest counts alone), and are above" in text
+
+
 def run_example(page: str) -> dict[str, Any]:
     """The names that the page's example gives values, of less play than it asks for."""
     (_, example), *_ = [block.split("python\n") for block in page.split("```") if block.startswith("python\n")]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from huggingface_hub import DatasetCardData
 
 from zoo.atari import PROTOCOL
@@ -19,10 +20,11 @@ from zoo.errors import QzooError
 from zoo.files import write_text, writing
 from zoo.games import OTHER_PLAYERS, get_game
 from zoo.markdown import bullets, markdown_table, score_text
+from zoo.metrics import interquartile_mean
 from zoo.recordings.datasets import DATASETS, datasets_stats, get_dataset
 from zoo.recordings.format import CHECK_INTERVAL, Recording
 from zoo.recordings.library import SHIPPED, read_files, recorded_files
-from zoo.recordings.stats import DatasetStats, SourceStats, commands, play_stats
+from zoo.recordings.stats import DatasetStats, SourceStats, commands, newest, play_stats
 from zoo.recordings.verify import read_log
 
 PICTURE, VERIFIED = "play.png", "verified.json"
@@ -105,7 +107,7 @@ def render_page(recordings: Sequence[Recording]) -> str:
     sections = (
         _introduction(play, every, example(play, datasets, folder)),
         _datasets(datasets),
-        _play(play),
+        _play(play, recordings),
         _making(recordings),
         _verifying(recordings, folder),
         "## Limitations\n\n" + bullets(limitations(play, recordings)),
@@ -205,7 +207,27 @@ def _datasets(datasets: Mapping[str, DatasetStats]) -> str:
     )
 
 
-def _play(play: Play) -> str:
+def ends_of_learners(recordings: Sequence[Recording]) -> str:
+    """How good learners became in the training games, two sentences; "" where there is no learner."""
+    learners = [one for one in recordings if one.metadata.source == "learner"]
+    every, last = _training_ends(learners), _training_ends(newest(learners))
+    if not every:
+        return ""
+    iqm, of_last = (_normalized(interquartile_mean(np.array(ends))) for ends in (every, last))
+    alone = "" if len(learners) == len(newest(learners)) else f" ({of_last} where each game's newest counts alone)"
+    above = sum(end > 0.0 for end in every)
+    return (
+        f" The learners' last 20% in the {len(every)} training games have an interquartile mean of {iqm}{alone}, and "
+        f"are above the reference of random play in {above}."
+    )
+
+
+def _training_ends(learners: Sequence[Recording]) -> list[float]:
+    rows = picture_rows(play_stats(learners))
+    return [row["last20"] for row in rows if row["split"] == "train" and row["last20"] is not None]
+
+
+def _play(play: Play, recordings: Sequence[Recording]) -> str:
     head = (
         *("game", "split", "source", "episodes", "transitions", "mean return", "last 20%"),
         *("human-normalized", "human-normalized, last 20%", "bytes"),
@@ -231,7 +253,8 @@ def _play(play: Play) -> str:
         f"## Scores of the play\n\n{shown if _drawable(picture_rows(play)) else ''}"
         "Human-normalized: 0 is the reference score of random play, 1 that of a human. The last 20% are the episodes "
         "that began in the last fifth of a player's steps: how good a learner became. Held-out games are for "
-        "transfer: no pretraining set has them.\n\n" + markdown_table(head, rows, ["---"] * 2 + ["---:"] * 7)
+        f"transfer: no pretraining set has them.{ends_of_learners(recordings)}\n\n"
+        + markdown_table(head, rows, ["---"] * 2 + ["---:"] * 7)
     )
 
 
