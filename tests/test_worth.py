@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.command_helpers import run_command
 from tests.recording_helpers import recorded, refused
@@ -39,6 +40,9 @@ def test_worth_measures_once_and_compares(recordings_dir: Path, tmp_path: Path) 
         assert row["transitions"] == sum(sum(policies.values()) for policies in row["play"].values())
     page = (tmp_path / "worth" / "worth.md").read_text()
     assert page == worth_page(content) and "| plain | " in page and "- other: " in page
+    (trained,) = rows[0]["trained"]
+    assert trained["device"] == "CPU, 1 thread" and trained["torch"] == torch.__version__
+    assert f"(CPU, 1 thread, {trained['precision']}, torch {torch.__version__})" in page
     assert content["recorded_by"] == ["a test"] and page.endswith("```bash\na test\n```\n")
 
     (done,) = (tmp_path / "worth" / "plain").glob("seed0.*/worth.json")

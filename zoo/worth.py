@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from zoo.agent import Agent
+from zoo.device import device_name, pick_precision
 from zoo.errors import QzooError
 from zoo.evaluate import human_iqm, play_episodes, summarize
 from zoo.files import write_json
@@ -148,11 +149,19 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
             "steps": run.step,
             "samples": run.step * job.config.per_game(len(job.games)) * len(job.games),
             "seconds": round(run.seconds),
+            **computed_on(job.config.precision),
         },
         "settings": settings,
     }
     write_json(finished, result)
     return result
+
+
+def computed_on(precision: str) -> dict[str, str]:
+    """What a run with this setting is computed on here: device, precision, version of PyTorch."""
+    device = torch.device("cpu")
+    dtype = str(pick_precision(precision, device)).removeprefix("torch.")
+    return {"device": device_name(device), "precision": dtype, "torch": torch.__version__}
 
 
 def taken_play(job: WorthJob) -> list[Recording]:
@@ -221,7 +230,7 @@ def summarize_worth(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         name, seeds, transitions, `play` (as `play_of`), `iqm_human` (interquartile mean human-normalized score over
         games and episodes of all seeds, with its 95% interval), `iqm_data` (that of the data's mean returns),
         `beats_data` (games whose mean score is above their data's mean), `games` ({game: as `zoo evaluate` gives it,
-        and `data`}), `samples`.
+        and `data`}), `samples`, `trained` (of each seed, seconds and what it was computed on).
     """
     rows = []
     for name in dict.fromkeys(result["name"] for result in results):
@@ -241,6 +250,7 @@ def summarize_worth(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
                 ),
                 "beats_data": sum(row["mean"] > row["data"] for row in games.values()),
                 "samples": runs[0]["training"]["samples"],
+                "trained": [run["training"] for run in runs],
                 "games": games,
             }
         )
@@ -277,6 +287,9 @@ def worth_page(content: Mapping[str, Any]) -> str:
         + "; ".join(f"{source} {sum(policies.values()):,}" for source, policies in row["play"].items())
         for row in rows
     )
+    trained = [run for row in rows for run in row["trained"]]
+    places = dict.fromkeys(f"{run['device']}, {run['precision']}, torch {run['torch']}" for run in trained)
+    minutes = [run["seconds"] / 60 for run in trained]
     first = rows[0]
     seeds = f"{first['seeds']} training{'s' if first['seeds'] > 1 else ''} each"
     return (
@@ -284,7 +297,9 @@ def worth_page(content: Mapping[str, Any]) -> str:
         f"A policy trained offline on each candidate with the same settings: `{config['arch']}`, "
         f"{config['steps']:,} steps of {first['samples'] // config['steps']},\n{seeds}; it then played "
         f"{first['games'][games[0]]['episodes']} episodes of every game. IQM: interquartile mean human-normalized\n"
-        "score; under each game the mean score, and in brackets the mean return of the data.\n\n"
+        "score, with its bootstrap interval over these episodes; under each game the mean score, and in brackets the "
+        f"mean\nreturn of the data. A training took {min(minutes):.0f} to {max(minutes):.0f} minutes "
+        f"({'; '.join(places)}).\n\n"
         f"{table}\n\nThe candidates:\n\n{made}\n\nMade by\n\n```bash\n{content['command']}\n```\n\n"
         "on play recorded by\n\n```bash\n" + "\n".join(content["recorded_by"]) + "\n```\n"
     )
