@@ -83,7 +83,7 @@ def test_the_page_tells_how_good_learners_became(folder: Path) -> None:
     write_recording(folder / "Breakout.learner.seed1.parquet", metadata, worse)
     text = write_page(folder, folder / "README.md")[0].read_text()
     both, alone = f"{normalized(42.5):.3f}", f"{normalized(0):.3f}"
-    assert f"{told} {both} ({alone} where each game's newest counts alone), and are above" in text
+    assert f"{told} {both} ({alone} of each game's last seed), and are above" in text
 
 
 def run_example(page: str) -> dict[str, Any]:
@@ -131,6 +131,14 @@ def test_without_learners_and_random_play_there_is_no_picture(tmp_path: Path) ->
     written = run_command("data page", [str(tmp_path), "--json"])
     assert written == {"page": str(tmp_path / "README.md"), "picture": None}
     assert not (tmp_path / PICTURE).exists() and PICTURE not in (tmp_path / "README.md").read_text()
+
+
+def test_the_page_tells_what_was_taken_over_from_a_learner(tmp_path: Path) -> None:
+    metadata = new_metadata("Pong", "planner", "zoo record planner --games Pong")
+    for policy, told in (("planner/seed=0", False), ("planner/after=learner/seed=0", True)):
+        write_recording(tmp_path / "Pong.planner.parquet", metadata, [made_up(10, 5, policy=policy)])
+        page, _ = write_page(tmp_path, tmp_path / "README.md")
+        assert ("begins as one of a learner's" in page.read_text()) == told
 
 
 def test_what_the_figures_say_against_the_data(folder: Path) -> None:

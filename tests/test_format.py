@@ -171,6 +171,20 @@ def test_damage_in_a_columns_name_is_one_line(tmp_path: Path) -> None:
     refused(lambda: read_recording(path), path, "damaged")
 
 
+def test_text_that_is_none_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "Breakout.random.parquet"
+    policy = "random/of-a-name-that-stands-once"
+    write_recording(
+        path,
+        new_metadata("Breakout", "random", "a test"),
+        [replace(episode, policy=policy) for episode in played("Breakout", 2)],
+    )
+    content = path.read_bytes()
+    assert content.count(b"stands-once") > 0
+    path.write_bytes(content.replace(b"stands-once", b"stands-\xffnce"))
+    refused(lambda: read_recording(path), path, "damaged")
+
+
 def test_any_flipped_byte_of_the_file_is_refused_or_changes_nothing(tmp_path: Path) -> None:
     path = recorded(tmp_path)
     original, content = read_recording(path), bytearray(path.read_bytes())

@@ -17,7 +17,7 @@ from zoo.commands.record import parse_shard
 from zoo.hub import load_qnetwork
 from zoo.model_folder import write_model
 from zoo.recordings.format import read_recording
-from zoo.recordings.policy import NUM_ENVS, FramePlayers, checked_episode
+from zoo.recordings.policy import FramePlayers, checked_episode, games_beside
 from zoo.recordings.replay import empty_frames, num_frames, replay
 from zoo.recordings.verify import verify_recording
 
@@ -46,9 +46,15 @@ def test_play_of_a_model_is_recorded_and_goes_on(model: Path, tmp_path: Path) ->
     assert len({episode.seed for episode in longer.episodes}) == len(longer.episodes)
     assert verify_recording(longer) == []
     before, after = longer.episodes[: first["episodes"]], longer.episodes[first["episodes"] :]
-    # Steps of games side by side count, also those of episodes that never ended.
-    assert min(e.policy_step for e in before) == 0
-    assert min(e.policy_step for e in after) == max(e.policy_step + NUM_ENVS * e.length for e in before)
+    assert [e.policy_step for e in longer.episodes] == [
+        sum(e.length for e in longer.episodes[:n]) for n in range(len(longer.episodes))
+    ]
+    assert min(e.policy_step for e in before) == 0 and min(e.policy_step for e in after) == first["steps"]
+
+
+def test_a_short_recording_does_not_prefer_short_episodes() -> None:
+    """One game after the other, or as many beside each other as still play several episodes each."""
+    assert [games_beside(steps) for steps in (1, 5_000, 10_000, 100_000, 10**6)] == [1, 1, 2, 16, 16]
 
 
 def test_the_model_sees_what_it_will_see_in_replay(model: Path) -> None:

@@ -49,6 +49,17 @@ def test_another_file_or_another_emulator_is_replayed(tmp_path: Path) -> None:
     assert verified(tmp_path, log)[0]["steps"] == read_recording(path).steps
 
 
+def test_a_log_knows_values_of_their_own_game_alone(tmp_path: Path) -> None:
+    path, log = recorded(tmp_path, "Breakout", 1), tmp_path / "log.json"
+    verified(tmp_path, log)
+    recording = read_recording(path)
+    path.unlink()
+    passed_off = new_metadata("Pong", "random", "zoo record random")
+    write_recording(tmp_path / "Pong.random.parquet", passed_off, recording.episodes)  # of the same digest
+    result, code = verified(tmp_path, log)
+    assert code == 1 and result["steps"] == recording.steps and result["earlier"] == 0
+
+
 def test_only_what_replays_whole_is_logged(tmp_path: Path) -> None:
     bad, good, log = recorded(tmp_path, "Breakout", 2), recorded(tmp_path, "Freeway", 1), tmp_path / "log.json"
     verified(tmp_path, log, all=False, sample=1)

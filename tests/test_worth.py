@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import zoo.worth
 from tests.command_helpers import run_command
 from tests.recording_helpers import recorded, refused
 from zoo.commands.worth import parse_candidates
+from zoo.games import get_game
 from zoo.pretrain.config import RunConfig
 from zoo.recordings.datasets import Part
 from zoo.recordings.format import read_recording
-from zoo.worth import WorthJob, read_result, summarize_worth, taken_play, worth_page
+from zoo.worth import WorthJob, iqm_of, mean_return, measure, read_result, summarize_worth, taken_play, worth_page
 
 SMALL = ("--games", "SpaceInvaders", "--steps", "3", "--batch-size", "4", "--episodes", "2", "--transitions", "300")
 
@@ -32,14 +37,16 @@ def test_worth_measures_once_and_compares(recordings_dir: Path, tmp_path: Path) 
         assert game["episodes"] == 2 and len(game["scores"]) == 2 and row["samples"] == 12
         assert row["beats_data"] == int(game["mean"] > game["data"])
         assert row["iqm_human"]["low"] <= row["iqm_human"]["value"] <= row["iqm_human"]["high"]
+    assert "over episodes: how much" in (tmp_path / "worth" / "worth.md").read_text()
     # The same play under two names, in two ways of asking for it, gives the same policy.
     assert rows[0]["games"] == rows[1]["games"]
     content = json.loads((tmp_path / "worth" / "worth.json").read_text())
     assert content["rows"] == rows
     for row in rows:
-        assert row["transitions"] == sum(sum(policies.values()) for policies in row["play"].values())
+        (play,) = row["play"].values()
+        assert row["transitions"] == sum(sum(policies.values()) for policies in play.values())
     page = (tmp_path / "worth" / "worth.md").read_text()
-    assert page == worth_page(content) and "| plain | " in page and "- other: " in page
+    assert page == worth_page(content) and "| plain | " in page and "| other | " in page
     (trained,) = rows[0]["trained"]
     assert trained["device"] == "CPU, 1 thread" and trained["torch"] == torch.__version__
     assert f"(CPU, 1 thread, {trained['precision']}, torch {torch.__version__})" in page
@@ -55,21 +62,45 @@ def test_worth_measures_once_and_compares(recordings_dir: Path, tmp_path: Path) 
 
 
 def test_best_candidate_comes_first_and_seeds_are_pooled() -> None:
-    def result(name: str, seed: int, scores: list[float]) -> dict[str, object]:
-        return {
-            "name": name,
-            "seed": seed,
-            "transitions": 10,
-            "play": {"learner": {"learner/seed=0": 10}},
-            "scores": {"Breakout": scores},
-            "data": {"Breakout": 8.0},
-            "training": {"samples": 1},
-        }
-
-    rows = summarize_worth([result("poor", 0, [1, 2]), result("good", 0, [9, 10]), result("good", 1, [11, 12])])
+    rows = summarize_worth([result("poor", 0, [1, 2]), result("good", 0, [9, 10]), result("good", 1, [11, 20])])
     assert [row["name"] for row in rows] == ["good", "poor"]
-    assert rows[0]["seeds"] == 2 and rows[0]["games"]["Breakout"]["mean"] == 10.5
+    assert rows[0]["seeds"] == 2 and rows[0]["games"]["Breakout"]["mean"] == 12.5
+    assert rows[0]["iqm_human"]["value"] == pytest.approx(get_game("Breakout").human_normalized(10.5))
     assert [row["beats_data"] for row in rows] == [1, 0]
+    other = {**result("good", 1, [1, 2]), "settings": {"data": "of another day"}}
+    refused(lambda: summarize_worth([result("good", 0, [1, 2]), other]), "good: its recordings changed")
+
+
+def result(name: str, seed: int, scores: list[float]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "seed": seed,
+        "transitions": 10,
+        "play": {"Breakout": {"learner": {"learner/seed=0": 10}}},
+        "scores": {"Breakout": scores},
+        "data": {"Breakout": 8.0},
+        "training": {"samples": 1, "seconds": 60, "device": "CPU", "precision": "float32", "torch": "2"},
+        "settings": {"data": "the same"},
+    }
+
+
+def test_the_interval_is_over_trainings_too() -> None:
+    """Trainings that differ more than their episodes: the interval holds what either of them alone would give."""
+    low, high = get_game("Breakout").human_normalized(10.0), get_game("Breakout").human_normalized(30.0)
+    iqm = iqm_of([{"Breakout": [10.0] * 8}, {"Breakout": [30.0] * 8}])
+    assert iqm == pytest.approx({"value": (low + high) / 2, "low": low, "high": high})
+    alone = iqm_of([{"Breakout": [10.0, 10.0, 10.0, 10.0], "Pong": [-21.0, -21.0, 21.0, 21.0]}])
+    assert alone["low"] < alone["value"] < alone["high"]
+
+
+def test_the_page_tells_of_each_training(tmp_path: Path) -> None:
+    rows = summarize_worth([result("one", seed, [1, 2, 3]) for seed in range(2)])
+    content = {"command": "zoo x", "recorded_by": ["zoo y"], "run_config": RunConfig(steps=1).to_dict(), "rows": rows}
+    page = worth_page(content)
+    assert (
+        "2 trainings each; each policy then played 3 episodes" in page and "over trainings and their episodes" in page
+    )
+    assert "| one | 10 | learner 10 |" in page and "1 to 1 minutes (CPU, float32, torch 2)" in page
 
 
 def test_seeds_follow_the_seed_and_samples_are_those_of_the_batches(recordings_dir: Path, tmp_path: Path) -> None:
@@ -94,9 +125,14 @@ def test_seeds_follow_the_seed_and_samples_are_those_of_the_batches(recordings_d
 
 def test_every_candidate_is_checked_before_one_is_trained(recordings_dir: Path, tmp_path: Path) -> None:
     recorded(tmp_path, "Boxing", 1)
+    (damaged := tmp_path / "damaged").mkdir()
+    whole = (recordings_dir / "SpaceInvaders.random.parquet").read_bytes()
+    (damaged / "SpaceInvaders.random.parquet").write_bytes(whole[: len(whole) // 2] + whole[len(whole) // 2 + 9 :])
     lacking = {
         f"bad={tmp_path}": "SpaceInvaders: no recording; recorded are Boxing",
         f"bad={recordings_dir}:planner=100": "SpaceInvaders: no recording of planner; recorded are random",
+        f"bad={recordings_dir}:random=99999": "fewer than the 99,999 named",
+        f"bad={damaged}": "SpaceInvaders.random.parquet: damaged",
         "bad=/no/where:at:all": "/no/where:at:all: no such file or folder",
     }
     settings = [*SMALL, "--out", str(tmp_path / "worth")]
@@ -108,7 +144,9 @@ def test_every_candidate_is_checked_before_one_is_trained(recordings_dir: Path, 
     refused(partial(run_command, "data worth", arguments), "--transitions 0")
 
 
-@pytest.mark.parametrize("texts", [(), ("=a",), ("a", "a"), ("../a=b",), ("..=b",), (".=b",), ("a:b=/c",), ("a:b",)])
+@pytest.mark.parametrize(
+    "texts", [(), ("=a",), ("a", "a"), ("../a=b",), ("..=b",), (".=b",), ("a:b=/c",), ("a:b",), ("worth.md",)]
+)
 def test_candidates_need_names_of_their_own(texts: tuple[str, ...]) -> None:
     refused(lambda: parse_candidates(texts), "--candidates")
 
@@ -128,22 +166,59 @@ def test_candidate_paths() -> None:
         refused(lambda text=text: parse_candidates((text,)), f"--candidates {text}", "names no path")
 
 
-def test_a_stretch_of_a_life_is_what_began_in_it(tmp_path: Path) -> None:
+def job(folder: Path, parts: tuple[Part, ...] = (), **changes: Any) -> WorthJob:
+    plain = WorthJob("a", (folder,), ("Breakout",), parts, (), None, RunConfig(), 1, folder / "out", folder / "frames")
+    return replace(plain, **changes)
+
+
+def starts(job: WorthJob) -> list[int]:
+    return [episode.policy_step for recording in taken_play(job) for episode in recording.episodes]
+
+
+def test_a_share_is_as_much_as_it_names_of_what_began_in_its_stretch(tmp_path: Path) -> None:
     recorded(tmp_path, "Breakout", 4)
     episodes = read_recording(tmp_path / "Breakout.random.parquet").episodes
-    config = RunConfig()
+    half = (episodes[-1].policy_step + episodes[-1].length) / 2
+    stretches = {
+        "": list(episodes),
+        "@0-1": list(episodes),
+        "@0-0.5": [episode for episode in episodes if episode.policy_step < half],
+        "@0.5-1": [episode for episode in episodes if episode.policy_step >= half],
+    }
+    for stretch, wanted in stretches.items():
+        every = sum(episode.length for episode in wanted)
 
-    def starts(share: str) -> list[int]:
-        ((paths, parts),) = parse_candidates((f"a={tmp_path}:random{share}=100000",)).values()
-        (taken,) = taken_play(WorthJob("a", paths, ("Breakout",), parts, None, config, 1, tmp_path, tmp_path))
-        return [episode.policy_step for episode in taken.episodes]
+        def of(number: int, stretch: str = stretch) -> list[int]:
+            ((paths, parts),) = parse_candidates((f"a={tmp_path}:random{stretch}={number}",)).values()
+            return starts(job(tmp_path, parts, paths=paths))
 
-    every = [episode.policy_step for episode in episodes]
-    half = (every[-1] + episodes[-1].length) / 2
-    assert starts("") == starts("@0-1") == every
-    assert starts("@0-0.5") == [step for step in every if step < half]
-    assert starts("@0.5-1") == [step for step in every if step >= half]
-    refused(lambda: starts("@0.99-1"), "--candidates a: Breakout.random holds nothing")
+        assert of(every) == [episode.policy_step for episode in wanted]
+        assert len(of(1)) == 1
+        refused(partial(of, every + 1), f"Breakout.random holds {every:,} transitions", f"{every + 1:,} named")
+    refused(lambda: starts(job(tmp_path, (Part("random", since=0.99, per_game=1),))), "holds 0 transitions in that")
+
+
+def test_without_shares_sources_give_at_most_what_is_asked_for(tmp_path: Path) -> None:
+    recorded(tmp_path, "Breakout", 3)
+    recorded(tmp_path, "Breakout", 2, source="learner", policy="learner/seed=0")
+    assert len(starts(job(tmp_path))) == 5 and len(starts(job(tmp_path, transitions=1))) == 2
+    assert len(starts(job(tmp_path, sources=("random",)))) == 3
+    assert len(starts(job(tmp_path, sources=("random",), transitions=1))) == 1
+
+
+def test_a_policy_plays_the_episodes_of_its_training_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded(tmp_path, "Breakout", 1)
+    asked = []
+
+    def play(agent: object, game: str, episodes: int, *, seed: int, num_threads: int) -> np.ndarray:
+        asked.append((game, episodes, seed))
+        return np.array([1.0] * episodes)
+
+    monkeypatch.setattr(zoo.worth, "play_episodes", play)
+    one = job(tmp_path, config=RunConfig(steps=1, batch_size=2, seed=7), episodes=3)
+    found = measure(one)
+    assert asked == [("Breakout", 3, 7)] and found["scores"] == {"Breakout": [1.0, 1.0, 1.0]}
+    assert found["data"]["Breakout"] == mean_return(taken_play(one), "Breakout")
 
 
 @pytest.mark.parametrize(

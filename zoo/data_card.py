@@ -24,8 +24,8 @@ from zoo.metrics import interquartile_mean
 from zoo.recordings.datasets import DATASETS, datasets_stats, get_dataset
 from zoo.recordings.format import CHECK_INTERVAL, Recording
 from zoo.recordings.library import SHIPPED, read_files, recorded_files
-from zoo.recordings.stats import DatasetStats, SourceStats, commands, newest, play_stats
-from zoo.recordings.verify import read_log
+from zoo.recordings.stats import DatasetStats, SourceStats, commands, of_last_seed, play_stats
+from zoo.recordings.verify import logged, read_log
 
 PICTURE, VERIFIED = "play.png", "verified.json"
 """What stands beside recordings: the page's picture, and what `zoo data verify --log` wrote of them."""
@@ -210,11 +210,11 @@ def _datasets(datasets: Mapping[str, DatasetStats]) -> str:
 def ends_of_learners(recordings: Sequence[Recording]) -> str:
     """How good learners became in the training games, two sentences; "" where there is no learner."""
     learners = [one for one in recordings if one.metadata.source == "learner"]
-    every, last = _training_ends(learners), _training_ends(newest(learners))
+    every, last = _training_ends(learners), _training_ends(of_last_seed(learners))
     if not every:
         return ""
     iqm, of_last = (_normalized(interquartile_mean(np.array(ends))) for ends in (every, last))
-    alone = "" if len(learners) == len(newest(learners)) else f" ({of_last} where each game's newest counts alone)"
+    alone = "" if len(learners) == len(of_last_seed(learners)) else f" ({of_last} of each game's last seed)"
     above = sum(end > 0.0 for end in every)
     return (
         f" The learners' last 20% in the {len(every)} training games have an interquartile mean of {iqm}{alone}, and "
@@ -263,6 +263,11 @@ def _making(recordings: Sequence[Recording]) -> str:
     made = commands((recording.metadata.game, recording.metadata.command) for recording in recordings)
     versions = sorted({recording.metadata.ale_py for recording in recordings})
     told = [f"`{source}`: {SOURCES[source]}." for source in sources if source in SOURCES]
+    if any("/after=" in episode.policy for recording in recordings for episode in recording.episodes):
+        told.append(
+            "`/after=learner` in an episode's policy: it begins as one of a learner's, up to a step drawn at random, "
+            "and the planner went on from there. Its return counts both."
+        )
     return (
         f"## How it was made\n\n{bullets(told)}\n\nWith ale-py {', '.join(versions)}, by these commands:\n\n```bash\n"
         + "\n".join(made)
@@ -276,7 +281,7 @@ def _making(recordings: Sequence[Recording]) -> str:
 def _verifying(recordings: Sequence[Recording], folder: Path | None) -> str:
     named = "" if folder is None else f" {shlex.quote(str(folder))}"
     log = read_log((folder or SHIPPED) / VERIFIED)
-    whole = [recording for recording in recordings if recording.metadata.digest in log]
+    whole = [recording for recording in recordings if logged(log, recording)]
     versions = sorted({log[recording.metadata.digest]["ale_py"] for recording in whole})
     done = (
         f"\n\nReplayed whole and found as recorded, with ale-py {', '.join(versions)}: {len(whole)} of "
@@ -287,7 +292,8 @@ def _verifying(recordings: Sequence[Recording], folder: Path | None) -> str:
         f"## How to verify it\n\n```bash\nzoo data verify{named} --all\n```\n\n"
         "It replays every episode on the emulator and compares each reward, the end, and a checksum over actions and "
         f"RAM every {CHECK_INTERVAL} steps. Without `--all` it replays two episodes of each file. A file whose values "
-        f"are not those that were written is found by its digest, and is never trained on.{done if whole else ''}"
+        f"are not those that were written is found by its digest, and is never trained on. What a file says of itself "
+        f"beside its play, such as the command and the licence, no digest covers.{done if whole else ''}"
     )
 
 

@@ -1,8 +1,8 @@
 """What recorded play is worth: the score of the policy that offline Q-learning gets from it.
 
-Candidates are trained with the same settings on the same games and as many transitions, then play; each job is one
-candidate and one training seed, in a process of its own with one thread: on a CPU, several small trainings side by
-side get through more samples than one after the other on all cores.
+Candidates are trained with the same settings on the same games, then play; each job is one candidate and one training
+seed, in a process of its own with one thread: on a CPU, several small trainings side by side get through more samples
+than one after the other on all cores.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 from zoo.agent import Agent
 from zoo.device import device_name, pick_precision
 from zoo.errors import QzooError
-from zoo.evaluate import human_iqm, play_episodes, summarize
-from zoo.files import write_json
+from zoo.evaluate import play_episodes, summarize
+from zoo.files import write_json, writing
 from zoo.games import get_game
-from zoo.markdown import bullets, markdown_table, score_text
+from zoo.markdown import markdown_table, score_text
 from zoo.metrics import interquartile_mean
 from zoo.pretrain.config import RunConfig
 from zoo.pretrain.loop import TrainingProgress, train
@@ -31,12 +31,15 @@ from zoo.pretrain.run import new_objective
 from zoo.recordings.build import fingerprint
 from zoo.recordings.datasets import Part, take
 from zoo.recordings.format import Recording, read_metadata
-from zoo.recordings.library import read_source, recorded_files, source_paths, sources_of
+from zoo.recordings.library import read_source, recorded_files, sources_of
 from zoo.recordings.stats import commands
 from zoo.recordings.store import build_store
 
-RESULT = {"name", "seed", "transitions", "play", "scores", "data", "training"}
-"""What is in a file of results at least."""
+RESULT = {"name", "seed", "transitions", "play", "scores", "data", "training", "settings"}
+TRAINING = {"samples", "seconds", "device", "precision", "torch"}
+"""What is in a file of results at least, and under its `training`."""
+SAMPLES = 2_000
+"""Resamples of an interval."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ class WorthJob:
     paths: tuple[Path, ...]
     games: tuple[str, ...]
     parts: tuple[Part, ...]
-    """What to take of a game; none: of each of its sources `transitions`."""
+    """Shares: what to take of a game, no less of it than is named."""
+    sources: tuple[str, ...]
+    """Where no shares are: take these sources (none: all), of each at most about `transitions`."""
     transitions: int | None
     config: RunConfig
     episodes: int
@@ -72,17 +77,13 @@ class WorthProgress:
 
 
 def check_recorded(job: WorthJob) -> None:
-    """Refuse a job whose candidate lacks a game or a source of it; only names of files are read.
+    """Refuse a job whose candidate can't be taken; its recordings are read.
 
     Raises:
-        QzooError: names the candidate and what it lacks.
+        QzooError: names the candidate and what it lacks, or what is damaged.
     """
     try:
-        files = recorded_files(job.paths)
-        for game in job.games:
-            sources_of(files, game)
-            for part in job.parts:
-                source_paths(files, game, part.source)
+        taken_play(job)
     except QzooError as error:
         raise QzooError(f"--candidates {job.name}: {error}") from error
 
@@ -94,7 +95,7 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
 
     Returns:
         {name, seed, transitions, play: as `play_of`, scores: {game: raw scores}, data: {game: mean return}, training:
-        figures}.
+        figures, settings}.
 
     Raises:
         QzooError: recordings are missing or damaged, or what was found before is damaged.
@@ -153,7 +154,8 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
         },
         "settings": settings,
     }
-    write_json(finished, result)
+    with writing(finished):
+        write_json(finished, result)
     return result
 
 
@@ -168,15 +170,20 @@ def taken_play(job: WorthJob) -> list[Recording]:
     """What a candidate takes of its recordings, game after game.
 
     Raises:
-        QzooError: recordings are missing or damaged, or hold nothing of a part.
+        QzooError: recordings are missing or damaged, or hold less than a share names.
     """
     files, taken = recorded_files(job.paths), []
     for game in job.games:
-        every = tuple(Part(source, per_game=job.transitions) for source in sources_of(files, game))
-        for part in job.parts or every:
+        sources = job.sources or sources_of(files, game)
+        for part in job.parts or [Part(source, per_game=job.transitions) for source in sources]:
             play = take(part, read_source(files, game, part.source), seed=0)
-            if not play:
-                raise QzooError(f"--candidates {job.name}: {game}.{part.source} holds nothing of that part of a life")
+            held = sum(recording.transitions for recording in play)
+            if job.parts and part.per_game is not None and held < part.per_game:
+                stretch = "" if (part.since, part.until) == (0.0, 1.0) else " in that stretch of a life"
+                raise QzooError(
+                    f"{game}.{part.source} holds {held:,} transitions{stretch}, fewer than the {part.per_game:,} "
+                    "named; name as many of every candidate as all hold"
+                )
             taken += play
     return taken
 
@@ -187,7 +194,7 @@ def recorded_by(jobs: Sequence[WorthJob]) -> list[str]:
     for job in jobs:
         files = recorded_files(job.paths)
         for game in job.games:
-            for source in [part.source for part in job.parts] or sources_of(files, game):
+            for source in [part.source for part in job.parts] or job.sources or sources_of(files, game):
                 made.update({path.resolve(): (game, read_metadata(path).command) for path in files[game][source]})
     return commands(sorted(set(made.values())))
 
@@ -202,16 +209,16 @@ def read_result(path: Path) -> dict[str, Any]:
         result = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         result = None
-    if not isinstance(result, dict) or not result.keys() >= RESULT:
-        raise QzooError(f"{path}: damaged; delete it, and the candidate is measured again")
+    if not isinstance(result, dict) or not result.keys() >= RESULT or not result["training"].keys() >= TRAINING:
+        raise QzooError(f"{path}: damaged, or of an older version; delete it, and the candidate is measured again")
     return result
 
 
-def play_of(recordings: Sequence[Recording]) -> dict[str, dict[str, int]]:
-    """Transitions by source of play and policy, over all games."""
-    play: dict[str, dict[str, int]] = {}
+def play_of(recordings: Sequence[Recording]) -> dict[str, dict[str, dict[str, int]]]:
+    """Transitions by game, source of play and policy."""
+    play: dict[str, dict[str, dict[str, int]]] = {}
     for recording in recordings:
-        policies = play.setdefault(recording.metadata.source, {})
+        policies = play.setdefault(recording.metadata.game, {}).setdefault(recording.metadata.source, {})
         for episode in recording.episodes:
             policies[episode.policy] = policies.get(episode.policy, 0) + episode.length
     return play
@@ -227,14 +234,18 @@ def summarize_worth(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     """One row a candidate, over its seeds, best first.
 
     Returns:
-        name, seeds, transitions, `play` (as `play_of`), `iqm_human` (interquartile mean human-normalized score over
-        games and episodes of all seeds, with its 95% interval), `iqm_data` (that of the data's mean returns),
-        `beats_data` (games whose mean score is above their data's mean), `games` ({game: as `zoo evaluate` gives it,
-        and `data`}), `samples`, `trained` (of each seed, seconds and what it was computed on).
+        name, seeds, transitions, `play` (as `play_of`), `iqm_human` (as `iqm_of`), `beats_data` (games whose mean score
+        is above their data's mean), `games` ({game: as `zoo evaluate` gives it, and `data`}), `samples`, `trained` (of
+        each seed, seconds and what it was computed on).
+
+    Raises:
+        QzooError: trainings of one candidate that were on other data.
     """
     rows = []
     for name in dict.fromkeys(result["name"] for result in results):
         runs = [result for result in results if result["name"] == name]
+        if any(run["settings"]["data"] != runs[0]["settings"]["data"] for run in runs):
+            raise QzooError(f"{name}: its recordings changed between two trainings; run the same command again")
         data = runs[0]["data"]
         scores = {game: np.concatenate([run["scores"][game] for run in runs]) for game in data}
         games = {game: {**summarize(game, raw), "data": data[game]} for game, raw in scores.items()}
@@ -244,10 +255,7 @@ def summarize_worth(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
                 "seeds": len(runs),
                 "transitions": runs[0]["transitions"],
                 "play": runs[0]["play"],
-                "iqm_human": human_iqm(scores),
-                "iqm_data": interquartile_mean(
-                    np.array([get_game(game).human_normalized(score) for game, score in data.items()])
-                ),
+                "iqm_human": iqm_of([run["scores"] for run in runs]),
                 "beats_data": sum(row["mean"] > row["data"] for row in games.values()),
                 "samples": runs[0]["training"]["samples"],
                 "trained": [run["training"] for run in runs],
@@ -255,6 +263,34 @@ def summarize_worth(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
             }
         )
     return sorted(rows, key=lambda row: -float(row["iqm_human"]["value"]))
+
+
+def iqm_of(trainings: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+    """Interquartile mean human-normalized score over games and episodes of all trainings, with its 95% interval.
+
+    The interval is a percentile bootstrap that draws trainings anew, and of each the episodes of a game: episodes of
+    one training are alike, those of another differ more. Of one training it can tell of episodes alone.
+
+    Args:
+        trainings: of each, raw scores by game.
+
+    Returns:
+        {value, low, high}.
+    """
+    normalized = [
+        [np.array([get_game(game).human_normalized(score) for score in raw]) for game, raw in scores.items()]
+        for scores in trainings
+    ]
+    value = interquartile_mean([scores for games in normalized for scores in games])
+    generator = np.random.default_rng(0)
+    values: list[float] = []
+    for _ in range(SAMPLES):
+        drawn = generator.integers(len(normalized), size=len(normalized)).tolist()
+        games = [scores for number in drawn for scores in normalized[number]]
+        episodes = [scores[generator.integers(len(scores), size=len(scores))] for scores in games]
+        values.append(interquartile_mean(episodes))
+    low, high = np.quantile(values, [0.025, 0.975])
+    return {"value": value, "low": float(low), "high": float(high)}
 
 
 def worth_page(content: Mapping[str, Any]) -> str:
@@ -266,13 +302,12 @@ def worth_page(content: Mapping[str, Any]) -> str:
     rows, config = content["rows"], content["run_config"]
     games = list(rows[0]["games"])
     table = markdown_table(
-        ("candidate", "IQM", "95% interval", "data's IQM", "beats data", *games),
+        ("candidate", "IQM", "95% interval", "beats data", *games),
         (
             (
                 row["name"],
                 f"{row['iqm_human']['value']:.3f}",
                 f"{row['iqm_human']['low']:.3f} to {row['iqm_human']['high']:.3f}",
-                f"{row['iqm_data']:.3f}",
                 f"{row['beats_data']} of {len(games)}",
                 *(
                     f"{score_text(row['games'][game]['mean'])} ({score_text(row['games'][game]['data'])})"
@@ -282,24 +317,36 @@ def worth_page(content: Mapping[str, Any]) -> str:
             for row in rows
         ),
     )
-    made = bullets(
-        f"{row['name']}: {row['transitions']:,} transitions; "
-        + "; ".join(f"{source} {sum(policies.values()):,}" for source, policies in row["play"].items())
-        for row in rows
-    )
+    made = markdown_table(("candidate", "transitions", *games), ((row["name"], *_made_of(row)) for row in rows))
     trained = [run for row in rows for run in row["trained"]]
     places = dict.fromkeys(f"{run['device']}, {run['precision']}, torch {run['torch']}" for run in trained)
     minutes = [run["seconds"] / 60 for run in trained]
     first = rows[0]
-    seeds = f"{first['seeds']} training{'s' if first['seeds'] > 1 else ''} each"
+    several = first["seeds"] > 1
+    episodes = first["games"][games[0]]["episodes"] // first["seeds"]
+    over = (
+        "over trainings and their episodes"
+        if several
+        else "over episodes: how much\nanother training would differ is not in it"
+    )
     return (
         "# What recorded play is worth\n\n"
         f"A policy trained offline on each candidate with the same settings: `{config['arch']}`, "
-        f"{config['steps']:,} steps of {first['samples'] // config['steps']},\n{seeds}; it then played "
-        f"{first['games'][games[0]]['episodes']} episodes of every game. IQM: interquartile mean human-normalized\n"
-        "score, with its bootstrap interval over these episodes; under each game the mean score, and in brackets the "
-        f"mean\nreturn of the data. A training took {min(minutes):.0f} to {max(minutes):.0f} minutes "
-        f"({'; '.join(places)}).\n\n"
-        f"{table}\n\nThe candidates:\n\n{made}\n\nMade by\n\n```bash\n{content['command']}\n```\n\n"
+        f"{config['steps']:,} steps of {first['samples'] // config['steps']},\n{first['seeds']} "
+        f"training{'s' if several else ''} each; each policy then played {episodes} episodes of every game. IQM: "
+        f"interquartile mean\nhuman-normalized score, with its bootstrap interval {over}. Under each game the mean "
+        f"score, and in\nbrackets the mean return of the data. A training took {min(minutes):.0f} to "
+        f"{max(minutes):.0f} minutes ({'; '.join(places)}).\n\n"
+        f"{table}\n\nTransitions of the candidates, by game and source of play:\n\n{made}\n\n"
+        f"Made by\n\n```bash\n{content['command']}\n```\n\n"
         "on play recorded by\n\n```bash\n" + "\n".join(content["recorded_by"]) + "\n```\n"
     )
+
+
+def _made_of(row: Mapping[str, Any]) -> list[str]:
+    """A candidate's transitions, and of each game those of each source."""
+    sources = [
+        ", ".join(f"{source} {sum(policies.values()):,}" for source, policies in row["play"][game].items())
+        for game in row["games"]
+    ]
+    return [f"{row['transitions']:,}", *sources]

@@ -86,7 +86,13 @@ class _Record:
                 f"life once more for that); give more: {', '.join(late)}",
                 file=sys.stderr,
             )
-        if left := [result.game for result in results if not result.done and not result.too_late]:
+        if used_up := [result.game for result in results if result.used_up]:
+            print(
+                f"--take-over: every episode of a learner there was taken over, so not done: {', '.join(used_up)}; "
+                "record more of the learner, or give fewer --steps",
+                file=sys.stderr,
+            )
+        if left := [r.game for r in results if not (r.done or r.too_late or r.used_up)]:
             dropped = sum(result.dropped for result in results if not result.done)
             lost = f", without {dropped} steps of episodes that had not ended" if dropped else ""
             print(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zoo.recordings.datasets import Part
 
 Paths: TypeAlias = tuple[Path, ...]
+JSON, PAGE = "worth.json", "worth.md"
 
 
 def _run_config() -> RunConfig:
@@ -69,7 +70,7 @@ class Worth:
 
     def run(self) -> list[dict[str, Any]]:
         """Measure every candidate; one row each, best first."""
-        from zoo.files import write_json, write_text
+        from zoo.files import write_json, write_text, writing
         from zoo.recordings.pool import run_all
         from zoo.worth import WorthJob, WorthProgress, check_recorded, measure, recorded_by, summarize_worth, worth_page
 
@@ -82,16 +83,14 @@ class Worth:
         configs = [replace(self.run_config, seed=self.run_config.seed + number) for number in range(self.seeds)]
         for config in configs:
             config.check(len(games))
-        from zoo.recordings.datasets import Part
-
-        named = tuple(Part(source, per_game=self.transitions) for source in dict.fromkeys(self.sources))
         candidates = parse_candidates(self.candidates)
         jobs = [
             WorthJob(
                 name,
                 paths,
                 games,
-                parts or named,
+                parts,
+                tuple(dict.fromkeys(self.sources)),
                 self.transitions,
                 config,
                 self.episodes,
@@ -123,8 +122,9 @@ class Worth:
             "run_config": self.run_config.to_dict(),
             "rows": rows,
         }
-        write_json(self.out / "worth.json", content)
-        write_text(self.out / "worth.md", worth_page(content))
+        with writing(self.out):
+            write_json(self.out / JSON, content)
+            write_text(self.out / PAGE, worth_page(content))
         if not self.json:
             print_rows(rows)
         return rows
@@ -146,7 +146,7 @@ def parse_candidates(texts: Sequence[str]) -> dict[str, tuple[Paths, tuple[Part,
         if "=" not in shares or "/" in shares or not head:
             head, shares = text, ""
         name, _, paths = head.partition("=")
-        if name in candidates or name in ("", ".", "..") or set(name) & {"/", ":"}:
+        if name in candidates or name in ("", ".", "..", JSON, PAGE) or set(name) & {"/", ":"}:
             raise QzooError(f"--candidates {text}: give each candidate a name of its own, as in plain=runs/recordings")
         if "=" in head and not paths:
             raise QzooError(f"--candidates {text}: names no path; a NAME alone is the recordings of the package")
@@ -179,7 +179,7 @@ def _parse_part(text: str, share: str) -> Part:
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
     """The comparison, best first, and each game's mean beside its data's."""
     games = list(rows[0]["games"])
-    table = Table("candidate", "human-normalized IQM", "95% interval", "data's IQM", "beats data", *games)
+    table = Table("candidate", "human-normalized IQM", "95% interval", "beats data", *games)
     for row in rows:
         iqm = row["iqm_human"]
         scores = [f"{row['games'][game]['mean']:,.1f} ({row['games'][game]['data']:,.1f})" for game in games]
@@ -187,7 +187,6 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
             row["name"],
             f"{iqm['value']:.3f}",
             f"{iqm['low']:.3f} to {iqm['high']:.3f}",
-            f"{row['iqm_data']:.3f}",
             f"{row['beats_data']} of {len(games)}",
             *scores,
         )

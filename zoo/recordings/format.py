@@ -324,6 +324,7 @@ def read_with_digest(path: Path) -> tuple[Recording, str]:
     metadata = metadata_of(_schema(content, path), path)
     try:
         table = pq.read_table(pa.BufferReader(content))
+        table.validate(full=True)  # text that is no UTF-8
     except (pa.ArrowException, OSError, ValueError) as error:
         raise QzooError(f"{path}: damaged ({_first_line(error)}); fetch it again") from error
     if table.schema.remove_metadata() != SCHEMA:

@@ -57,6 +57,7 @@ def read(journal: Path) -> tuple[Metadata | None, list[Episode]]:
     while content.tell() < content.size():
         try:
             table = pa.ipc.open_stream(content).read_all()
+            table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError):
             break
         if table.schema.remove_metadata() != SCHEMA:
@@ -73,7 +74,7 @@ def merge(journal: Path, recording: Path) -> None:
         QzooError: a damaged recording, or one of other play than the journal's.
     """
     metadata, ended = read(journal)
-    if metadata is not None:
+    if metadata is not None and ended:  # a full disk may leave the head of a stream alone
         before: tuple[Episode, ...] = ()
         if recording.exists():
             found = read_recording(recording)

@@ -226,7 +226,8 @@ class PlannerRun:
     Attributes:
         settings: those given, or of the recording, or that the probe chose; None before. `scores`: the probe's.
         episodes: recorded by now. `episode`: the one under way.
-        play: plays one step; returns the episode that it ended, which the caller adds to `episodes`.
+        play: plays one step; returns the episode that it ended, which the caller adds to `episodes`. Raises
+            StopIteration where every episode that there is to take over was.
     """
 
     def __init__(self, job: RecordJob) -> None:
@@ -236,7 +237,7 @@ class PlannerRun:
         self.episodes = recorded_episodes(job, self.name)
         self.episode: PlannedEpisode | None = None
         self._taken_over = learner_episodes(job) if job.taken_over else []
-        if self.settings and (info.get("policy"), info.get("seed")) == (self.name, self.begin()[0]):
+        if self.settings and info.get("policy") == self.name and self._goes_on(info["seed"]):
             self.episode = PlannedEpisode(Planner(job.game, self.settings), info["seed"], job.epsilon)
             for action in tensors["actions"].tolist():
                 self.episode.play(action)
@@ -249,20 +250,25 @@ class PlannerRun:
         after = "/after=learner" if self.job.taken_over else ""
         return f"planner/{self.settings}/epsilon={self.job.epsilon:g}{after}/seed={self.job.seed}"
 
-    def begin(self) -> tuple[int, list[int]]:
+    def begin(self) -> tuple[int, list[int]] | None:
         """The next episode's seed, and the actions that it begins with: none, or those of one that it takes over.
 
-        Raises:
-            QzooError: every episode that there is to take over was.
+        None where every episode that there is to take over was.
         """
         if not self.job.taken_over:
             return unused_seed(self.job, self.episodes), []
-        number = len(self.episodes)
-        if number >= len(self._taken_over):
-            raise QzooError(f"--take-over: {self.job.game} has {number} episodes of a learner, and all were taken over")
-        learned = self._taken_over[number]
-        cut = int(np.random.default_rng([self.job.seed, number]).integers(learned.length))
+        seeds = {episode.seed for episode in self.episodes}  # learners may have gone on since
+        learned = next((episode for episode in self._taken_over if episode.seed not in seeds), None)
+        if learned is None:
+            return None
+        cut = int(np.random.default_rng([self.job.seed, learned.seed]).integers(learned.length))
         return learned.seed, learned.actions[:cut].tolist()
+
+    def _goes_on(self, seed: int | None) -> bool:
+        """Whether an episode that was saved under way is to go on: none was, or it may have ended since."""
+        if self.job.taken_over:
+            return seed is not None and seed not in {episode.seed for episode in self.episodes}
+        return seed == unused_seed(self.job, self.episodes)
 
     def save(self) -> None:
         """Write the recording, then the state; after a kill between the two, the episode under way begins again."""
@@ -280,8 +286,8 @@ class PlannerRun:
             self.scores[str(settings)] = yield from probe(job.game, settings, last_seed)
             self.settings = self._chosen()
         planner = Planner(job.game, self.settings)
-        while True:
-            one = self.episode = self.episode or self._begun(planner)
+        while (one := self.episode or self._begun(planner)) is not None:
+            self.episode = one
             one.step()
             if one.ended:
                 self.episode, before = None, sum(episode.length for episode in self.episodes)
@@ -290,8 +296,10 @@ class PlannerRun:
             else:
                 yield []
 
-    def _begun(self, planner: Planner) -> PlannedEpisode:
-        seed, actions = self.begin()
+    def _begun(self, planner: Planner) -> PlannedEpisode | None:
+        if (begun := self.begin()) is None:
+            return None
+        seed, actions = begun
         episode = PlannedEpisode(planner, seed, self.job.epsilon)
         for action in actions:
             episode.play(action)
@@ -326,7 +334,9 @@ def record_planner(job: RecordJob, report: Callable[[Progress], None] = lambda p
         return job_progress(job, run.episodes, recorded, 0.0)
 
     def told(progress: Progress) -> Progress:
-        return replace(progress, unfinished=len(run.episode.actions) if run.episode else 0, dropped=0)
+        unfinished = len(run.episode.actions) if run.episode else 0
+        used_up = not progress.done and run.episode is None and run.settings is not None and run.begin() is None
+        return replace(progress, unfinished=unfinished, dropped=0, used_up=used_up)
 
     return told(play_on(job, run.episodes, 1, run.play, run.save, lambda progress: report(told(progress))))
 

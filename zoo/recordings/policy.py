@@ -26,7 +26,7 @@ from zoo.recordings.record import (
     unused_seed,
 )
 
-NUM_ENVS = 16
+MAX_ENVS, STEPS_A_GAME = 16, 5_000
 Played: TypeAlias = tuple[int, list[int], list[int], bool]
 """Seed, actions, rewards and whether the game ended by itself."""
 
@@ -53,13 +53,23 @@ def record_policy(job: RecordJob, report: Callable[[Progress], None] = lambda pr
     if recorded >= job.steps:
         return job_progress(job, episodes, recorded, 0.0)
     agent = Agent(network, job.game, config.support, job.epsilon, seed=job.seed + len(episodes))
-    players = FramePlayers(job.game, NUM_ENVS, unused_seed(job, episodes), steps=steps_played(episodes, NUM_ENVS))
+    num_envs = games_beside(job.steps)
+    players = FramePlayers(job.game, num_envs, unused_seed(job, episodes), steps=steps_played(episodes, num_envs))
 
     def play() -> list[Episode]:
         ended = players.step(agent(players.observations))
         return [checked_episode(job.game, *played, policy=name, policy_step=begun) for begun, played in ended]
 
-    return play_on(job, episodes, NUM_ENVS, play, lambda: save_job(job, episodes), report)
+    return play_on(job, episodes, num_envs, play, lambda: save_job(job, episodes), report)
+
+
+def games_beside(steps: int) -> int:
+    """How many games to play side by side for a recording of so many steps.
+
+    Only whole episodes are kept: of many games beside each other a short recording would keep those that ended soon, as
+    where the player lost.
+    """
+    return max(1, min(MAX_ENVS, steps // STEPS_A_GAME))
 
 
 class FramePlayers:

@@ -105,6 +105,7 @@ class Progress:
     done: bool
     unfinished: int = 0  # steps of an episode under way that is kept, to go on with
     dropped: int = 0  # steps of episodes under way that were let go at the end: only whole ones are recorded
+    used_up: bool = False  # every episode that there was to take over was
     too_late: bool = False  # the deadline came before the policy was back, so that it played nothing
 
 
@@ -211,7 +212,8 @@ def play_on(
     """Play and save until `episodes` hold `job.steps` transitions, the deadline comes, or the parent process is gone.
 
     Args:
-        play: one step of all `num_envs` games; returns the episodes that it ended, which join `episodes`.
+        play: one step of all `num_envs` games; returns the episodes that it ended, which join `episodes`. Raises
+            StopIteration where there is nothing left to play.
     """
     recorded, played = sum(episode.length for episode in episodes), 0
     before = recorded
@@ -219,7 +221,10 @@ def play_on(
     began = saved = reported = time.time()
     parent = multiprocessing.parent_process()  # none in a process that no pool started
     while recorded < job.steps:
-        finished = play()
+        try:
+            finished = play()
+        except StopIteration:
+            break
         played += num_envs
         if finished:
             journal.append(job.journal_path, metadata, finished)

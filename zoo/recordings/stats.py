@@ -99,8 +99,8 @@ def play_stats(recordings: Iterable[Recording]) -> dict[str, dict[str, SourceSta
     return stats
 
 
-def newest(recordings: Iterable[Recording]) -> list[Recording]:
-    """Of each game and source the recording that comes last, as the shards of a source are in order."""
+def of_last_seed(recordings: Iterable[Recording]) -> list[Recording]:
+    """Of each game and source the recording of the last seed, as the shards of a source are in order."""
     return list({(one.metadata.game, one.metadata.source): one for one in recordings}.values())
 
 

@@ -27,8 +27,8 @@ PART_STEPS = 20_000
 """Steps that one process verifies at a time: a few seconds, so that one long file keeps every core busy."""
 
 Log: TypeAlias = dict[str, dict[str, Any]]
-"""What replayed whole: file name, version of ale-py, episodes and steps, by the digest of the file's values."""
-LOG_FIELDS = {"file", "ale_py", "episodes", "steps"}
+"""What replayed whole: file name, game, version of ale-py, episodes and steps, by the digest of the file's values."""
+LOG_FIELDS = {"file", "game", "ale_py", "episodes", "steps"}
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _plan(paths: Sequence[Path], sample: int | None, seed: int, done: Log) -> _P
         changed = digest != recording.metadata.digest
         if changed:
             plan.changed.append(path)
-        elif digest in done and done[digest]["ale_py"] == ale_py.__version__:
+        elif (entry := logged(done, recording)) is not None and entry["ale_py"] == ale_py.__version__:
             plan.found.earlier += recording.steps
             continue
         numbers = sample_episodes(recording, None if changed else sample, seed)
@@ -217,7 +217,8 @@ def _plan(paths: Sequence[Path], sample: int | None, seed: int, done: Log) -> _P
         plan.parts += split_parts(path, digest, recording, numbers)
         if not changed and len(numbers) == len(recording.episodes):
             size = {"episodes": len(numbers), "steps": recording.steps}
-            plan.whole[path] = digest, {"file": path.name, "ale_py": ale_py.__version__, **size}
+            played = {"game": recording.metadata.game, "ale_py": ale_py.__version__}
+            plan.whole[path] = digest, {"file": path.name, **played, **size}
     return plan
 
 
@@ -273,6 +274,12 @@ def verify_part(part: Part, report: Callable[[Checked], None]) -> None:
 @lru_cache(maxsize=1)
 def _read(path: Path) -> tuple[Recording, str]:
     return read_with_digest(path)
+
+
+def logged(log: Log, recording: Recording) -> dict[str, Any] | None:
+    """What a log says of a recording whose values are those that were written; None where it doesn't know it."""
+    entry = log.get(recording.metadata.digest)
+    return entry if entry is not None and entry["game"] == recording.metadata.game else None
 
 
 def read_log(path: Path) -> Log:
