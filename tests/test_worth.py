@@ -20,6 +20,8 @@ from zoo.games import get_game
 from zoo.pretrain.config import RunConfig
 from zoo.recordings.datasets import Part
 from zoo.recordings.format import read_recording
+from zoo.recordings.library import recording_paths
+from zoo.recordings.verify import verify_recording
 from zoo.worth import WorthJob, iqm_of, mean_return, measure, read_result, summarize_worth, taken_play, worth_page
 
 SMALL = ("--games", "SpaceInvaders", "--steps", "3", "--batch-size", "4", "--episodes", "2", "--transitions", "300")
@@ -227,3 +229,17 @@ def test_a_policy_plays_the_episodes_of_its_training_seed(tmp_path: Path, monkey
 )
 def test_shares_are_a_source_and_a_number(share: str) -> None:
     refused(lambda: parse_candidates((f"a=x:{share}",)), "--candidates a=x", repr(share.split(",")[0]))
+
+
+def test_the_table_that_was_kept_is_of_its_figures() -> None:
+    """And of the trainings beside it, whose play is there too."""
+    kept = Path(__file__).parents[1] / "benchmarks" / "worth"
+    text = (kept / "worth.json").read_text(encoding="utf-8")
+    content = json.loads(text)
+    assert worth_page(content) == (kept / "worth.md").read_text(encoding="utf-8")
+    assert "/tmp" not in text and "/home" not in text  # it names no place of the machine that made it
+    rows = summarize_worth([read_result(path) for path in kept.glob("*/seed*/worth.json")])
+    assert worth_page({**content, "rows": rows}) == worth_page(content)
+    for path in recording_paths([kept / "play"]):
+        recording = read_recording(path)
+        assert verify_recording(recording, [0] if recording.episodes[0].length < 5_000 else []) == []
