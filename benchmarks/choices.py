@@ -75,7 +75,7 @@ class FirstLayerLeftOut(nn.Module):
     def __init__(self, layer: nn.Module, frames: Tensor) -> None:
         super().__init__()
         with torch.no_grad():
-            self.kept = layer(frames.float()).bfloat16()
+            self.kept = layer(frames.float()).to(pick_precision("auto", CPU))
 
     def forward(self, frames: Tensor) -> Tensor:
         return self.kept

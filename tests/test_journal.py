@@ -124,7 +124,7 @@ def test_a_kill_loses_no_episode_that_ended(
     """Killed before the first save, and again by a second run; each run's play is later than that of the one before."""
     model = {"model": "nature.scaledql_learner12", "epsilon": 1.0} if source == "policy" else {}
     here, envs = job(tmp_path, source=source, **model), NUM_ENVS[source]
-    monkeypatch.setattr(zoo.recordings.policy, "NUM_ENVS", envs)
+    monkeypatch.setattr(zoo.recordings.policy, "games_beside", lambda steps: envs)
     seeds: list[int] = []
     end = 0
     for _ in range(2):

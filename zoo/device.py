@@ -6,6 +6,7 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -99,6 +100,18 @@ def cpu_computes_bfloat16() -> bool:
     """Whether this processor has bfloat16 instructions that torch uses: AVX512-BF16 or AMX."""
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return torch.backends.mkldnn.is_available() and any(check() for check in checks if check is not None)
+
+
+@cache
+def onednn_pools(dtype: torch.dtype) -> bool:
+    """Whether oneDNN pools maps of this type on this processor: bfloat16 needs AVX-512. Tried once."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        torch.mkldnn_max_pool2d(torch.zeros(1, 1, 2, 2, dtype=dtype).to_mkldnn(), [2, 2]).to_dense()
+    except RuntimeError:
+        return False
+    return True
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.device import onednn_pools
 from zoo.errors import QzooError, unknown_name
 from zoo.group_norm import GroupNorm, join_relus
 
@@ -119,7 +120,7 @@ class FastMaxPool(nn.MaxPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         usual = torch.compiler.is_compiling() or x.device.type != "cpu" or not x.is_contiguous()
-        if usual or not torch.backends.mkldnn.is_available() or not math.isfinite(x.detach().sum()):
+        if usual or not onednn_pools(x.dtype) or not math.isfinite(x.detach().sum()):
             plain: Tensor = super().forward(x)
             return plain
         settings = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
