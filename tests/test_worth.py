@@ -119,7 +119,9 @@ def test_seeds_follow_the_seed_and_samples_are_those_of_the_batches(recordings_d
     done = sorted((tmp_path / "worth" / "a").glob("*/worth.json"))
     assert [path.parent.name.split(".")[0] for path in done] == ["seed7", "seed8"]
     assert [read_result(path)["seed"] for path in done] == [7, 8]
-    for damaged in ("[]", "{}", done[0].read_text()[:50]):
+    whole = done[0].read_text()
+    older = {**json.loads(whole), "training": {"samples": 8, "seconds": 1}}
+    for damaged in ("[]", "{}", whole[:50], json.dumps(older)):
         done[0].write_text(damaged)
         refused(lambda: read_result(done[0]), done[0], "delete it")
     refused(lambda: run_command("data worth", arguments), done[0], "delete it")
