@@ -60,7 +60,7 @@ DATASETS = (
         name="mixed40",
         summary="the mixture for pretraining: whole lives of learners, random to good, and random play",
         games=games_of("train"),
-        # Measured: neither a later half of a life alone nor planner play in it taught more (benchmarks/worth/worth.md).
+        # Measured: no later half alone, and no planner or model play among it, taught more (benchmarks/worth/worth.md).
         parts=(Part("learner"), Part("random")),
     ),
     Dataset(
