@@ -207,24 +207,30 @@ def _datasets(datasets: Mapping[str, DatasetStats]) -> str:
     )
 
 
-def ends_of_learners(recordings: Sequence[Recording]) -> str:
-    """How good learners became in the training games, two sentences; "" where there is no learner."""
+def ends_of_learners(play: Play, recordings: Sequence[Recording]) -> str:
+    """How good learners became in the training games, a sentence; "" where there is no learner."""
     learners = [one for one in recordings if one.metadata.source == "learner"]
-    every, last = _training_ends(learners), _training_ends(of_last_seed(learners))
-    if not every:
+    last = of_last_seed(learners)
+    ends = _training_ends(play)
+    if not ends:
         return ""
-    iqm, of_last = (_normalized(interquartile_mean(np.array(ends))) for ends in (every, last))
-    alone = "" if len(learners) == len(of_last_seed(learners)) else f" ({of_last} of each game's last seed)"
-    above = sum(end > 0.0 for end in every)
+    alone = (
+        "" if len(last) == len(learners) else f" ({_iqm(_training_ends(play_stats(last)))} of each game's last seed)"
+    )
     return (
-        f" The learners' last 20% in the {len(every)} training games have an interquartile mean of {iqm}{alone}, and "
-        f"are above the reference of random play in {above}."
+        f" The learners' last 20% in the {len(ends)} training games have an interquartile mean of {_iqm(ends)}{alone}, "
+        f"and are above the reference of random play in {sum(end > 0.0 for end in ends)}."
     )
 
 
-def _training_ends(learners: Sequence[Recording]) -> list[float]:
-    rows = picture_rows(play_stats(learners))
-    return [row["last20"] for row in rows if row["split"] == "train" and row["last20"] is not None]
+def _training_ends(play: Play) -> list[float]:
+    training = [sources for game, sources in play.items() if get_game(game).split == "train"]
+    learners = [sources["learner"] for sources in training if "learner" in sources]
+    return [one.last20_human_normalized for one in learners if one.last20_human_normalized is not None]
+
+
+def _iqm(scores: Sequence[float]) -> str:
+    return _normalized(interquartile_mean(np.array(scores)))
 
 
 def _play(play: Play, recordings: Sequence[Recording]) -> str:
@@ -253,7 +259,7 @@ def _play(play: Play, recordings: Sequence[Recording]) -> str:
         f"## Scores of the play\n\n{shown if _drawable(picture_rows(play)) else ''}"
         "Human-normalized: 0 is the reference score of random play, 1 that of a human. The last 20% are the episodes "
         "that began in the last fifth of a player's steps: how good a learner became. Held-out games are for "
-        f"transfer: no pretraining set has them.{ends_of_learners(recordings)}\n\n"
+        f"transfer: no pretraining set has them.{ends_of_learners(play, recordings)}\n\n"
         + markdown_table(head, rows, ["---"] * 2 + ["---:"] * 7)
     )
 

@@ -147,6 +147,12 @@ def device_name(device: torch.device) -> str:
     return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
+def computed_on(precision: str, device: torch.device) -> dict[str, str]:
+    """What figures of a run say of where it was computed: device, precision (see `pick_precision`), torch's version."""
+    dtype = str(pick_precision(precision, device)).removeprefix("torch.")
+    return {"device": device_name(device), "precision": dtype, "torch": torch.__version__}
+
+
 def free_memory() -> int:
     """Bytes of RAM that a process may still take; 0 where the system does not say.
 

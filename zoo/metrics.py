@@ -67,3 +67,33 @@ def bootstrap_interval(
     values = [statistic([game[sample] for game in drawn]) for sample in range(samples)]
     low, high = np.quantile(values, [(1.0 - level) / 2, (1.0 + level) / 2])
     return float(low), float(high)
+
+
+def hierarchical_bootstrap_interval(
+    trainings: Sequence[Sequence[Scores]],
+    statistic: Statistic = interquartile_mean,
+    *,
+    level: float = 0.95,
+    samples: int = 2_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of a statistic over trainings and, within each, over episodes of its games.
+
+    Episodes of one training are alike, those of another differ more: each resample draws trainings, then the episodes
+    of each of their games. Of a single training it tells, as `bootstrap_interval` does, of episodes alone.
+
+    Args:
+        trainings: for each training and game its scores, float (episodes,).
+        statistic, level, samples, seed: as in `bootstrap_interval`.
+
+    Returns:
+        (low, high).
+    """
+    generator = np.random.default_rng(seed)
+    values = []
+    for _ in range(samples):
+        drawn = generator.integers(len(trainings), size=len(trainings)).tolist()
+        games = [scores for number in drawn for scores in trainings[number]]
+        values.append(statistic([scores[generator.integers(len(scores), size=len(scores))] for scores in games]))
+    low, high = np.quantile(values, [(1.0 - level) / 2, (1.0 + level) / 2])
+    return float(low), float(high)

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from zoo.agent import Agent
-from zoo.device import device_name, pick_precision
+from zoo.device import computed_on
 from zoo.errors import QzooError
 from zoo.evaluate import play_episodes, summarize
 from zoo.files import write_json, writing
 from zoo.games import get_game
 from zoo.markdown import markdown_table, score_text
-from zoo.metrics import interquartile_mean
+from zoo.metrics import hierarchical_bootstrap_interval, interquartile_mean
 from zoo.pretrain.config import RunConfig
 from zoo.pretrain.loop import TrainingProgress, train
 from zoo.pretrain.run import new_objective
@@ -38,8 +38,6 @@ from zoo.recordings.store import build_store
 RESULT = {"name", "seed", "transitions", "play", "scores", "data", "training", "settings"}
 TRAINING = {"samples", "seconds", "device", "precision", "torch"}
 """What is in a file of results at least, and under its `training`."""
-SAMPLES = 2_000
-"""Resamples of an interval."""
 
 
 @dataclass(frozen=True)
@@ -150,20 +148,13 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
             "steps": run.step,
             "samples": run.step * job.config.per_game(len(job.games)) * len(job.games),
             "seconds": round(run.seconds),
-            **computed_on(job.config.precision),
+            **computed_on(job.config.precision, torch.device("cpu")),
         },
         "settings": settings,
     }
     with writing(finished):
         write_json(finished, result)
     return result
-
-
-def computed_on(precision: str) -> dict[str, str]:
-    """What a run with this setting is computed on here: device, precision, version of PyTorch."""
-    device = torch.device("cpu")
-    dtype = str(pick_precision(precision, device)).removeprefix("torch.")
-    return {"device": device_name(device), "precision": dtype, "torch": torch.__version__}
 
 
 def taken_play(job: WorthJob) -> list[Recording]:
@@ -268,9 +259,6 @@ def summarize_worth(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 def iqm_of(trainings: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
     """Interquartile mean human-normalized score over games and episodes of all trainings, with its 95% interval.
 
-    The interval is a percentile bootstrap that draws trainings anew, and of each the episodes of a game: episodes of
-    one training are alike, those of another differ more. Of one training it can tell of episodes alone.
-
     Args:
         trainings: of each, raw scores by game.
 
@@ -281,16 +269,8 @@ def iqm_of(trainings: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, floa
         [np.array([get_game(game).human_normalized(score) for score in raw]) for game, raw in scores.items()]
         for scores in trainings
     ]
-    value = interquartile_mean([scores for games in normalized for scores in games])
-    generator = np.random.default_rng(0)
-    values: list[float] = []
-    for _ in range(SAMPLES):
-        drawn = generator.integers(len(normalized), size=len(normalized)).tolist()
-        games = [scores for number in drawn for scores in normalized[number]]
-        episodes = [scores[generator.integers(len(scores), size=len(scores))] for scores in games]
-        values.append(interquartile_mean(episodes))
-    low, high = np.quantile(values, [0.025, 0.975])
-    return {"value": value, "low": float(low), "high": float(high)}
+    low, high = hierarchical_bootstrap_interval(normalized)
+    return {"value": interquartile_mean([scores for games in normalized for scores in games]), "low": low, "high": high}
 
 
 def worth_page(content: Mapping[str, Any]) -> str:

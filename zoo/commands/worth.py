@@ -45,8 +45,9 @@ class Worth:
 
     candidates: tuple[str, ...]
     """NAME=PATH[,PATH...]: files or folders of recordings; a NAME alone is the recordings of the package. A mixture of
-    sources names them after a colon, with the transitions of each game: NAME=PATH:learner=80000,planner=20000; a
-    stretch of each policy's life follows its source: learner@0.5-1=80000 takes of the second half."""
+    sources names them after a colon, with the transitions of each game (fewer are refused, whole episodes may make a
+    few more): NAME=PATH:learner=80000,planner=20000; a stretch of each policy's life follows its
+    source: learner@0.5-1=80000 takes of the second half."""
     games: tuple[str, ...] = ("Boxing", "Breakout", "CrazyClimber", "Freeway", "Gopher", "Qbert")
     """Games that every candidate has."""
     sources: tuple[str, ...] = ()

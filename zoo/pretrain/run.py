@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from zoo.c51 import prior_logits
-from zoo.device import device_name, pick_precision
+from zoo.device import computed_on
 from zoo.encoder import Encoder
 from zoo.errors import QzooError
 from zoo.model_folder import ModelConfig, write_model
@@ -83,15 +83,16 @@ def write_run_model(
     model = folder / "model"
     curve = read_curve(folder / LOG)
     batch = config.per_game(len(network.games)) * len(network.games)
+    where = computed_on(config.precision, device)
+    if ranks > 1:
+        where["device"] = f"{ranks} ranks, {where['device']} each"
     training = {
         "command": command,
         "steps": run.step,
         "samples": run.step * batch,
         "seconds": round(run.seconds),
         "batch_size": batch,
-        "device": device_name(device) if ranks == 1 else f"{ranks} ranks, {device_name(device)} each",
-        "precision": str(pick_precision(config.precision, device)).removeprefix("torch."),
-        "torch": torch.__version__,
+        **where,
         "final": curve[-1] if curve else {},
         **data.facts(),
     }
