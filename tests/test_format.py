@@ -26,14 +26,13 @@ from zoo.recordings.format import (
     SCHEMA,
     Episode,
     check_value,
-    file_name,
     new_metadata,
     read_metadata,
     read_recording,
     read_with_digest,
     write_recording,
 )
-from zoo.recordings.library import load_recordings, recorded_games, recording_paths, subsample
+from zoo.recordings.library import file_name, load_recordings, recorded_games, recording_paths, subsample
 
 
 def same(one: Episode, other: Episode) -> bool:

@@ -129,7 +129,7 @@ def test_two_recorders_of_one_file_are_refused(tmp_path: Path) -> None:
         go.wait(60)
 
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(record, job(tmp_path, 10**6, deadline=time.time() + 1.5), hold)
+        first = pool.submit(record, job(tmp_path, 10**6, deadline=time.time() + 5.0), hold)
         try:
             assert started.wait(60)
             refused(lambda: record(job(tmp_path, 100)), job(tmp_path).path, "another process records into it")

@@ -17,8 +17,8 @@ from zoo.files import write_json
 from zoo.games import get_game
 from zoo.model_folder import ModelConfig, read_config, read_results, write_model
 from zoo.recordings.datasets import Selection
-from zoo.recordings.format import Episode, Recording, file_name, new_metadata, read_recording, write_recording
-from zoo.recordings.library import subsample
+from zoo.recordings.format import Episode, Recording, new_metadata, read_recording, write_recording
+from zoo.recordings.library import file_name, subsample
 from zoo.report import recorded_data, write_report
 from zoo.report_card import duration_text, limitations, render_card, score_rows, score_text
 

@@ -13,6 +13,11 @@ class QzooError(Exception):
     """
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> QzooError:
     """The error for a name that does not exist, with the nearest names that do.
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from zoo.agent import Agent
 from zoo.encoder import Encoder
-from zoo.errors import QzooError, unknown_name
+from zoo.errors import QzooError, first_line, unknown_name
 from zoo.model_folder import (
     CARD,
     CONFIG,
@@ -28,7 +28,6 @@ from zoo.model_folder import (
     ModelConfig,
     check_protocol,
     check_weights,
-    first_line,
     read_config,
     read_results,
     write_model,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zoo.atari import NUM_ACTIONS, PROTOCOL
 from zoo.c51 import Support
-from zoo.errors import QzooError
+from zoo.errors import QzooError, first_line
 from zoo.files import replacing, write_json, write_text, writing
 from zoo.qnetwork import QNetwork
 
@@ -124,11 +124,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise QzooError(f"{path}: expected a JSON object, got {type(content).__name__}; save or fetch the model again")
     return content
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def read_config(folder: str | Path) -> ModelConfig:

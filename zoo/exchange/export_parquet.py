@@ -20,7 +20,8 @@ from zoo.errors import QzooError
 from zoo.exchange.export import replayed
 from zoo.files import replacing, write_text, writing
 from zoo.recordings.build import fingerprint
-from zoo.recordings.format import Episode, Recording, file_name
+from zoo.recordings.format import Episode, Recording
+from zoo.recordings.library import file_name
 from zoo.recordings.replay import Frames
 
 METADATA_KEY = b"qzoo"

@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from zoo.atari import NUM_ACTIONS, PROTOCOL, rom_md5
-from zoo.errors import QzooError
+from zoo.errors import QzooError, first_line
 from zoo.files import replacing
 from zoo.games import all_games
 
@@ -161,11 +161,6 @@ def check_value(actions: Sequence[int] | NDArray[np.uint8], ram: NDArray[np.uint
     return zlib.crc32(ram.tobytes(), zlib.crc32(bytes(actions)))
 
 
-def file_name(game: str, source: str, seed: int = 0) -> str:
-    """The name of the file of a run: "Breakout.learner.parquet", "Breakout.learner.seed3.parquet" for other seeds."""
-    return f"{game}.{source}.parquet" if seed == 0 else f"{game}.{source}.seed{seed}.parquet"
-
-
 def table_of(episodes: Sequence[Episode]) -> pa.Table:
     """The rows of episodes, as files hold them."""
     rows = []
@@ -241,7 +236,7 @@ def _schema(content: pa.Buffer, path: Path) -> pa.Schema:
     try:
         return pq.read_schema(pa.BufferReader(content))
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a column's name that is no text
-        raise QzooError(f"{path}: damaged or not a Parquet file ({_first_line(error)}); fetch it again") from error
+        raise QzooError(f"{path}: damaged or not a Parquet file ({first_line(error)}); fetch it again") from error
 
 
 def _content(path: Path) -> pa.Buffer:
@@ -262,7 +257,7 @@ def metadata_of(schema: pa.Schema, path: Path) -> Metadata:
     try:
         found = json.loads(raw)
     except ValueError as error:
-        raise QzooError(f"{path}: its metadata is not JSON ({_first_line(error)}); fetch it again") from error
+        raise QzooError(f"{path}: its metadata is not JSON ({first_line(error)}); fetch it again") from error
     if not isinstance(found, dict):
         raise QzooError(f"{path}: its metadata is no JSON object; fetch it again")
     # First of all: another version may have other fields.
@@ -326,7 +321,7 @@ def read_with_digest(path: Path) -> tuple[Recording, str]:
         table = pq.read_table(pa.BufferReader(content))
         table.validate(full=True)  # text that is no UTF-8
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise QzooError(f"{path}: damaged ({_first_line(error)}); fetch it again") from error
+        raise QzooError(f"{path}: damaged ({first_line(error)}); fetch it again") from error
     if table.schema.remove_metadata() != SCHEMA:
         ours, theirs = ([f"{field.name} ({field.type})" for field in schema] for schema in (SCHEMA, table.schema))
         raise QzooError(f"{path}: columns {', '.join(theirs)} are not those of the format: {', '.join(ours)}")
@@ -401,7 +396,3 @@ def _episode(path: Path, number: int, row: dict[str, Any]) -> Episode:
         policy=row["policy"],
         policy_step=row["policy_step"],
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

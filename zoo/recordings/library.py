@@ -43,6 +43,11 @@ def recording_paths(paths: Sequence[Path] = ()) -> list[Path]:
     return list({path.resolve(): path for path in found}.values())
 
 
+def file_name(game: str, source: str, seed: int = 0) -> str:
+    """The name of the file of a run: "Breakout.learner.parquet", "Breakout.learner.seed3.parquet" for other seeds."""
+    return f"{game}.{source}.parquet" if seed == 0 else f"{game}.{source}.seed{seed}.parquet"
+
+
 def split_name(path: Path) -> tuple[str, str, str]:
     """(game, source, shard) that a file name tells: ("Breakout", "learner", "2of4"); the shard may be ""."""
     game, source, shard = (*path.name.removesuffix(".parquet").split(".", 2), "", "")[:3]

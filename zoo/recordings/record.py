@@ -21,7 +21,8 @@ from zoo.errors import QzooError
 from zoo.files import remove_leftovers
 from zoo.locks import lock_beside, take_lock
 from zoo.recordings import journal
-from zoo.recordings.format import Episode, file_name, new_metadata, read_recording, write_recording
+from zoo.recordings.format import Episode, new_metadata, read_recording, write_recording
+from zoo.recordings.library import file_name
 from zoo.recordings.play import Players
 
 if TYPE_CHECKING:
