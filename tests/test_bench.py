@@ -170,4 +170,5 @@ def test_bytes_are_counted() -> None:
     assert count_traffic(lambda: torch._foreach_lerp_([a], [b], 0.1)) == 3 * 4000
     maps = torch.rand(1, 1, 20, 50)
     pool = FastMaxPool(3, stride=2, padding=1)  # sums up, then goes to oneDNN's form and back
+    pool(maps)  # whether oneDNN can is tried once in a process; that isn't counted here
     assert count_traffic(lambda: pool(maps)) == (4000 + 4) + 2 * 4000 + (4000 + 1000) + 2 * 1000
