@@ -3,6 +3,7 @@
 import json
 import logging
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,12 +51,20 @@ def test_killed_at_24_moments_it_ends_with_the_same_bits(recordings_dir: Path, t
     assert not list((tmp_path / "killed").glob(".*.tmp.*"))
 
 
-@pytest.fixture
-def halfway(store: FrameStore, tmp_path: Path) -> Path:
-    """A run of 100 steps with its checkpoints of steps 50 and 100; one step's is never written twice."""
+@pytest.fixture(scope="module")
+def trained(store: FrameStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of 100 steps that was stopped after 50."""
+    out = tmp_path_factory.mktemp("trained")
     with pytest.raises(KeyboardInterrupt):
-        run(store, tmp_path, report=lambda progress: signal.raise_signal(signal.SIGTERM))
-    run(store, tmp_path, resume=True)
+        run(store, out, report=lambda progress: signal.raise_signal(signal.SIGTERM))
+    run(store, out, resume=True)
+    return out
+
+
+@pytest.fixture
+def halfway(trained: Path, tmp_path: Path) -> Path:
+    """A run of 100 steps with its checkpoints of steps 50 and 100; one step's is never written twice."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     path = tmp_path / CHECKPOINT
     assert (load_state(previous_checkpoint(path))[1]["step"], load_state(path)[1]["step"]) == (50, 100)
     return path

@@ -21,6 +21,7 @@ from zoo.recordings.frames import RawFrames
 from zoo.recordings.store import FrameStore
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.xdist_group("fused")  # one start of the interpreter for them all
 
 # In a process of its own: whether Triton compiles or interprets is settled when it is imported.
 PROGRAM = """

@@ -23,6 +23,7 @@ from zoo.group_norm import GroupNorm, allow_kernel, kernel_agrees
 from zoo.pretrain import loop
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.xdist_group("group norm")  # one start of the interpreter for them all
 
 # In a process of its own: whether Triton compiles or interprets is settled when it is imported.
 PROGRAM = """
