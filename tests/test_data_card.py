@@ -83,7 +83,7 @@ def test_the_page_tells_how_good_learners_became(folder: Path) -> None:
     write_recording(folder / "Breakout.learner.seed1.parquet", metadata, worse)
     text = write_page(folder, folder / "README.md")[0].read_text()
     both, alone = f"{normalized(42.5):.3f}", f"{normalized(0):.3f}"
-    assert f"{told} {both} ({alone} of each game's last seed), and are above" in text
+    assert f"{told} {both} ({alone} where of each game only the learner of the last seed counts), and are above" in text
 
 
 def run_example(page: str) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def test_the_page_tells_what_was_replayed_whole(tmp_path: Path) -> None:
     assert "Replayed whole" not in write_page(tmp_path, page)[0].read_text()
     run_command("data verify", [str(first), "--all", "--log", str(log), "--workers", "1", "--json"])
     steps = read_recording(first).steps
-    told = f"1 of 2 files, 1 episodes, {steps:,} steps ({VERIFIED})"
+    told = f"1 of 2 files, 1 episodes, {steps:,} steps; `--log {VERIFIED}`"
     assert told in write_page(tmp_path, page)[0].read_text()
     recorded(tmp_path, "Freeway", 1, first_seed=3)  # another file under that name
     assert "Replayed whole" not in write_page(tmp_path, page)[0].read_text()

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
 from tests.recording_helpers import (
     edit_column,
@@ -18,6 +19,7 @@ from tests.recording_helpers import (
     with_flipped_action,
 )
 from zoo.cli import main
+from zoo.commands.common import print_table
 from zoo.commands.data import List, Stats, Verify
 from zoo.games import get_game
 from zoo.recordings.format import Episode, new_metadata, read_recording, write_recording
@@ -218,13 +220,17 @@ def test_a_dataset_is_looked_at_alone(tmp_path: Path, capsys: pytest.CaptureFixt
     stats = json.loads(capsys.readouterr().out)
     assert stats["transitions"] == 450 and [*stats["datasets"]] == ["novice40"]
     assert stats["games"]["Breakout"]["learner"]["mean_return"] == 0.5
+    assert stats["bytes_per_transition"] is None  # a part's transitions in whole files' bytes
+    assert run("stats", tmp_path, *chosen) == 0 and "450 transitions in files of" in capsys.readouterr().out
     whole = Stats((tmp_path,), games=("Breakout",), json=True).run()
     assert [*whole["games"]] == ["Breakout"] and whole["transitions"] == 3_050
+    assert [*Stats((tmp_path,), games=("all",), json=True).run()["games"]] == ["Boxing", "Breakout"]
     assert Verify((tmp_path,), "mixed40", ("Breakout",)).files() == [Path(row["path"]) for row in rows]
     for arguments, part in (
         ((tmp_path, "--dataset", "novice40"), "39 of 40 games are not recorded"),
         ((tmp_path, "--dataset", "novce40"), "did you mean novice40"),
         ((tmp_path, "--games", "Pong"), "Pong: no recording"),
+        ((tmp_path, "--games", "held_out"), "--games held_out: there is no game of this group; there are Boxing"),
     ):
         for command in ("list", "stats", "verify"):
             assert run(command, *arguments) == 2
@@ -262,3 +268,11 @@ def test_shipped_recordings_replay() -> None:
         recording = read_recording(path)
         number = min(sample_episodes(recording, 10), key=lambda number: recording.episodes[number].length)
         assert verify_recording(recording, [number]) == []
+
+
+def test_tables_are_whole_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(*(f"column {number}" for number in range(40)))
+    table.add_row(*(f"{number:,}" for number in range(10**6, 10**6 + 40)))
+    print_table(table)
+    told = capsys.readouterr().out
+    assert "column 39" in told and "1,000,039" in told and "…" not in told

@@ -21,6 +21,7 @@ from zoo.recordings.datasets import (
     Dataset,
     Part,
     Selection,
+    dataset_files,
     datasets_stats,
     form,
     get_dataset,
@@ -106,6 +107,38 @@ def test_a_part_may_name_its_policies(tmp_path: Path) -> None:
     refused(lambda: zoo.data.load("learner12", ["Breakout"], recordings=[tmp_path]), message)
     recordings = load_recordings(["Breakout"], (), [tmp_path])
     assert form(get_dataset("learner12"), recordings) == ([], list(get_dataset("learner12").games))
+
+
+def test_files_of_a_dataset_are_those_it_takes_play_of(tmp_path: Path) -> None:
+    """By policy where it names them; a file that can't be read may hold anything."""
+    for name, policy in (
+        ("learner", "learner/seed=0"),
+        ("learner.seed1", "learner/seed=1"),
+        ("random", "random/seed=0"),
+    ):
+        write(tmp_path, f"Qbert.{name}", life(3, policy=policy))
+    (tmp_path / "Qbert.learner.seed2.parquet").write_bytes(b"damaged")
+    found = dataset_files(get_dataset("learner12"), recorded_files([tmp_path]), ["Qbert"])
+    assert [path.name.removesuffix(".parquet") for path in found] == [
+        "Qbert.learner",
+        "Qbert.learner.seed2",
+        "Qbert.random",
+    ]
+
+
+def test_own_recordings_are_read(tmp_path: Path) -> None:
+    paths = [recorded(tmp_path, game, 1) for game in ("Breakout", "Boxing")]
+    recorded(tmp_path, "Boxing", 1, "planner")
+
+    def names(*asked: object, **chosen: object) -> list[tuple[str, str]]:
+        return [(one.metadata.game, one.metadata.source) for one in zoo.data.read(*asked, **chosen)]  # type: ignore[arg-type]
+
+    boxing = [("Boxing", "planner"), ("Boxing", "random")]
+    assert names(tmp_path) == [*boxing, ("Breakout", "random")]
+    assert names(str(tmp_path), games="Boxing") == boxing
+    assert names(paths, sources=["random"]) == [("Boxing", "random"), ("Breakout", "random")]
+    refused(partial(zoo.data.read, tmp_path, "Pong"), "Pong: no recording")
+    refused(partial(zoo.data.read, tmp_path, sources="learner"), "no recording of learner")
 
 
 def test_missing_games_are_all_named(tmp_path: Path) -> None:
@@ -222,6 +255,9 @@ def test_load_refuses_what_it_would_take_for_something_else(tmp_path: Path) -> N
     # None is every game, an empty list a filter that found nothing.
     refused(partial(load, []), "games=[]", "None")
     refused(load, "39 of 40 games")
+    refused(partial(load, "Breakout", uniform=True), "give per_game too")
+    refused(partial(load, [None]), "unknown game None")
+    refused(partial(zoo.data.load, 12), "unknown dataset 12")
     for per_game in (100.5, "100", True):
         refused(partial(load, "Breakout", per_game), f"per_game={per_game!r}", "whole number")
     assert sum(recording.transitions for recording in load("Breakout", np.int64(100))) == 100

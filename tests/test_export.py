@@ -132,7 +132,7 @@ def test_hugging_face_datasets_opens_the_folder(recordings: list[Recording], tmp
     datasets = pytest.importorskip("datasets")
     for recording in recordings:
         export_parquet([recording], tmp_path / "out", num_threads=1)
-    write_card(tmp_path / "out", "zoo data export ...")
+    write_card(tmp_path / "out")
     folder, cache = str(tmp_path / "out"), str(tmp_path / "cache")
     every = datasets.load_dataset(folder, split="train", cache_dir=cache)
     assert len(every) == sum(recording.transitions for recording in recordings)
@@ -144,9 +144,10 @@ def test_hugging_face_datasets_opens_the_folder(recordings: list[Recording], tmp
 
 def test_the_card_tells_what_is_there(recordings: list[Recording], tmp_path: Path) -> None:
     for recording in recordings:
-        export_parquet([recording], tmp_path, num_threads=1)
+        export_parquet([recording], tmp_path, num_threads=1, command=f"zoo data export {recording.metadata.game}")
     (tmp_path / "data" / ".killed.tmp.parquet").write_bytes(b"half")
-    _, front, text = write_card(tmp_path, "zoo data export ...").read_text().split("---\n", 2)
+    _, front, text = write_card(tmp_path).read_text().split("---\n", 2)
+    assert "```bash\n" + "\n".join(f"zoo data export {game}" for game in GAMES) + "\n```\n" in text
     settings = yaml.safe_load(front)
     assert settings["license"] == "apache-2.0"
     assert [config["config_name"] for config in settings["configs"]] == ["all", *GAMES]
@@ -166,7 +167,7 @@ def test_recordings_beside_the_export_are_not_its_files(recordings: list[Recordi
     out = tmp_path / "out"
     recorded(out / "data", "Breakout", 1, "learner")
     export_parquet(recordings[:1], out, num_threads=1)
-    _, front, text = write_card(out, "zoo data export ...").read_text().split("---\n", 2)
+    _, front, text = write_card(out).read_text().split("---\n", 2)
     assert "| Breakout | random |" in text and "learner" not in front + text and "*.parquet" not in front + text
     for config in yaml.safe_load(front)["configs"]:
         assert config["data_files"] == [{"split": "train", "path": ["data/Breakout.random.parquet"]}]
@@ -179,7 +180,7 @@ def test_recordings_beside_the_export_are_not_its_files(recordings: list[Recordi
 def test_a_card_that_cannot_be_written_is_one_line(recordings: list[Recording], tmp_path: Path) -> None:
     export_parquet(recordings[:1], tmp_path, num_threads=1)
     (tmp_path / "README.md").mkdir()
-    refused(lambda: write_card(tmp_path, ""), tmp_path / "README.md", "could not be written")
+    refused(lambda: write_card(tmp_path), tmp_path / "README.md", "could not be written")
 
 
 @pytest.mark.parametrize("form", ["minari", "parquet"])
@@ -296,3 +297,17 @@ def test_sources_apart_and_parts_together(recordings: list[Recording], tmp_path:
         ("SpaceInvaders", "random"): 1,
         ("Breakout", "learner"): 1,
     }
+
+
+def test_what_a_killed_parquet_export_left_is_removed(recordings: list[Recording], tmp_path: Path) -> None:
+    """And two at once don't disturb each other: the second is told."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / f".{GAMES[0]}.random.99.tmp.parquet").write_bytes(b"half")
+    told: list[str] = []
+
+    def meanwhile(steps: int) -> None:
+        if not told:
+            told.append(refused(lambda: export_parquet(recordings[:1], tmp_path), "another export writes it"))
+
+    path = export_parquet(recordings[:1], tmp_path, num_threads=1, on_steps=meanwhile)
+    assert told and list(path.parent.iterdir()) == [path]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
-from zoo.files import remove_leftovers, replacing, write_json
+from tests.recording_helpers import refused
+from zoo.files import remove_leftovers, replacing, write_json, writing
 
 
 def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
@@ -49,3 +52,20 @@ def test_a_file_is_as_readable_as_its_folder(tmp_path: Path) -> None:
     with replacing(path) as temporary:
         temporary.touch(0o600)
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space"),
+        (SafetensorError("No space left on device"), "free some space"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), "choose another place"),
+        (PermissionError(errno.EACCES, "Permission denied"), "choose another place"),
+    ],
+)
+def test_space_is_asked_for_where_a_disk_is_full(error: Exception, advice: str, tmp_path: Path) -> None:
+    def write() -> None:
+        with writing(tmp_path):
+            raise error
+
+    refused(write, tmp_path, str(error.args[-1]), advice)

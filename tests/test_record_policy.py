@@ -36,7 +36,7 @@ def test_play_of_a_model_is_recorded_and_goes_on(model: Path, tmp_path: Path) ->
     recording = read_recording(out / f"{game}.policy.parquet")
     assert recording.transitions == first["steps"] >= 300
     assert verify_recording(recording) == []
-    assert recording.metadata.command.startswith(f"zoo record policy {model.name} --epsilon 0.5 --games {game}")
+    assert recording.metadata.command.startswith(f"zoo record policy {model} --epsilon 0.5 --games {game}")
     assert {episode.policy.split("@")[0] for episode in recording.episodes} == {f"policy/{model.name}"}
 
     (second,) = run_command("record policy", [*arguments, "--steps", str(first["steps"] + 200)])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import zoo.recordings.store as store_module
 from tests.command_helpers import run_command
-from tests.recording_helpers import recorded
+from tests.recording_helpers import recorded, refused
 from zoo import device
 from zoo.model_folder import read_results
 from zoo.recordings import blocks as blocks_module
@@ -253,6 +253,12 @@ def test_build_store_keeps_each_frame_once_in_order(
         assert batch.discounts.tolist() == pytest.approx([GAMMA] * (episode.length - 1) + [0.0])
         assert not batch.observations[0, :3].any() and batch.observations[3, 0].any()
         row += episode.length
+
+
+def test_a_store_that_cannot_be_built_is_one_line(two_games: list[Recording]) -> None:
+    refused(lambda: build_store([]), "no play")
+    refused(lambda: build_store(two_games, "memap"), "unknown placement 'memap'; did you mean memmap")  # type: ignore[arg-type]
+    refused(lambda: build_store(two_games, "blocks"), "give cache=")
 
 
 def test_other_recordings_have_other_fingerprints(two_games: list[Recording]) -> None:

@@ -24,7 +24,19 @@ from zoo.recordings.library import recording_paths
 from zoo.recordings.verify import verify_recording
 from zoo.worth import WorthJob, iqm_of, mean_return, measure, read_result, summarize_worth, taken_play, worth_page
 
-SMALL = ("--games", "SpaceInvaders", "--steps", "3", "--batch-size", "4", "--episodes", "2", "--transitions", "300")
+SMALL = (
+    "--allow-held-out",
+    "--games",
+    "SpaceInvaders",
+    "--steps",
+    "3",
+    "--batch-size",
+    "4",
+    "--episodes",
+    "2",
+    "--transitions",
+    "300",
+)
 
 
 def test_worth_measures_once_and_compares(recordings_dir: Path, tmp_path: Path) -> None:
@@ -108,7 +120,18 @@ def test_the_page_tells_of_each_training(tmp_path: Path) -> None:
 def test_seeds_follow_the_seed_and_samples_are_those_of_the_batches(recordings_dir: Path, tmp_path: Path) -> None:
     """Of a batch of 5, two games get 2 each; a file of results that is damaged is named, not read."""
     recorded(tmp_path, "Riverraid", 1)  # short, whatever an untrained policy does
-    games = ("--games", "SpaceInvaders", "Riverraid", "--steps", "2", "--batch-size", "5", "--episodes", "1")
+    games = (
+        "--allow-held-out",
+        "--games",
+        "SpaceInvaders",
+        "Riverraid",
+        "--steps",
+        "2",
+        "--batch-size",
+        "5",
+        "--episodes",
+        "1",
+    )
     arguments = ["--candidates", f"a={recordings_dir},{tmp_path}", *games, "--transitions", "300", "--json"]
     arguments += ["--workers", "1"]
     arguments += ["--out", str(tmp_path / "worth"), "--cache", str(tmp_path / "frames")]
@@ -146,6 +169,9 @@ def test_every_candidate_is_checked_before_one_is_trained(recordings_dir: Path, 
         assert not (tmp_path / "worth").exists()
     arguments = ["--candidates", f"good={recordings_dir}", *settings, "--transitions", "0"]
     refused(partial(run_command, "data worth", arguments), "--transitions 0")
+    refused(partial(run_command, "data worth", [*arguments[:2], *SMALL[1:]]), "SpaceInvaders: held out for transfer")
+    arguments = ["--candidates", f"good={recordings_dir}", *settings, "--arch", "natrue"]
+    refused(partial(run_command, "data worth", arguments), "unknown arch 'natrue'; did you mean nature")
 
 
 @pytest.mark.parametrize(

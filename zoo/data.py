@@ -15,9 +15,9 @@ from zoo.errors import QzooError
 from zoo.games import get_game
 from zoo.recordings.datasets import DATASETS, Selection, get_dataset, missing_games
 from zoo.recordings.format import Recording
-from zoo.recordings.library import recorded_files
+from zoo.recordings.library import load_recordings, recorded_files, recorded_games
 
-__all__ = ["list_datasets", "load"]
+__all__ = ["list_datasets", "load", "read"]
 
 Paths: TypeAlias = str | Path | Sequence[str | Path]
 """Files or folders, one or several."""
@@ -37,7 +37,7 @@ def load(
     Args:
         name: as `list_datasets` tells: "novice40", "mixed40", "heldout5", "learner12".
         games: some of its games, in the order wanted; None: all.
-        per_game: a whole number: keep about this many transitions of each game, drawn from its sources alike.
+        per_game: a whole number: keep about this many transitions of each game, drawn from all of its sources together.
         uniform: draw single transitions, exactly `per_game`, instead of whole episodes. The episodes they come from
             are returned whole, and `Episode.kept` names the steps drawn.
         seed: of that draw, 0 or more; the same seed gives the same transitions.
@@ -51,9 +51,30 @@ def load(
         raise QzooError(f"games={games!r}: name at least one game, or give None for all")
     chosen = tuple(get_game(game).name for game in ([games] if isinstance(games, str) else games or ()))
     limit = None if per_game is None else _whole("per_game", per_game, 1)
+    if uniform and limit is None:
+        raise QzooError("uniform=True: says how per_game is drawn; give per_game too")
     get_dataset(name)  # a selection takes "custom" too, which is no dataset
     selection = Selection(name, chosen, per_game=limit, uniform=uniform, seed=_whole("seed", seed, 0))
     return selection.load(_paths(recordings))
+
+
+def read(
+    recordings: Paths, games: str | Sequence[str] | None = None, sources: str | Sequence[str] | None = None
+) -> list[Recording]:
+    """Recordings that are in no dataset, such as your own, whole: game after game, one a file.
+
+    Args:
+        recordings: a file or folder, or several.
+        games: some of their games, in the order wanted; None: all.
+        sources: some of their sources of play, such as "learner"; None: all.
+
+    Raises:
+        QzooError: no such file; a game or source that is not recorded there; a damaged file.
+    """
+    paths = _paths(recordings)
+    names, kinds = ([one] if isinstance(one, str) else one for one in (games, sources))
+    chosen = recorded_games(paths) if names is None else [get_game(game).name for game in names]
+    return load_recordings(chosen, kinds or (), paths)
 
 
 def list_datasets(recordings: Paths = ()) -> list[dict[str, Any]]:

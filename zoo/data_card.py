@@ -197,7 +197,7 @@ def _datasets(datasets: Mapping[str, DatasetStats]) -> str:
     notes = [
         "IQM: interquartile mean over games of the human-normalized mean return of the dataset's episodes. Sourced: "
         f"without {' and '.join(others)}, whose human references are other people's own play.",
-        *(f"Not recorded here yet, for {' and '.join(names)}: {games}." for games, names in missing.items()),
+        *(f"Not all recorded here yet, for {' and '.join(names)}: {games}." for games, names in missing.items()),
     ]
     return (
         "## Datasets\n\nA dataset is a named selection of this play, and means the same wherever it is named "
@@ -215,7 +215,9 @@ def ends_of_learners(play: Play, recordings: Sequence[Recording]) -> str:
     if not ends:
         return ""
     alone = (
-        "" if len(last) == len(learners) else f" ({_iqm(_training_ends(play_stats(last)))} of each game's last seed)"
+        ""
+        if len(last) == len(learners)
+        else f" ({_iqm(_training_ends(play_stats(last)))} where of each game only the learner of the last seed counts)"
     )
     return (
         f" The learners' last 20% in the {len(ends)} training games have an interquartile mean of {_iqm(ends)}{alone}, "
@@ -292,7 +294,7 @@ def _verifying(recordings: Sequence[Recording], folder: Path | None) -> str:
     done = (
         f"\n\nReplayed whole and found as recorded, with ale-py {', '.join(versions)}: {len(whole)} of "
         f"{len(recordings)} files, {sum(len(one.episodes) for one in whole):,} episodes, "
-        f"{sum(one.steps for one in whole):,} steps ({VERIFIED})."
+        f"{sum(one.steps for one in whole):,} steps; `--log {VERIFIED}` keeps the list, and goes on from it."
     )
     return (
         f"## How to verify it\n\n```bash\nzoo data verify{named} --all\n```\n\n"

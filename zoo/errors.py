@@ -32,7 +32,7 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> QzooError:
     known = list(dict.fromkeys(choices))
     # difflib is case sensitive, and a wrong capital is the commonest slip.
     by_lower = {choice.lower(): choice for choice in known}
-    near = [by_lower[match] for match in get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
+    near = [by_lower[match] for match in get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.5)]
     if near:
         return QzooError(f"unknown {kind} {name!r}; did you mean {', '.join(near)}?")
     if not known:

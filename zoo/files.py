@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from zoo.errors import QzooError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system answers where a disk, a quota or a limit on the size of files is full."""
 
 
 @contextmanager
@@ -66,8 +70,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        elsewhere = isinstance(error, NotADirectoryError | IsADirectoryError | FileExistsError | PermissionError)
-        advice = "choose another place" if elsewhere else "free some space"
+        full = not isinstance(error, OSError) or error.errno in FULL  # safetensors' error has no number
+        advice = "free some space" if full else "choose another place"
         raise QzooError(f"{path}: could not be written ({reason}); {advice}") from error
 
 

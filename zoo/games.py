@@ -91,7 +91,7 @@ def get_game(name: str) -> Game:
     if name in games:
         return games[name]
     for game in games.values():
-        if game.rom == name.lower():
+        if game.rom == str(name).lower():
             return game
     raise unknown_name("game", name, list(games))
 

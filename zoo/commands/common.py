@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +19,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from zoo.errors import QzooError
 from zoo.games import all_games, games_of, get_game
@@ -37,16 +38,24 @@ def parse_duration(text: str, option: str = "--time-budget") -> float:
     return float(match[1]) * SECONDS[match[2]]
 
 
-def parse_games(names: Sequence[str]) -> list[str]:
-    """Game names; `train`, `held_out`, `extra` and `all` stand for groups."""
+def parse_games(names: Sequence[str], there: Collection[str] | None = None) -> list[str]:
+    """Game names; `train`, `held_out`, `extra` and `all` stand for groups: for what is `there` of them, if given.
+
+    Raises:
+        QzooError: an unknown game, no game at all, or a group of which none is there.
+    """
     games: list[str] = []
     for name in names:
-        if name in GROUPS:
-            games += games_of(name)  # type: ignore[arg-type]
-        elif name == "all":
-            games += all_games()
-        else:
+        if name not in (*GROUPS, "all"):
             games.append(get_game(name).name)
+            continue
+        group = all_games() if name == "all" else games_of(name)  # type: ignore[arg-type]
+        found = [game for game in group if there is None or game in there]
+        if not found:
+            raise QzooError(
+                f"--games {name}: there is no game of this group; there are {', '.join(sorted(there or ()))}"
+            )
+        games += found
     if not games:
         raise QzooError("--games: name at least one game, or train, held_out, extra, all")
     return list(dict.fromkeys(games))
@@ -85,6 +94,12 @@ class PlainProgress(Progress):
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
         """As in `Progress`."""
         self.update(task_id, advance=advance)
+
+
+def print_table(table: Table) -> None:
+    """Print on standard output; into a file or a pipe with every column whole, however many there are."""
+    narrow = Console(width=None if sys.stdout.isatty() else 10_000)
+    Console(width=None if sys.stdout.isatty() else max(120, narrow.measure(table).maximum)).print(table)
 
 
 def progress_bar(*, quiet: bool) -> Progress:

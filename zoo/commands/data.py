@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
-from zoo.commands.common import parse_games, progress_bar
+from zoo.commands.common import parse_games, print_table, progress_bar
 from zoo.cores import cores
 from zoo.errors import QzooError
 from zoo.games import get_game
@@ -35,7 +34,7 @@ class _Recorded:
     dataset: str | None = None
     """A named dataset, such as mixed40; by default everything recorded."""
     games: tuple[str, ...] = ()
-    """Games, or the groups train, held_out, extra; by default all."""
+    """Games, or the groups train, held_out, extra, all: what is recorded of them. By default all."""
 
     def files(self) -> list[Path]:
         """The files to look at, the shards of a source in order.
@@ -44,22 +43,25 @@ class _Recorded:
             QzooError: no such dataset, or a game that is not recorded.
         """
         files = recorded_files(self.paths)
-        games = parse_games(self.games) if self.games else []
         if self.dataset is not None:
-            return dataset_files(get_dataset(self.dataset), files, games)
+            return dataset_files(get_dataset(self.dataset), files, self._of_dataset(self.dataset))
+        games = parse_games(self.games, files) if self.games else []
         return [path for game in games or files for source in sources_of(files, game) for path in files[game][source]]
 
     def read(self) -> list[Recording]:
         """The recordings, and of a dataset no more than it takes."""
         if self.dataset is None:
             return read_files(self.files())
-        get_dataset(self.dataset)  # a selection takes "custom" too, which is no dataset
-        return Selection(self.dataset, tuple(parse_games(self.games)) if self.games else ()).load(self.paths)
+        return Selection(self.dataset, tuple(self._of_dataset(self.dataset))).load(self.paths)
+
+    def _of_dataset(self, name: str) -> list[str]:
+        dataset = get_dataset(name)  # a selection takes "custom" too, which is no dataset
+        return parse_games(self.games, dataset.games) if self.games else []
 
 
 @dataclass
 class List(_Recorded):
-    """List recordings: game, source, size, and how they were made.
+    """List recordings: game, source and size; --json tells how they were made, too.
 
     Of a dataset, episodes and transitions are those that it takes of each file; bytes are those of the whole file.
     """
@@ -93,7 +95,7 @@ class List(_Recorded):
             for row in rows:
                 numbers = [f"{row[name]:,}" for name in ("episodes", "transitions", "bytes")]
                 table.add_row(row["game"], row["source"], row["split"], *numbers, Path(row["path"]).name)
-            _print(table)
+            print_table(table)
         return rows
 
 
@@ -156,7 +158,10 @@ class Verify(_Recorded):
 
 @dataclass
 class Stats(_Recorded):
-    """Show how much is recorded, how good the play was, and which datasets can be formed from it."""
+    """Show how much is recorded, how good the play was, and which datasets can be formed from it.
+
+    Of a dataset, episodes and transitions are those that it takes; bytes are those of the whole files.
+    """
 
     json: bool = False
     """Print the result as JSON on standard output."""
@@ -168,18 +173,20 @@ class Stats(_Recorded):
         every = [stats for sources in games.values() for stats in sources.values()]
         transitions, size = sum(stats.transitions for stats in every), sum(stats.bytes for stats in every)
         if self.dataset is None:
-            datasets = datasets_stats(recordings)
+            datasets, rate = datasets_stats(recordings), size / transitions
         else:
-            datasets = {self.dataset: dataset_stats(recordings)}
+            datasets, rate = {self.dataset: dataset_stats(recordings)}, None  # it takes a part of the files
         if not self.json:
-            _print(_stats_table(games))
-            print(f"\n{transitions:,} transitions in {size:,} bytes: {size / transitions:.3f} bytes a transition\n")
-            _print(_datasets_table(datasets))
-            print(IQM_NOTE)
+            print_table(_stats_table(games))
+            of_it = f"{size:,} bytes: {rate:.3f} bytes a transition" if rate else f"files of {size:,} bytes"
+            print(f"\n{transitions:,} transitions in {of_it}\n")
+            if formed := {name: stats for name, stats in datasets.items() if stats.games}:
+                print_table(_datasets_table(formed))
+                print(IQM_NOTE)
         return {
             "transitions": transitions,
             "bytes": size,
-            "bytes_per_transition": size / transitions,
+            "bytes_per_transition": rate,
             "datasets": {name: asdict(stats) for name, stats in datasets.items()},
             "games": {
                 game: {source: asdict(stats) for source, stats in sources.items()} for game, sources in games.items()
@@ -244,8 +251,3 @@ def _table(*columns: str) -> Table:
         words = column in ("game", "source", "split", "file", "dataset")
         table.add_column(column, justify="left" if words else "right", no_wrap=True)
     return table
-
-
-def _print(table: Table) -> None:
-    # Into a file or a pipe, every column whole.
-    Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -108,7 +108,7 @@ class Export:
     """
 
     games: tuple[str, ...]
-    """Games, or the groups train, held_out, extra, all."""
+    """Games, or the groups train, held_out, extra, all: what is recorded of them."""
     format: Literal["minari", "parquet"]
     """What to write."""
     out: Path
@@ -129,11 +129,11 @@ class Export:
     def run(self) -> dict[str, Any]:
         """Export, one game and source after the other."""
         from zoo.exchange.export import sources_of
-        from zoo.recordings.library import load_recordings
+        from zoo.recordings.library import load_recordings, recorded_games
 
         if self.workers < 0:
             raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
-        games = parse_games(self.games)
+        games = parse_games(self.games, recorded_games(self.recordings))
         groups = sources_of(load_recordings(games, self.sources, self.recordings, self.transitions, self.seed))
         parts: list[dict[str, Any]] = []
         with progress_bar(quiet=self.json) as bar:
@@ -146,7 +146,7 @@ class Export:
         if self.format == "parquet":
             from zoo.exchange.export_parquet import write_card
 
-            write_card(self.out, typed_command())
+            write_card(self.out)
         for part in parts:
             print(f"{part['path']}: {part['steps']:,} steps of {part['episodes']:,} episodes", file=sys.stderr)
         return {"format": self.format, "out": str(self.out), "datasets": parts}

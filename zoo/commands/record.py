@@ -22,12 +22,15 @@ from zoo.recordings.record import Progress, RecordJob, Source
 
 @dataclass
 class _Record:
-    IF_INTERRUPTED: ClassVar[str] = "every episode that ended is kept; the same command goes on"
+    IF_INTERRUPTED: ClassVar[str] = (
+        "every episode that ended is kept, the last ones in the subfolder `state` until the same command goes on"
+    )
 
     games: tuple[str, ...]
     """Games to record, or the groups train, held_out, extra, all."""
     steps: int
-    """Transitions to record for each game; a second call goes on where the first one stopped."""
+    """Transitions to record for each game, at least: episodes are kept whole, and several may be played side by side.
+    A second call goes on where the first one stopped."""
     seed: int = 0
     """Names the run: episode seeds and, for a learner, its network. Other seeds than 0 have files of their own."""
     shard: str = "1/1"
@@ -163,7 +166,7 @@ class RecordPolicy(_Record):
         name, known = read_config(folder).name, read_config(folder).games
         if missing := [game for game in parse_games(self.games) if game not in known]:
             raise QzooError(f"--games {' '.join(missing)}: {name} has heads for {', '.join(known)}")
-        words = [name, "--epsilon", f"{self.epsilon:g}"]
+        words = [self.model, "--epsilon", f"{self.epsilon:g}"]
         return self._run("policy", words, model=str(folder), epsilon=self.epsilon)
 
 

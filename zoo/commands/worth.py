@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from rich.console import Console
 from rich.table import Table
 
-from zoo.commands.common import parse_games, progress_bar, typed_command
+from zoo.commands.choose import refuse_held_out
+from zoo.commands.common import parse_games, print_table, progress_bar, typed_command
 from zoo.cores import cores
-from zoo.errors import QzooError
+from zoo.errors import QzooError, unknown_name
 from zoo.pretrain.config import OptimizerConfig, RunConfig
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class Worth:
     episodes: int = 16
     """Episodes that each policy plays in each game."""
     run_config: RunConfig = field(default_factory=_run_config)
+    allow_held_out: bool = False
+    """Compare on held-out games too. What is chosen by them has seen them: they no longer tell how it transfers."""
     workers: int = 0
     """Trainings side by side, one thread each; 0 takes every core."""
     out: Path = Path("runs/worth")
@@ -71,11 +73,16 @@ class Worth:
 
     def run(self) -> list[dict[str, Any]]:
         """Measure every candidate; one row each, best first."""
+        from zoo.encoder import ARCHS
         from zoo.files import write_json, write_text, writing
         from zoo.recordings.pool import run_all
         from zoo.worth import WorthJob, WorthProgress, check_recorded, measure, recorded_by, summarize_worth, worth_page
 
         games = tuple(parse_games(self.games))
+        if not self.allow_held_out:
+            refuse_held_out(games, named=True, dataset="", origins={})
+        if self.run_config.arch not in ARCHS:
+            raise unknown_name("arch", self.run_config.arch, ARCHS)
         if self.workers < 0:
             raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
         for name in ("seeds", "episodes", "transitions"):
@@ -191,5 +198,5 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
             f"{row['beats_data']} of {len(games)}",
             *scores,
         )
-    Console().print(table)
+    print_table(table)
     print("Under each game: mean score of the policy (mean return of its data).")

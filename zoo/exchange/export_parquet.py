@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ from huggingface_hub import DatasetCardData
 from zoo.atari import PROTOCOL
 from zoo.errors import QzooError
 from zoo.exchange.export import replayed
-from zoo.files import replacing, write_text, writing
+from zoo.files import remove_leftovers, replacing, write_text, writing
+from zoo.locks import lock_beside, take_lock, unlink_lock
 from zoo.recordings.build import fingerprint
 from zoo.recordings.format import Episode, Recording
 from zoo.recordings.library import file_name
 from zoo.recordings.replay import Frames
 
 METADATA_KEY = b"qzoo"
-ABOUT = {"fingerprint", "game", "source", "steps", "episodes", "license"}
+ABOUT = {"fingerprint", "game", "source", "steps", "episodes", "license", "command"}
 """What an exported file must tell of itself for the card."""
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 COLUMNS = (
@@ -63,7 +65,11 @@ from datasets import load_dataset
 rows = load_dataset("parquet", data_files={files}, split="train")
 ```
 
-Made with `{command}`.
+## Made with
+
+```bash
+{commands}
+```
 """
 
 
@@ -95,24 +101,48 @@ def export_parquet(
         "rom_md5": metadata.rom_md5,
         "license": metadata.license,
     }
-    if path.exists():
-        if read_about(path).get("fingerprint") != about["fingerprint"]:
+    with _alone(path):
+        if not path.exists():
+            _write(path, about, recordings, num_threads, on_steps)
+        elif read_about(path).get("fingerprint") == about["fingerprint"]:
+            on_steps(steps)
+        else:
             raise QzooError(f"{path}: holds another selection; move it away, or give another --out")
-        on_steps(steps)
-        return path
-    features = {name: _feature(kind) for name, kind, _ in COLUMNS}
-    keys = {METADATA_KEY: json.dumps(about), b"huggingface": json.dumps({"info": {"features": features}})}
-    schema = SCHEMA.with_metadata(keys)
-    try:
-        with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for number, (episode, frames) in enumerate(replayed(recordings, num_threads, on_steps=on_steps)):
-                writer.write_table(_table(metadata.game, metadata.source, number, episode, frames))
-    except OSError as error:
-        raise QzooError(f"{path}: could not be written ({error.strerror or error}); free some space") from error
     return path
 
 
-def write_card(out: Path, command: str) -> Path:
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    lock = lock_beside(path)
+    take_lock(lock, path, "another export writes it; let it end, or give another --out")
+    try:
+        remove_leftovers(path)
+        yield
+    finally:
+        unlink_lock(lock)
+        lock.release()
+
+
+def _write(
+    path: Path,
+    about: Mapping[str, Any],
+    recordings: Sequence[Recording],
+    num_threads: int | None,
+    on_steps: Callable[[int], None],
+) -> None:
+    features = {name: _feature(kind) for name, kind, _ in COLUMNS}
+    keys = {METADATA_KEY: json.dumps(about), b"huggingface": json.dumps({"info": {"features": features}})}
+    schema = SCHEMA.with_metadata(keys)
+    with (
+        writing(path),
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        for number, (episode, frames) in enumerate(replayed(recordings, num_threads, on_steps=on_steps)):
+            writer.write_table(_table(about["game"], about["source"], number, episode, frames))
+
+
+def write_card(out: Path) -> Path:
     """Write `out`/README.md from what the files in `out`/data tell of themselves.
 
     Raises:
@@ -144,7 +174,7 @@ def write_card(out: Path, command: str) -> Path:
         sticky=PROTOCOL.sticky_actions,
         skip=PROTOCOL.frame_skip,
         limit=PROTOCOL.max_steps,
-        command=command,
+        commands="\n".join(dict.fromkeys(about["command"] for about in files)),
     )
     path = out / "README.md"
     with writing(path):

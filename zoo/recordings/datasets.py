@@ -14,7 +14,7 @@ from typing import Any
 
 from zoo.errors import QzooError, unknown_name
 from zoo.games import games_of
-from zoo.recordings.format import Episode, Recording
+from zoo.recordings.format import Episode, Recording, read_recording
 from zoo.recordings.library import Files, load_recordings, read_source, recorded_files, subsample
 from zoo.recordings.stats import DatasetStats, dataset_stats, stretch_of
 
@@ -134,9 +134,20 @@ def games_taken(dataset: Dataset, recorded: Mapping[str, Collection[str]], games
 
 
 def dataset_files(dataset: Dataset, files: Files, games: Sequence[str] = ()) -> list[Path]:
-    """The files that a dataset takes play of; raises as `games_taken`."""
+    """The files that a dataset takes play of, those that can't be read among them; raises as `games_taken`."""
     taken = games_taken(dataset, files, games)
-    return [path for game in taken for part in dataset.parts for path in files[game][part.source]]
+    parts = [(part, path) for game in taken for part in dataset.parts for path in files[game][part.source]]
+    return [path for part, path in parts if _may_hold(path, part)]
+
+
+def _may_hold(path: Path, part: Part) -> bool:
+    """Whether a part takes of a file, as far as its policies tell; damaged files may hold anything."""
+    if not part.policies:
+        return True
+    try:
+        return any(episode.policy in part.policies for episode in read_recording(path).episodes)
+    except QzooError:
+        return True
 
 
 def take(part: Part, recordings: Sequence[Recording], seed: int) -> list[Recording]:
@@ -189,7 +200,7 @@ class Selection:
     transitions: int | None = None
     """About this many of each game and source."""
     per_game: int | None = None
-    """About this many of each game, drawn from its sources alike."""
+    """About this many of each game, drawn from all of its sources together."""
     uniform: bool = False
     seed: int = 0
 

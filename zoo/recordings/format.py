@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from zoo.atari import NUM_ACTIONS, PROTOCOL, rom_md5
 from zoo.errors import QzooError, first_line
-from zoo.files import replacing
+from zoo.files import replacing, writing
 from zoo.games import all_games
 
 FORMAT_VERSION = 1
@@ -209,18 +209,15 @@ def write_recording(path: Path, metadata: Metadata, episodes: Sequence[Episode])
     """Write the file whole, under a temporary name first: a kill leaves the old file or the new one."""
     table = table_of(episodes)
     table = table.replace_schema_metadata(schema_metadata(replace(metadata, digest=_digest(table))))
-    try:
-        with replacing(path) as temporary:
-            pq.write_table(
-                table,
-                temporary,
-                compression="zstd",
-                compression_level=19,
-                use_dictionary=[name for name in SCHEMA.names if name != "actions"],
-                write_statistics=False,
-            )
-    except OSError as error:
-        raise QzooError(f"{path}: could not be written ({error.strerror or error}); free some space") from error
+    with writing(path), replacing(path) as temporary:
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            compression_level=19,
+            use_dictionary=[name for name in SCHEMA.names if name != "actions"],
+            write_statistics=False,
+        )
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -236,7 +233,9 @@ def _schema(content: pa.Buffer, path: Path) -> pa.Schema:
     try:
         return pq.read_schema(pa.BufferReader(content))
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a column's name that is no text
-        raise QzooError(f"{path}: damaged or not a Parquet file ({first_line(error)}); fetch it again") from error
+        raise QzooError(
+            f"{path}: damaged or not a Parquet file ({first_line(error)}); take another copy of it"
+        ) from error
 
 
 def _content(path: Path) -> pa.Buffer:
@@ -257,9 +256,9 @@ def metadata_of(schema: pa.Schema, path: Path) -> Metadata:
     try:
         found = json.loads(raw)
     except ValueError as error:
-        raise QzooError(f"{path}: its metadata is not JSON ({first_line(error)}); fetch it again") from error
+        raise QzooError(f"{path}: its metadata is not JSON ({first_line(error)}); take another copy of it") from error
     if not isinstance(found, dict):
-        raise QzooError(f"{path}: its metadata is no JSON object; fetch it again")
+        raise QzooError(f"{path}: its metadata is no JSON object; take another copy of it")
     # First of all: another version may have other fields.
     if found.get("format_version") != FORMAT_VERSION:
         raise QzooError(
@@ -321,14 +320,14 @@ def read_with_digest(path: Path) -> tuple[Recording, str]:
         table = pq.read_table(pa.BufferReader(content))
         table.validate(full=True)  # text that is no UTF-8
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise QzooError(f"{path}: damaged ({first_line(error)}); fetch it again") from error
+        raise QzooError(f"{path}: damaged ({first_line(error)}); take another copy of it") from error
     if table.schema.remove_metadata() != SCHEMA:
         ours, theirs = ([f"{field.name} ({field.type})" for field in schema] for schema in (SCHEMA, table.schema))
         raise QzooError(f"{path}: columns {', '.join(theirs)} are not those of the format: {', '.join(ours)}")
     for name in SCHEMA.names:
         column = table.column(name)
         if column.null_count or (pa.types.is_list(column.type) and column.combine_chunks().flatten().null_count):
-            raise QzooError(f"{path}: column {name} has rows without a value; fetch it again")
+            raise QzooError(f"{path}: column {name} has rows without a value; take another copy of it")
     episodes = tuple(episodes_of(table, path))
     if not episodes:
         raise QzooError(f"{path}: holds no episode")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zoo.atari import FRAME_SIZE, STACK
 from zoo.device import free_memory, send
+from zoo.errors import QzooError, unknown_name
 from zoo.recordings.build import block_frames, frames_of, mapped_frames, ram_frames
 from zoo.recordings.format import Recording
 from zoo.recordings.frames import FRAME_BYTES, FrameSource, RawFrames
@@ -225,7 +226,7 @@ def feature_store(
 def build_store(
     recordings: Sequence[Recording],
     placement: Placement = "ram",
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     num_threads: int | None = None,
     on_steps: Callable[[int], None] = lambda steps: None,
 ) -> FrameStore:
@@ -245,9 +246,13 @@ def build_store(
             cache included; with 0 while another process builds the file wanted.
 
     Raises:
-        QzooError: as `replay`; a disk without room; a damaged file in the cache, named: blocks have checksums, of raw
-            frames only the size is looked at.
+        QzooError: no recordings, an unknown placement, or files without a folder; as `replay`; a disk without room; a
+            damaged file in the cache, named: blocks have checksums, of raw frames only the size is looked at.
     """
+    if not recordings:
+        raise QzooError("recordings=[]: no play to make frames of")
+    if placement not in get_args(Placement):
+        raise unknown_name("placement", placement, get_args(Placement))
     games: dict[str, list[Recording]] = {}
     for recording in recordings:
         games.setdefault(recording.metadata.game, []).append(recording)
@@ -255,9 +260,9 @@ def build_store(
     if placement == "ram":
         return _index(ordered, ram_frames(ordered, num_threads, on_steps))
     if cache is None:
-        raise ValueError(f"placement {placement} needs a cache folder")
+        raise QzooError(f"placement={placement!r}: needs a folder for the frames; give cache=")
     build = mapped_frames if placement == "memmap" else block_frames
-    return _index(ordered, build(ordered, cache, num_threads, on_steps))
+    return _index(ordered, build(ordered, Path(cache), num_threads, on_steps))
 
 
 def choose_placement(recordings: Sequence[Recording], processes: int = 1) -> Placement:
