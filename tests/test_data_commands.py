@@ -151,6 +151,7 @@ def test_wrong_settings_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (("verify", path, "--sample", "0"), "--sample 0"),
         (("verify", path, "--workers", "-1"), "--workers -1"),
         (("verify", path, "--sample", "1", "--seed", "-1"), "--seed -1"),
+        (("verify", path, "--log", tmp_path), f"--log {tmp_path}: a folder"),
         (("page", path), f"{path}: no folder"),
         (("page", tmp_path / "nowhere"), "nowhere: no folder"),
         (("page", tmp_path, "--out", tmp_path), f"--out {tmp_path}: a folder"),

@@ -228,6 +228,8 @@ def _logging(path: Path | None) -> Iterator[tuple[Log, Callable[[], None]]]:
     if path is None:
         yield {}, lambda: None
         return
+    if path.is_dir():
+        raise QzooError(f"--log {path}: a folder; name a file")
     lock = lock_beside(path)
     take_lock(lock, path, "another verification writes it; let it end, or name another file")
     try:
