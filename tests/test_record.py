@@ -251,10 +251,12 @@ def command(folder: Path, steps: int) -> list[str]:
     ]
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
+def start(folder: Path, stderr: int | None = None) -> subprocess.Popen[bytes]:
     """`zoo record learner` in a session of its own, for more steps than any test has time for."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command(folder, 10**8), start_new_session=True, env=environment, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command(folder, 10**8), start_new_session=True, env=environment, stdout=subprocess.DEVNULL, stderr=stderr
+    )
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
@@ -291,6 +293,21 @@ def test_a_worker_whose_parent_died_before_it_began_to_play_leaves(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds the workers in /proc")
+def test_sigterm_stops_as_ctrl_c_does(tmp_path: Path) -> None:
+    here = job(tmp_path, source="learner")
+    process = start(tmp_path, subprocess.PIPE)
+    try:
+        wait_for(lambda: here.path.exists(), "the first save")
+        os.kill(process.pid, signal.SIGTERM)
+        told = process.communicate(timeout=60)[1].decode().splitlines()
+        wait_for(lambda: not alive(process.pid), "the workers to leave", 30)
+    finally:
+        for left in alive(process.pid):
+            os.kill(left, signal.SIGKILL)
+    assert process.returncode == 130 and told[-1].startswith("interrupted; every episode that ended is kept")
+    assert verify_recording(read_recording(here.path)) == []
+
+
 def test_a_killed_recording_is_whole_and_goes_on(tmp_path: Path) -> None:
     """SIGKILL to all processes at once, then to the parent alone, whose worker saves and leaves."""
     here = job(tmp_path, source="learner")

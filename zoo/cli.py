@@ -17,6 +17,7 @@ from typing import Any
 import tyro
 
 from zoo.errors import QzooError
+from zoo.interrupt import sigterm_interrupts
 
 # name: (module, class, what it does)
 COMMANDS = {
@@ -87,8 +88,8 @@ def find_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script.
 
-    Exit codes: 0 done, 1 a check found differences, 2 bad input (one line says which), 130 interrupted, 141 nobody
-    reads what is printed any more, as after `| head -1`.
+    Exit codes: 0 done, 1 a check found differences, 2 bad input (one line says which), 130 interrupted by Ctrl-C or
+    SIGTERM, 141 nobody reads what is printed any more, as after `| head -1`.
     """
     try:
         try:
@@ -120,7 +121,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
     command = None
     try:
         command = parse_command(*find_command(arguments))
-        result = command.run()
+        with sigterm_interrupts():
+            result = command.run()
     except QzooError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

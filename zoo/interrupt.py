@@ -1,4 +1,4 @@
-"""Stopping long work between two steps instead of within one."""
+"""Stopping long work: SIGTERM as Ctrl-C, and both between two steps instead of within one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,23 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """While open, SIGTERM, as schedulers send it, raises KeyboardInterrupt, as Ctrl-C does; in the main thread only."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
