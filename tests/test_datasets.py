@@ -131,7 +131,7 @@ def test_own_recordings_are_read(tmp_path: Path) -> None:
     recorded(tmp_path, "Boxing", 1, "planner")
 
     def names(*asked: object, **chosen: object) -> list[tuple[str, str]]:
-        return [(one.metadata.game, one.metadata.source) for one in zoo.data.read(*asked, **chosen)]  # type: ignore[arg-type]
+        return [(one.metadata.game, one.metadata.source) for one in zoo.data.read(*asked, **chosen)]
 
     boxing = [("Boxing", "planner"), ("Boxing", "random")]
     assert names(tmp_path) == [*boxing, ("Breakout", "random")]

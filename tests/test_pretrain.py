@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -389,12 +390,11 @@ def test_gradients_are_clipped_by_their_norm_together(most: float, kept: float) 
 def test_other_settings_are_refused_before_the_replay(
     recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replayed = []
-    build = zoo.recordings.store.build_store
-    monkeypatch.setattr(zoo.recordings.store, "build_store", lambda *a, **k: (replayed.append(a), build(*a, **k))[1])
+    replay = Mock(wraps=zoo.recordings.store.build_store)
+    monkeypatch.setattr(zoo.recordings.store, "build_store", replay)
     arguments = shell_command(recordings_dir, tmp_path, "--steps", "2")[4:]
     run_command("pretrain", arguments)
     for more, told in ((["--gamma", "0.5"], "config.objective.gamma"), (["--games", "Boxing"], "the run's games are")):
         refused(partial(run_command, "pretrain", [*arguments, "--resume", *more]), told)
     refused(lambda: run_command("pretrain", [*arguments, "--name", "impala.test"]), "give --arch impala too")
-    assert len(replayed) == 1
+    assert replay.call_count == 1

@@ -257,7 +257,7 @@ def test_build_store_keeps_each_frame_once_in_order(
 
 def test_a_store_that_cannot_be_built_is_one_line(two_games: list[Recording]) -> None:
     refused(lambda: build_store([]), "no play")
-    refused(lambda: build_store(two_games, "memap"), "unknown placement 'memap'; did you mean memmap")  # type: ignore[arg-type]
+    refused(lambda: build_store(two_games, "memap"), "unknown placement 'memap'; did you mean memmap")
     refused(lambda: build_store(two_games, "blocks"), "give cache=")
 
 

@@ -25,17 +25,8 @@ from zoo.recordings.verify import verify_recording
 from zoo.worth import WorthJob, iqm_of, mean_return, measure, read_result, summarize_worth, taken_play, worth_page
 
 SMALL = (
-    "--allow-held-out",
-    "--games",
-    "SpaceInvaders",
-    "--steps",
-    "3",
-    "--batch-size",
-    "4",
-    "--episodes",
-    "2",
-    "--transitions",
-    "300",
+    *("--allow-held-out", "--games", "SpaceInvaders", "--steps", "3", "--batch-size", "4"),
+    *("--episodes", "2", "--transitions", "300"),
 )
 
 
@@ -120,19 +111,9 @@ def test_the_page_tells_of_each_training(tmp_path: Path) -> None:
 def test_seeds_follow_the_seed_and_samples_are_those_of_the_batches(recordings_dir: Path, tmp_path: Path) -> None:
     """Of a batch of 5, two games get 2 each; a file of results that is damaged is named, not read."""
     recorded(tmp_path, "Riverraid", 1)  # short, whatever an untrained policy does
-    games = (
-        "--allow-held-out",
-        "--games",
-        "SpaceInvaders",
-        "Riverraid",
-        "--steps",
-        "2",
-        "--batch-size",
-        "5",
-        "--episodes",
-        "1",
-    )
-    arguments = ["--candidates", f"a={recordings_dir},{tmp_path}", *games, "--transitions", "300", "--json"]
+    games = ("--allow-held-out", "--games", "SpaceInvaders", "Riverraid")
+    small = ("--steps", "2", "--batch-size", "5", "--episodes", "1", "--transitions", "300", "--json")
+    arguments = ["--candidates", f"a={recordings_dir},{tmp_path}", *games, *small]
     arguments += ["--workers", "1"]
     arguments += ["--out", str(tmp_path / "worth"), "--cache", str(tmp_path / "frames")]
     arguments += ["--seed", "7", "--seeds", "2"]

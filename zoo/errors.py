@@ -23,7 +23,7 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> QzooError:
 
     Args:
         kind: what the name is of, as it should read in the message: "game", "model".
-        name: what was asked for.
+        name: what was asked for, which in Python may be no text.
         choices: every name that exists.
 
     Returns:

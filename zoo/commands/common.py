@@ -22,10 +22,10 @@ from rich.progress import (
 from rich.table import Table
 
 from zoo.errors import QzooError
-from zoo.games import all_games, games_of, get_game
+from zoo.games import Split, all_games, games_of, get_game
 
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-GROUPS = ("train", "held_out", "extra")
+GROUPS: tuple[Split, ...] = ("train", "held_out", "extra")
 
 console = Console(stderr=True)
 
@@ -38,23 +38,23 @@ def parse_duration(text: str, option: str = "--time-budget") -> float:
     return float(match[1]) * SECONDS[match[2]]
 
 
-def parse_games(names: Sequence[str], there: Collection[str] | None = None) -> list[str]:
-    """Game names; `train`, `held_out`, `extra` and `all` stand for groups: for what is `there` of them, if given.
+def parse_games(names: Sequence[str], available: Collection[str] | None = None) -> list[str]:
+    """Game names; `train`, `held_out`, `extra` and `all` stand for groups: for what is `available` of them, if given.
 
     Raises:
-        QzooError: an unknown game, no game at all, or a group of which none is there.
+        QzooError: an unknown game, no game at all, or a group of which none is available.
     """
+    groups: dict[str, Collection[str]] = {"all": all_games()}
+    groups |= {group: games_of(group) for group in GROUPS}
     games: list[str] = []
     for name in names:
-        if name not in (*GROUPS, "all"):
+        if name not in groups:
             games.append(get_game(name).name)
             continue
-        group = all_games() if name == "all" else games_of(name)  # type: ignore[arg-type]
-        found = [game for game in group if there is None or game in there]
+        found = [game for game in groups[name] if available is None or game in available]
         if not found:
-            raise QzooError(
-                f"--games {name}: there is no game of this group; there are {', '.join(sorted(there or ()))}"
-            )
+            there = ", ".join(sorted(available or ()))
+            raise QzooError(f"--games {name}: there is no game of this group; there are {there}")
         games += found
     if not games:
         raise QzooError("--games: name at least one game, or train, held_out, extra, all")
@@ -98,8 +98,8 @@ class PlainProgress(Progress):
 
 def print_table(table: Table) -> None:
     """Print on standard output; into a file or a pipe with every column whole, however many there are."""
-    narrow = Console(width=None if sys.stdout.isatty() else 10_000)
-    Console(width=None if sys.stdout.isatty() else max(120, narrow.measure(table).maximum)).print(table)
+    width = None if sys.stdout.isatty() else max(120, Console(width=10_000).measure(table).maximum)
+    Console(width=width).print(table)
 
 
 def progress_bar(*, quiet: bool) -> Progress:

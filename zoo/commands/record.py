@@ -23,7 +23,7 @@ from zoo.recordings.record import Progress, RecordJob, Source
 @dataclass
 class _Record:
     IF_INTERRUPTED: ClassVar[str] = (
-        "every episode that ended is kept, the last ones in the subfolder `state` until the same command goes on"
+        "every episode that ended is kept, the last ones perhaps in `state` alone; the same command goes on"
     )
 
     games: tuple[str, ...]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from rich.table import Table
 
-from zoo.commands.choose import refuse_held_out
 from zoo.commands.common import parse_games, print_table, progress_bar, typed_command
 from zoo.cores import cores
 from zoo.errors import QzooError, unknown_name
@@ -73,6 +72,7 @@ class Worth:
 
     def run(self) -> list[dict[str, Any]]:
         """Measure every candidate; one row each, best first."""
+        from zoo.commands.choose import refuse_held_out
         from zoo.encoder import ARCHS
         from zoo.files import write_json, write_text, writing
         from zoo.recordings.pool import run_all
