@@ -18,8 +18,8 @@ install: $(STAMP) ## set up .venv with qzoo and everything that it needs
 demo: $(STAMP) ## fine-tune a pretrained encoder on a game that it never saw, and score it
 	$(BIN)/zoo demo
 
-test: $(STAMP) ## run the tests, with coverage (no network or GPU needed); ARGS= goes to pytest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-fail-under=85 $(ARGS)
+test: $(STAMP) ## run the tests (no network or GPU needed); ARGS= goes to pytest, as in ARGS=--cov
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff check .
@@ -35,13 +35,14 @@ clean: ## remove caches and built packages (keeps environments and runs)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache htmlcov .coverage .coverage.*
 	find . \( -path ./$(VENV) -o -path ./$(PEERS) \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
-# A working .venv is kept. One pip call names everything, so that torch and torchvision are chosen as a pair.
+# A working .venv is kept. One pip call names everything, so that torch and torchvision are chosen as a pair. What is
+# imported is compiled then: compiling all that is installed takes longer.
 $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "error: '$(PYTHON)' is not Python 3.11 or newer; name one that is, as in: make install PYTHON=python3.12" >&2; exit 1; }; \
 	  echo "Setting up $(VENV): a few minutes, once"; $(PYTHON) -m venv --clear $(VENV); }
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -e '.[dev]'
 	@touch $@
 
 # d3rlpy wants an older gymnasium, so it has an environment of its own. The rest, PyTorch above all, it borrows from

@@ -25,7 +25,7 @@ from zoo.games import get_game
 from zoo.recordings.format import Episode, new_metadata, read_recording, write_recording
 from zoo.recordings.library import load_recordings, recording_paths
 from zoo.recordings.stats import last_episodes, policy_steps
-from zoo.recordings.verify import sample_episodes, verify_recording
+from zoo.recordings.verify import verify_recording
 
 
 def run(*arguments: object) -> int:
@@ -264,10 +264,10 @@ def test_shipped_recordings_are_small_and_good() -> None:
 
 
 def test_shipped_recordings_replay() -> None:
-    """The shortest of ten episodes of each file; `zoo data verify --all` replays the rest."""
+    """The shortest episode of each file; `zoo data verify --all` replays the rest."""
     for path in recording_paths():
         recording = read_recording(path)
-        number = min(sample_episodes(recording, 10), key=lambda number: recording.episodes[number].length)
+        number = min(range(len(recording.episodes)), key=lambda number: recording.episodes[number].length)
         assert verify_recording(recording, [number]) == []
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from timm.layers.norm import GroupNorm as PlainGroupNorm
+from torch import nn
 
 from benchmarks import gpu_memory
 from tests.test_no_waits import GPU, fake_gpu, small_store
@@ -38,7 +38,7 @@ def test_the_count_sees_what_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     saved, more = one["saved activations"], two["saved activations"] - one["saved activations"]
     # Beside what grows with the batch there are the weights in bfloat16.
     assert saved - more == pytest.approx(one["gradients"] / 2, rel=0.05)
-    monkeypatch.setattr(GroupNorm, "forward", PlainGroupNorm.forward)  # in float32
+    monkeypatch.setattr(GroupNorm, "forward", nn.GroupNorm.forward)  # in float32
     assert gpu_memory.count("resnet18", 80)["saved activations"] > saved + 0.5 * more
 
 

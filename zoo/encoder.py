@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -134,6 +133,8 @@ def resnet_trunk(arch: str) -> nn.Module:
     Group norm is sourced, the number of groups is not: 32 is the default of timm and of the group norm paper
     (Wu and He 2018). Weights start as timm starts them, the last norm of each block at zero included.
     """
+    import timm  # here, as it takes seconds to import, and torchvision and torch's compiler with it
+
     trunk: nn.Module = timm.create_model(
         arch, pretrained=False, in_chans=INPUT_SHAPE[0], num_classes=0, global_pool="", norm_layer=GroupNorm
     )

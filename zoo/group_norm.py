@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers.norm import GroupNorm as PlainGroupNorm
 from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
@@ -23,8 +23,8 @@ TOLERANCE = 0.01
 """By which a trial's results, as a whole, may differ from float32: about twice what bfloat16 rounds, or cuts."""
 
 
-class GroupNorm(PlainGroupNorm):
-    """timm's, float (B, C, H, W) to the same; on CUDA, bfloat16 and float16 come out as they went in.
+class GroupNorm(nn.GroupNorm):
+    """PyTorch's, float (B, C, H, W) to the same; on CUDA, bfloat16 and float16 come out as they went in.
 
     Statistics are in float32 in any case, but where PyTorch's kernel takes bfloat16: that sums in float32 and then
     rounds a group's mean and deviation to its input's precision.
@@ -34,6 +34,10 @@ class GroupNorm(PlainGroupNorm):
     """Whether a ReLU follows at once, which is then made here."""
     kernel = True
     """Whether the kernel may be used."""
+
+    def __init__(self, num_channels: int, num_groups: int = 32, eps: float = 1e-5, affine: bool = True, **more: Any):
+        """As timm makes its norms: channels first, 32 groups unless told."""
+        super().__init__(num_groups, num_channels, eps=eps, affine=affine, **more)
 
     def forward(self, x: Tensor) -> Tensor:
         half = x.is_cuda and x.dtype in HALF
@@ -47,7 +51,7 @@ class GroupNorm(PlainGroupNorm):
                 weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
                 normed = F.group_norm(x, self.num_groups, weight, bias, self.eps)
         else:
-            normed = super().forward(x)  # type: ignore[no-untyped-call]
+            normed = super().forward(x)
         return F.relu(normed, inplace=True) if self.relu else normed
 
     def _takes(self, x: Tensor) -> bool:
