@@ -15,12 +15,13 @@ from zoo.cli import main
 from zoo.commands.report import Report
 from zoo.files import write_json
 from zoo.games import get_game
+from zoo.markdown import duration_text
 from zoo.model_folder import ModelConfig, read_config, read_results, write_model
 from zoo.recordings.datasets import Selection
 from zoo.recordings.format import Episode, Recording, new_metadata, read_recording, write_recording
 from zoo.recordings.library import file_name, subsample
 from zoo.report import recorded_data, write_report
-from zoo.report_card import duration_text, limitations, render_card, score_rows, score_text
+from zoo.report_card import limitations, render_card, score_rows, score_text
 
 PNG = b"\x89PNG\r\n"
 

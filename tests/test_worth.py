@@ -105,7 +105,7 @@ def test_the_page_tells_of_each_training(tmp_path: Path) -> None:
     assert (
         "2 trainings each; each policy then played 3 episodes" in page and "over trainings and their episodes" in page
     )
-    assert "| one | 10 | learner 10 |" in page and "1 to 1 minutes (CPU, float32, torch 2)" in page
+    assert "| one | 10 | learner 10 |" in page and "A training took 60 s to 60 s (CPU, float32, torch 2)" in page
 
 
 def test_seeds_follow_the_seed_and_samples_are_those_of_the_batches(recordings_dir: Path, tmp_path: Path) -> None:

@@ -20,3 +20,11 @@ def bullets(lines: Iterable[str]) -> str:
 def score_text(score: float) -> str:
     """A raw score with as many digits as matter: 12.3, 743, 12,345."""
     return f"{score:z,.1f}" if abs(score) < 100 else f"{score:,.0f}"
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds as a person says them: "45 s", "12 min", "3 h 05 min"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

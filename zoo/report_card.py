@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from zoo.errors import QzooError
 from zoo.games import games_of, get_game
 from zoo.imports_card import imports_limits, imports_text, reproduction_text
-from zoo.markdown import bullets, markdown_table, score_text
+from zoo.markdown import bullets, duration_text, markdown_table, score_text
 from zoo.model_folder import CONFIG, RESULTS, ModelConfig
 from zoo.recordings.datasets import DATASETS
 from zoo.recordings.stats import commands
@@ -358,14 +358,6 @@ Apache-2.0: code, weights and recordings. The method:
   year      = {2023}
 }
 ```"""
-
-
-def duration_text(seconds: float) -> str:
-    """Seconds as a person says them: "45 s", "12 min", "3 h 05 min"."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _iqm(iqm: Mapping[str, float]) -> str:

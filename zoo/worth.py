@@ -23,7 +23,7 @@ from zoo.errors import QzooError
 from zoo.evaluate import play_episodes, summarize
 from zoo.files import write_json, writing
 from zoo.games import get_game
-from zoo.markdown import markdown_table, score_text
+from zoo.markdown import duration_text, markdown_table, score_text
 from zoo.metrics import hierarchical_bootstrap_interval, interquartile_mean
 from zoo.pretrain.config import RunConfig
 from zoo.pretrain.loop import TrainingProgress, train
@@ -300,7 +300,7 @@ def worth_page(content: Mapping[str, Any]) -> str:
     made = markdown_table(("candidate", "transitions", *games), ((row["name"], *_made_of(row)) for row in rows))
     trained = [run for row in rows for run in row["trained"]]
     places = dict.fromkeys(f"{run['device']}, {run['precision']}, torch {run['torch']}" for run in trained)
-    minutes = [run["seconds"] / 60 for run in trained]
+    took = sorted(run["seconds"] for run in trained)
     first = rows[0]
     several = first["seeds"] > 1
     episodes = first["games"][games[0]]["episodes"] // first["seeds"]
@@ -315,8 +315,8 @@ def worth_page(content: Mapping[str, Any]) -> str:
         f"{config['steps']:,} steps of {first['samples'] // config['steps']},\n{first['seeds']} "
         f"training{'s' if several else ''} each; each policy then played {episodes} episodes of every game. IQM: "
         f"interquartile mean\nhuman-normalized score, with its bootstrap interval {over}. Under each game the mean "
-        f"score, and in\nbrackets the mean return of the data. A training took {min(minutes):.0f} to "
-        f"{max(minutes):.0f} minutes ({'; '.join(places)}).\n\n"
+        f"score, and in\nbrackets the mean return of the data. A training took {duration_text(took[0])} "
+        f"to {duration_text(took[-1])} ({'; '.join(places)}).\n\n"
         f"{table}\n\nTransitions of the candidates, by game and source of play:\n\n{made}\n\n"
         f"Made by\n\n```bash\n{content['command']}\n```\n\n"
         "on play recorded by\n\n```bash\n" + "\n".join(content["recorded_by"]) + "\n```\n"
