@@ -35,14 +35,13 @@ clean: ## remove caches and built packages (keeps environments and runs)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache htmlcov .coverage .coverage.*
 	find . \( -path ./$(VENV) -o -path ./$(PEERS) \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
-# A working .venv is kept. One pip call names everything, so that torch and torchvision are chosen as a pair. What is
-# imported is compiled then: compiling all that is installed takes longer.
+# A working .venv is kept. One pip call names everything, so that torch and torchvision are chosen as a pair.
 $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "error: '$(PYTHON)' is not Python 3.11 or newer; name one that is, as in: make install PYTHON=python3.12" >&2; exit 1; }; \
 	  echo "Setting up $(VENV): a few minutes, once"; $(PYTHON) -m venv --clear $(VENV); }
-	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 # d3rlpy wants an older gymnasium, so it has an environment of its own. The rest, PyTorch above all, it borrows from
