@@ -28,7 +28,7 @@ from zoo.recordings.format import read_recording
 from zoo.recordings.store import FrameStore, build_store
 
 CONFIG = RunConfig(
-    feature_dim=16, steps=200, batch_size=8, precision="float32", optimizer=OptimizerConfig(warmup_steps=5)
+    feature_dim=16, steps=300, batch_size=8, precision="float32", optimizer=OptimizerConfig(warmup_steps=5)
 )
 
 

@@ -44,21 +44,22 @@ SHAPES = [
     ((2, 64, 42, 42), 32), ((3, 24, 5, 7), 8), ((2, 96, 3, 3), 32), ((2, 15, 6, 11), 3),
     ((1, 2048, 3, 3), 32), ((2, 512, 1, 1), 32), ((2, 40, 70, 70), 1), ((2, 12, 9, 11), 12),
 ]
-for number, (shape, groups) in enumerate(SHAPES):
-    for dtype, relu in ((torch.float32, number % 2 == 0), (torch.bfloat16, number % 2 == 1)):
-        x = (2 * torch.randn(shape) + 3).to(dtype).contiguous(memory_format=torch.channels_last)
-        inputs, gradient = (x, torch.randn(shape[1]), torch.randn(shape[1])), torch.randn(shape).to(dtype)
-        mine = [tensor.clone().requires_grad_() for tensor in inputs]
-        plain = [tensor.double().requires_grad_() for tensor in inputs]
-        result = group_norm(*mine, groups, 1e-5, relu)[0]
-        expected = F.group_norm(plain[0], groups, *plain[1:], 1e-5)
-        expected = F.relu(expected) if relu else expected
-        result.backward(gradient)
-        expected.backward(gradient.double())
-        pairs = [(result, expected)] + [(a.grad, b.grad) for a, b in zip(mine, plain)]
-        made = result, mine[0].grad
-        kept = all(t.dtype == dtype and t.is_contiguous(memory_format=torch.channels_last) for t in made)
-        found["shapes"].append([str(dtype), shape, relu, kept, [apart(a, b) for a, b in pairs]])
+for dtype in (torch.float32, torch.bfloat16):
+    for shape, groups in SHAPES:
+        for relu in (False, True):
+            x = (2 * torch.randn(shape) + 3).to(dtype).contiguous(memory_format=torch.channels_last)
+            inputs, gradient = (x, torch.randn(shape[1]), torch.randn(shape[1])), torch.randn(shape).to(dtype)
+            mine = [tensor.clone().requires_grad_() for tensor in inputs]
+            plain = [tensor.double().requires_grad_() for tensor in inputs]
+            result = group_norm(*mine, groups, 1e-5, relu)[0]
+            expected = F.group_norm(plain[0], groups, *plain[1:], 1e-5)
+            expected = F.relu(expected) if relu else expected
+            result.backward(gradient)
+            expected.backward(gradient.double())
+            pairs = [(result, expected)] + [(a.grad, b.grad) for a, b in zip(mine, plain)]
+            made = result, mine[0].grad
+            kept = all(t.dtype == dtype and t.is_contiguous(memory_format=torch.channels_last) for t in made)
+            found["shapes"].append([str(dtype), shape, relu, kept, [apart(a, b) for a, b in pairs]])
 
 far = torch.randn(2, 8, 6, 6).contiguous(memory_format=torch.channels_last)
 ones, zeros = torch.ones(8), torch.zeros(8)
@@ -113,7 +114,7 @@ def found() -> dict[str, Any]:
 
 def test_the_kernel_gives_maps_and_gradients(found: dict[str, Any]) -> None:
     """Channels of a group, positions, and groups of a program as they come; the interpreter cuts where a GPU rounds."""
-    assert len(found["shapes"]) == 16
+    assert len(found["shapes"]) == 32
     for dtype, shape, relu, kept, (out, of_x, of_weight, of_bias) in found["shapes"]:
         most = 1e-6 if dtype == "torch.float32" else 2**-7
         assert kept and max(out, of_x) < most and max(of_weight, of_bias) < 1e-5, (dtype, shape, relu)

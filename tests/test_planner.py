@@ -143,7 +143,7 @@ def test_a_learner_that_goes_on_is_taken_over_where_it_was_not_yet(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It ends saved where all were; and no episode comes twice when there are more, in whatever order."""
-    learner = recorded(tmp_path, "Breakout", 2, source="learner", policy="learner/seed=0")
+    learner = recorded(tmp_path, "Breakout", 3, source="learner", policy="learner/seed=0")
     out = tmp_path / "out"
     arguments = ["--games", "Breakout", "--steps", "100000", "--plan", "2", "1", "2", "1", "--workers", "1"]
     arguments += ["--take-over", str(learner), "--out", str(out)]
@@ -151,14 +151,14 @@ def test_a_learner_that_goes_on_is_taken_over_where_it_was_not_yet(
     assert result["used_up"] and not result["done"] and result["unfinished"] == 0
     assert "every episode of a learner there was taken over, so not done: Breakout" in capsys.readouterr().err
     recording = out / "Breakout.planner.parquet"
-    assert sorted(episode.seed for episode in read_recording(recording).episodes) == [0, 1]
+    assert sorted(episode.seed for episode in read_recording(recording).episodes) == [0, 1, 2]
     few = [*arguments[:3], "10", *arguments[4:]]
     assert run_command("record planner", [*few, "--json"])[0]["done"]  # that many there are
 
-    recorded(tmp_path, "Breakout", 3, source="learner", policy="learner/seed=0")
+    recorded(tmp_path, "Breakout", 6, source="learner", policy="learner/seed=0")
     run_command("record planner", [*arguments, "--json"])
     episodes = read_recording(recording).episodes
-    assert sorted(episode.seed for episode in episodes) == [0, 1, 2]
+    assert sorted(episode.seed for episode in episodes) == [0, 1, 2, 3, 4, 5]
     assert verify_recording(read_recording(recording)) == []
 
 

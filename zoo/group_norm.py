@@ -35,7 +35,9 @@ class GroupNorm(nn.GroupNorm):
     kernel = True
     """Whether the kernel may be used."""
 
-    def __init__(self, num_channels: int, num_groups: int = 32, eps: float = 1e-5, affine: bool = True, **more: Any):
+    def __init__(
+        self, num_channels: int, num_groups: int = 32, eps: float = 1e-5, affine: bool = True, **more: Any
+    ) -> None:
         """As timm makes its norms: channels first, 32 groups unless told."""
         super().__init__(num_groups, num_channels, eps=eps, affine=affine, **more)
 
