@@ -26,7 +26,7 @@ from zoo.worth import WorthJob, iqm_of, mean_return, measure, read_result, summa
 
 SMALL = (
     *("--allow-held-out", "--games", "SpaceInvaders", "--steps", "3", "--batch-size", "4"),
-    *("--episodes", "2", "--transitions", "300"),
+    *("--episodes", "2", "--transitions", "300", "--device", "cpu"),
 )
 
 
@@ -64,6 +64,7 @@ def test_worth_measures_once_and_compares(recordings_dir: Path, tmp_path: Path) 
     more = run_command("data worth", [*arguments, *folders, "--json", "--steps", "4"])  # a run of its own
     assert {row["samples"] for row in more} == {16}
     refused(lambda: run_command("data worth", [*arguments, *folders, "--workers", "-3"]), "--workers -3")
+    refused(lambda: run_command("data worth", [*arguments, *folders, "--device", "toaster"]), "--device toaster")
 
 
 def test_best_candidate_comes_first_and_seeds_are_pooled() -> None:
@@ -112,7 +113,19 @@ def test_seeds_follow_the_seed_and_samples_are_those_of_the_batches(recordings_d
     """Of a batch of 5, two games get 2 each; a file of results that is damaged is named, not read."""
     recorded(tmp_path, "Riverraid", 1)  # short, whatever an untrained policy does
     games = ("--allow-held-out", "--games", "SpaceInvaders", "Riverraid")
-    small = ("--steps", "2", "--batch-size", "5", "--episodes", "1", "--transitions", "300", "--json")
+    small = (
+        "--steps",
+        "2",
+        "--batch-size",
+        "5",
+        "--episodes",
+        "1",
+        "--transitions",
+        "300",
+        "--device",
+        "cpu",
+        "--json",
+    )
     arguments = ["--candidates", f"a={recordings_dir},{tmp_path}", *games, *small]
     arguments += ["--workers", "1"]
     arguments += ["--out", str(tmp_path / "worth"), "--cache", str(tmp_path / "frames")]

@@ -1,8 +1,8 @@
 """What recorded play is worth: the score of the policy that offline Q-learning gets from it.
 
 Candidates are trained with the same settings on the same games, then play; each job is one candidate and one training
-seed, in a process of its own with one thread: on a CPU, several small trainings side by side get through more samples
-than one after the other on all cores.
+seed, in a process of its own with one thread: several small trainings side by side get through more samples than one
+after the other on all cores, or on a GPU that each alone would leave waiting.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from zoo.agent import Agent
-from zoo.device import computed_on
+from zoo.device import computed_on, pick_device
 from zoo.errors import QzooError
 from zoo.evaluate import play_episodes, summarize
 from zoo.files import write_json, writing
@@ -33,7 +33,7 @@ from zoo.recordings.datasets import Part, take
 from zoo.recordings.format import Recording, read_metadata
 from zoo.recordings.library import read_source, recorded_files, sources_of
 from zoo.recordings.stats import commands
-from zoo.recordings.store import build_store
+from zoo.recordings.store import build_store, place_store
 
 RESULT = {"name", "seed", "transitions", "play", "scores", "data", "training", "settings"}
 TRAINING = {"samples", "seconds", "device", "precision", "torch"}
@@ -56,6 +56,10 @@ class WorthJob:
     episodes: int
     out: Path
     cache: Path
+    device: str = "auto"
+    """auto, cpu, cuda; no part of what makes a job what it is."""
+    replay_processes: int = 1
+    """Emulators that replay its play, if no other seed's job has."""
 
     def folder(self, settings: Mapping[str, Any]) -> Path:
         """Where the run with these settings and data is kept."""
@@ -99,6 +103,7 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
         QzooError: recordings are missing or damaged, or what was found before is damaged.
     """
     torch.set_num_threads(1)
+    device = pick_device(job.device)
     recordings = taken_play(job)
     identity = {"data": fingerprint(recordings)}
     settings = {"config": json.loads(json.dumps(job.config.to_dict())), "episodes": job.episodes, **identity}
@@ -118,14 +123,14 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
         )
 
     tell(0, job.config.steps, "replay")
-    store = build_store(recordings, "memmap", job.cache, num_threads=1)
-    objective = new_objective(job.config, job.games)
+    store = place_store(build_store(recordings, "memmap", job.cache, job.replay_processes), device)
+    objective = new_objective(job.config, job.games).to(device)
     run = train(
         objective,
         store,
         job.config,
         folder,
-        device=torch.device("cpu"),
+        device=device,
         identity=identity,
         resume=True,
         report=show,
@@ -148,7 +153,7 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
             "steps": run.step,
             "samples": run.step * job.config.per_game(len(job.games)) * len(job.games),
             "seconds": round(run.seconds),
-            **computed_on(job.config.precision, torch.device("cpu")),
+            **computed_on(job.config.precision, device),
         },
         "settings": settings,
     }

@@ -63,6 +63,8 @@ class Worth:
     """Compare on held-out games too. What is chosen by them has seen them: they no longer tell how it transfers."""
     workers: int = 0
     """Trainings side by side, one thread each; 0 takes every core."""
+    device: str = "auto"
+    """auto, cpu, cuda. A comparison is of one device: what was measured before is read back, whatever measured it."""
     out: Path = Path("runs/worth")
     """Where runs go, and what was found: worth.json, and worth.md to read."""
     cache: Path = Path("runs/frames")
@@ -73,6 +75,7 @@ class Worth:
     def run(self) -> list[dict[str, Any]]:
         """Measure every candidate; one row each, best first."""
         from zoo.commands.choose import refuse_held_out
+        from zoo.device import pick_device
         from zoo.encoder import ARCHS
         from zoo.files import write_json, write_text, writing
         from zoo.recordings.pool import run_all
@@ -91,7 +94,11 @@ class Worth:
         configs = [replace(self.run_config, seed=self.run_config.seed + number) for number in range(self.seeds)]
         for config in configs:
             config.check(len(games))
+        pick_device(self.device)
         candidates = parse_candidates(self.candidates)
+        workers = min(self.workers or cores(), self.seeds * len(candidates))
+        # Seeds share a candidate's frames, and wait for whoever replays them.
+        replay_processes = max(1, cores() // min(workers, len(candidates)))
         jobs = [
             WorthJob(
                 name,
@@ -104,6 +111,8 @@ class Worth:
                 self.episodes,
                 self.out,
                 self.cache,
+                self.device,
+                replay_processes,
             )
             for config in configs  # first seeds first, so that an interrupted comparison still compares
             for name, (paths, parts) in candidates.items()
@@ -122,7 +131,7 @@ class Worth:
                 task = tasks[progress.name, progress.seed]
                 bar.update(task, completed=progress.done, total=progress.total, note=progress.note)
 
-            results = run_all(measure, jobs, min(self.workers or cores(), len(jobs)), show)
+            results = run_all(measure, jobs, workers, show)
         rows = summarize_worth(results)
         content = {
             "command": typed_command(),

@@ -47,6 +47,7 @@ class FrameProcess:
         take: Callable[[Frames], None],
         *,
         last_state: bool,
+        into: Frames | None = None,
         max_steps: int = PROTOCOL.max_steps,
     ) -> Outcome:
         """Play an episode back.
@@ -55,6 +56,7 @@ class FrameProcess:
             take: is given the frames as they come, uint8 (up to 32, 84, 84), in an array that changes afterwards: one
                 frame before every step,
             last_state: and one after the last.
+            into: where they all are to be put, uint8 (frames, 84, 84), contiguous; `take` is then given parts of it.
             max_steps: the limit at which episodes are cut.
 
         Returns:
@@ -71,7 +73,7 @@ class FrameProcess:
         try:
             _send(process, json.dumps(task).encode() + b"\n" + episode.actions.tobytes())
             for first in range(0, count, CHUNK):
-                chunk = self._chunk[: min(CHUNK, count - first)]
+                chunk = self._chunk[: count - first] if into is None else into[first : min(first + CHUNK, count)]
                 _receive(process, chunk)
                 take(chunk)
             rewards, ends = np.empty(length, dtype=np.int32), np.empty(length, dtype=np.uint8)

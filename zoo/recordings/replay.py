@@ -119,16 +119,19 @@ def _replay_episode(
     on_steps: Callable[[int], None],
 ) -> None:
     length, filled = episode.length, 0
+    # Straight from the pipe: a copy here would hold Python's lock, which the threads of many processes wait for.
+    into = output if isinstance(output, np.ndarray) and output.flags.c_contiguous else None
 
     def take(frames: Frames) -> None:
         nonlocal filled
-        for step, frame in enumerate(frames, start=filled):
-            output[step] = frame
+        if into is None:
+            for step, frame in enumerate(frames, start=filled):
+                output[step] = frame
         before, filled = filled, filled + len(frames)
         on_steps(min(filled, length) - before)
 
     limit = PROTOCOL.max_steps
-    replayed = process.play(game, episode, take, last_state=len(output) > length, max_steps=limit)
+    replayed = process.play(game, episode, take, last_state=len(output) > length, into=into, max_steps=limit)
     last = np.arange(length) == length - 1
     recorded = (episode.rewards, last & episode.terminated, last & episode.truncated)
     differs = np.any([one != other for one, other in zip(recorded, replayed, strict=True)], axis=0)
