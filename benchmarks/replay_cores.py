@@ -14,6 +14,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,28 +78,26 @@ def per_core(rows: list[dict[str, Any]], name: str) -> float:
 
 
 def main(games: tuple[str, ...] = GAMES, steps: int = 8_000, repeats: int = 2, out: Path = OUT) -> None:
-    """Measure and write."""
+    """Measure and write, game by game."""
     found = load_recordings(games, ("learner",), ())
     firsts = {recording.metadata.game: recording for recording in reversed(found)}
-    rows: list[dict[str, Any]] = []
-    for count in dict.fromkeys((1, cores())):
-        with frame_processes(count) as processes:
-            for game in games:
-                rows.append(
-                    measure(
-                        subsample([firsts[game]], steps * count if count > 1 else steps // 4)[0], processes, repeats
-                    )
-                )
-                print(
-                    f"{game}, {count} processes: {rows[-1]['ratio']['median']:.2f} of the bare environment", flush=True
-                )
-    result = {
+    result: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/replay_cores.py", *sys.argv[1:]]),
         "machine": machine(CPU),
-        "rows": rows,
-        "per_core": {"ours": per_core(rows, "steps_per_s"), "bare": per_core(rows, "limit_steps_per_s")},
+        "rows": [],
     }
-    write_json(out, result)
+    with ExitStack() as stack:
+        groups = [stack.enter_context(frame_processes(count)) for count in dict.fromkeys((1, cores()))]
+        for game in games:
+            for processes in groups:
+                wanted = steps * len(processes) if len(processes) > 1 else steps // 4
+                row = measure(subsample([firsts[game]], wanted)[0], processes, repeats)
+                result["rows"].append(row)
+                ours, bare = (row[name]["median"] for name in ("steps_per_s", "limit_steps_per_s"))
+                print(f"{game}, {len(processes)} processes: {ours:,.0f} steps/s, bare {bare:,.0f}", flush=True)
+            rows = result["rows"]
+            result["per_core"] = {"ours": per_core(rows, "steps_per_s"), "bare": per_core(rows, "limit_steps_per_s")}
+            write_json(out, result)
     print(result["per_core"])
 
 

@@ -35,6 +35,7 @@ from zoo.recordings.library import read_source, recorded_files, sources_of
 from zoo.recordings.stats import commands
 from zoo.recordings.store import build_store, place_store
 
+RESULT_FILE = "worth.json"
 RESULT = {"name", "seed", "transitions", "play", "scores", "data", "training", "settings"}
 TRAINING = {"samples", "seconds", "device", "precision", "torch"}
 """What is in a file of results at least, and under its `training`."""
@@ -58,13 +59,20 @@ class WorthJob:
     cache: Path
     device: str = "auto"
     """auto, cpu, cuda; no part of what makes a job what it is."""
-    replay_processes: int = 1
-    """Emulators that replay its play, if no other seed's job has."""
+
+    def settings(self, recordings: Sequence[Recording]) -> dict[str, Any]:
+        """What makes the job what it is: its settings, and `data`, which names the play taken."""
+        config = json.loads(json.dumps(self.config.to_dict()))
+        return {"config": config, "episodes": self.episodes, "data": fingerprint(recordings)}
 
     def folder(self, settings: Mapping[str, Any]) -> Path:
         """Where the run with these settings and data is kept."""
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         return self.out / self.name / f"seed{self.config.seed}.{digest}"
+
+    def result(self, settings: Mapping[str, Any]) -> Path:
+        """The file that it writes when it is done."""
+        return self.folder(settings) / RESULT_FILE
 
 
 @dataclass(frozen=True)
@@ -78,16 +86,21 @@ class WorthProgress:
     note: str
 
 
-def check_recorded(job: WorthJob) -> None:
-    """Refuse a job whose candidate can't be taken; its recordings are read.
+def recorded_play(job: WorthJob) -> list[Recording]:
+    """What the job's candidate takes, as `taken_play`.
 
     Raises:
         QzooError: names the candidate and what it lacks, or what is damaged.
     """
     try:
-        taken_play(job)
+        return taken_play(job)
     except QzooError as error:
         raise QzooError(f"--candidates {job.name}: {error}") from error
+
+
+def make_frames(job: WorthJob, recordings: Sequence[Recording], on_steps: Callable[[int], None]) -> None:
+    """Replay the play of a job's candidate by every core, for the jobs of all seeds."""
+    build_store(recordings, "blocks", job.cache, on_steps=on_steps)
 
 
 def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda progress: None) -> dict[str, Any]:
@@ -105,10 +118,8 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
     torch.set_num_threads(1)
     device = pick_device(job.device)
     recordings = taken_play(job)
-    identity = {"data": fingerprint(recordings)}
-    settings = {"config": json.loads(json.dumps(job.config.to_dict())), "episodes": job.episodes, **identity}
-    folder = job.folder(settings)
-    finished = folder / "worth.json"
+    settings = job.settings(recordings)
+    finished = job.result(settings)
     if finished.exists():
         return read_result(finished)
 
@@ -123,15 +134,15 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
         )
 
     tell(0, job.config.steps, "replay")
-    store = place_store(build_store(recordings, "memmap", job.cache, job.replay_processes), device)
+    store = place_store(build_store(recordings, "blocks", job.cache, num_threads=1), device)
     objective = new_objective(job.config, job.games).to(device)
     run = train(
         objective,
         store,
         job.config,
-        folder,
+        finished.parent,
         device=device,
-        identity=identity,
+        identity={"data": settings["data"]},
         resume=True,
         report=show,
     )

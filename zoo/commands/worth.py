@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -68,7 +69,7 @@ class Worth:
     out: Path = Path("runs/worth")
     """Where runs go, and what was found: worth.json, and worth.md to read."""
     cache: Path = Path("runs/frames")
-    """Folder of memory-mapped frames."""
+    """Folder of compressed frames, which candidates share; delete it when you like."""
     json: bool = False
     """Print the result as JSON on standard output."""
 
@@ -79,7 +80,16 @@ class Worth:
         from zoo.encoder import ARCHS
         from zoo.files import write_json, write_text, writing
         from zoo.recordings.pool import run_all
-        from zoo.worth import WorthJob, WorthProgress, check_recorded, measure, recorded_by, summarize_worth, worth_page
+        from zoo.worth import (
+            WorthJob,
+            WorthProgress,
+            make_frames,
+            measure,
+            recorded_by,
+            recorded_play,
+            summarize_worth,
+            worth_page,
+        )
 
         games = tuple(parse_games(self.games))
         if not self.allow_held_out:
@@ -97,8 +107,6 @@ class Worth:
         pick_device(self.device)
         candidates = parse_candidates(self.candidates)
         workers = min(self.workers or cores(), self.seeds * len(candidates))
-        # Seeds share a candidate's frames, and wait for whoever replays them.
-        replay_processes = max(1, cores() // min(workers, len(candidates)))
         jobs = [
             WorthJob(
                 name,
@@ -112,14 +120,17 @@ class Worth:
                 self.out,
                 self.cache,
                 self.device,
-                replay_processes,
             )
             for config in configs  # first seeds first, so that an interrupted comparison still compares
             for name, (paths, parts) in candidates.items()
         ]
-        for job in jobs[: len(candidates)]:
-            check_recorded(job)
+        play = {job.name: recorded_play(job) for job in jobs[: len(candidates)]}
         with progress_bar(quiet=self.json) as bar:
+            missing = [job for job in jobs if not job.result(job.settings(play[job.name])).exists()]
+            for name, job in {job.name: job for job in missing}.items():
+                steps = sum(recording.steps for recording in play[name])
+                replay = bar.add_task(f"{name}, replay", total=steps, note="")
+                make_frames(job, play[name], partial(bar.advance, replay))
             tasks = {
                 (job.name, job.config.seed): bar.add_task(
                     f"{job.name}, seed {job.config.seed}", total=self.run_config.steps, note="waiting"
