@@ -17,7 +17,25 @@ from zoo.pretrain.config import RunConfig
 from zoo.pretrain.run import new_objective
 
 FLAGS = {"plain": [], "flag": ["--deterministic"]}
-FEW = ["--steps", "4", "--batch-size", "8", "--precision", "float32", "--random-shift", "2", "--json"]
+FEW = [
+    "--steps",
+    "4",
+    "--batch-size",
+    "8",
+    "--precision",
+    "float32",
+    "--random-shift",
+    "2",
+    "--device",
+    "cpu",
+    "--json",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_cuda_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is a GPU, another test may have started it."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
 
 
 def settings() -> tuple[object, ...]:

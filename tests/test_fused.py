@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -83,7 +84,7 @@ def found(recordings_dir: Path) -> dict[str, Any]:
         [sys.executable, "-c", PROGRAM, *paths],
         capture_output=True,
         text=True,
-        env={"TRITON_INTERPRET": "1", "PATH": "", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "TRITON_INTERPRET": "1", "PATH": "", "OMP_NUM_THREADS": "1"},
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -103,7 +104,7 @@ def found() -> dict[str, Any]:
         [sys.executable, "-c", PROGRAM],
         capture_output=True,
         text=True,
-        env={"TRITON_INTERPRET": "1", "PATH": "", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "TRITON_INTERPRET": "1", "PATH": "", "OMP_NUM_THREADS": "1"},
         cwd=Path(__file__).parents[1],
         check=False,
     )

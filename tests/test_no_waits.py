@@ -76,6 +76,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tensors without values, that may be on a GPU which is not there; it has no streams."""
     monkeypatch.setattr(batches, "side_stream", lambda device: None)
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(batches, "uses_kernel", lambda *_: False)  # a trial of it reads values
     monkeypatch.setattr("zoo.group_norm.kernel_agrees", lambda device, dtype: True)
     # Else autocast turns itself off.
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)

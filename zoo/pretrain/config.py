@@ -81,8 +81,8 @@ class ComputeConfig:
     """The same command on the same machine gives the same bits on CUDA too; an operation that can't is refused. Slower
     there: by how much is unmeasured. On a CPU runs are equal to the bit without it."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """on: the networks' passes by torch.compile, on CUDA with CUDA graphs (untried and unmeasured there), after about a
-    minute of compiling. auto: where it was measured to pay, so far nowhere."""
+    """on: the networks' passes by torch.compile, on CUDA with CUDA graphs (unmeasured there), after about a minute of
+    compiling. auto: where it was measured to pay, so far nowhere."""
     batch_kernel: Literal["auto", "off"] = "auto"
     """auto: where raw frames are in GPU memory and the run is in bfloat16, a Triton kernel makes the network's input of
     them, if it gives what the plain path gives when tried at the start; unmeasured. off: the plain path."""

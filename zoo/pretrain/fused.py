@@ -3,7 +3,7 @@
 The reference is `FrameStore.stack`, then `shift`, then the scaling in `Encoder`: each writes the batch anew.
 Here each pixel is read once as a byte and written once in bfloat16, in the channels_last order that convolutions
 want. Triton compiles it on the first call; TRITON_INTERPRET=1 runs it on a CPU instead, slowly.
-`zoo.pretrain.batches` says which runs use it. On a GPU it is untried and unmeasured, so each run tries it first.
+`zoo.pretrain.batches` says which runs use it. Tried on an H200 (PyTorch 2.11), unmeasured; each run tries it first.
 """
 
 from __future__ import annotations
