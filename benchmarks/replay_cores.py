@@ -2,11 +2,11 @@
 
     python benchmarks/replay_cores.py
 
-takes, of six games, about `--steps` steps of recorded play for each process (a quarter of that for one alone): with
-few episodes a process, the last ones would be waited for. Both sides are measured in turns after a
-round of warm-up, which starts processes and loads ROMs. `per_core` is what a process replays with all of them at work,
-against what it replays alone; the bare environment's own figure stands beside it, as cores that share a clock, caches
-or a physical core are slower together, whatever runs on them. benchmarks/replay_cores.json holds what was found.
+takes, of six games, about `--steps` steps of recorded play for each process (a quarter of that for one alone): with few
+episodes a process, the last ones would be waited for. Both sides are measured in turns after a round of warm-up, which
+starts processes and loads ROMs. `per_core` is what a process replays with all of them at work, against what it replays
+alone; the bare environment's own figure stands beside it, as cores that share a clock, caches or a physical core are
+slower together, whatever runs on them. benchmarks/replay_cores.json holds what was found.
 """
 
 from __future__ import annotations

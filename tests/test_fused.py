@@ -93,6 +93,7 @@ def found(recordings_dir: Path) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.slow
 def test_the_kernel_gives_the_reference_states(found: dict[str, Any]) -> None:
     for pad, states in found.items():
         assert states["equal"] and states["layout"] and states["moves"] > 5, pad
@@ -100,6 +101,7 @@ def test_the_kernel_gives_the_reference_states(found: dict[str, Any]) -> None:
         assert states["dtype"] == "torch.bfloat16" and states["apart"] < 2**-8, pad
 
 
+@pytest.mark.slow
 def test_the_kernel_gives_the_reference_batch(found: dict[str, Any]) -> None:
     """States, n-step successors and columns alike; the encoder does not scale them once more."""
     for pad, told in found.items():

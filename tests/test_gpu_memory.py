@@ -23,6 +23,7 @@ FULL = (
 )
 
 
+@pytest.mark.slow
 def test_resnet101_with_five_million_frames_fits_on_80_gb() -> None:
     """As in the paper, at batch 512; and the page says what was counted."""
     held = gpu_memory.count("resnet101")
@@ -33,6 +34,7 @@ def test_resnet101_with_five_million_frames_fits_on_80_gb() -> None:
     assert cells in line and f"{sum(held.values()) / 1e9:.1f}" in line
 
 
+@pytest.mark.slow
 def test_the_count_sees_what_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = (gpu_memory.count("resnet18", size) for size in (80, 160))
     saved, more = one["saved activations"], two["saved activations"] - one["saved activations"]

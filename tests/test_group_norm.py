@@ -113,6 +113,7 @@ def found() -> dict[str, Any]:
     return told
 
 
+@pytest.mark.slow
 def test_the_kernel_gives_maps_and_gradients(found: dict[str, Any]) -> None:
     """Channels of a group, positions, and groups of a program as they come; the interpreter cuts where a GPU rounds."""
     assert len(found["shapes"]) == 32
@@ -121,12 +122,14 @@ def test_the_kernel_gives_maps_and_gradients(found: dict[str, Any]) -> None:
         assert kept and max(out, of_x) < most and max(of_weight, of_bias) < 1e-5, (dtype, shape, relu)
 
 
+@pytest.mark.slow
 def test_the_kernel_far_from_zero_and_with_nan(found: dict[str, Any]) -> None:
     assert found["far"] < 1e-4
     assert found["nan"] == [4 * 36, 4 * 36]  # the group that it is in, and no other
     assert 0.001 < found["trial"] < group_norm.TOLERANCE
 
 
+@pytest.mark.slow
 def test_blocks_stay_in_bfloat16_and_in_their_layout(found: dict[str, Any]) -> None:
     """Forward and backward."""
     blocks = found["blocks"]

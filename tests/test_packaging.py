@@ -15,7 +15,7 @@ REPO = Path(__file__).resolve().parents[1]
 MEGABYTE = 1_000_000
 
 # One worker runs this whole file, so each wheel is built once.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("packaging")]
+pytestmark = pytest.mark.xdist_group("packaging")
 
 
 def run(*command: object, cwd: Path, **env: str) -> str:
@@ -126,6 +126,7 @@ print(json.dumps({
     assert loaded["training"] is False
 
 
+@pytest.mark.slow
 def test_installed_wheel_runs_the_demo(installed: Path, tmp_path: Path) -> None:
     few = ("--steps", "5", "--episodes", "1", "--transitions", "500", "--json")
     shown = json.loads(run(installed / "bin" / "zoo", "demo", *few, cwd=tmp_path, HOME=str(tmp_path)))

@@ -139,6 +139,7 @@ def test_it_takes_over_from_a_learner(tmp_path: Path) -> None:
     refused(lambda: run_command("record planner", [*arguments, "--take-over", str(learner)]), "Boxing: no recording")
 
 
+@pytest.mark.slow
 def test_a_learner_that_goes_on_is_taken_over_where_it_was_not_yet(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -275,6 +276,7 @@ def test_after_a_random_action_it_plans_at_once(monkeypatch: pytest.MonkeyPatch)
         assert len(planned) == plans
 
 
+@pytest.mark.slow
 def test_the_probe_is_written_down_and_repeats_itself(tmp_path: Path, quick_probe: None) -> None:
     whole = PlannerRun(job(tmp_path / "one", plan=()))
     until(whole, lambda: whole.settings is not None)
@@ -306,6 +308,7 @@ def test_the_probe_waits_until_a_game_begins() -> None:
     assert score[0] > 0 and score[1] <= 0 and score[2] > 1_000
 
 
+@pytest.mark.slow
 def test_the_planner_plays_better_than_chance() -> None:
     """Boxing, 150 steps: measured 26 against 0; 200 steps of random play made -6 to 3 in twelve episodes."""
     returns = {}

@@ -136,6 +136,7 @@ def shell_command(recordings_dir: Path, out: Path, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_sigterm_to_exit_takes_seconds(recordings_dir: Path, tmp_path: Path) -> None:
     """The process ends saved, with 130, within the five seconds that a small network is promised."""
     command = shell_command(recordings_dir, tmp_path, "--checkpoint-every", "1h", "--steps", "1000000")
@@ -152,6 +153,7 @@ def test_sigterm_to_exit_takes_seconds(recordings_dir: Path, tmp_path: Path) -> 
     assert process.returncode == 130 and f"interrupted; saved at step {step:,} in" in told and step >= 100
 
 
+@pytest.mark.slow
 def test_killed_by_sigkill_it_goes_on_to_the_bit(recordings_dir: Path, tmp_path: Path) -> None:
     def command(out: str, *more: str) -> list[str]:
         return shell_command(recordings_dir, tmp_path / out, *more)

@@ -57,6 +57,7 @@ def test_a_short_recording_does_not_prefer_short_episodes() -> None:
     assert [games_beside(steps) for steps in (1, 5_000, 10_000, 100_000, 10**6)] == [1, 1, 2, 16, 16]
 
 
+@pytest.mark.slow
 def test_the_model_sees_what_it_will_see_in_replay(model: Path) -> None:
     """The greedy actions of a recorded episode are those that the model gives on its replayed frames."""
     network = load_qnetwork(model)

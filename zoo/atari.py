@@ -98,10 +98,16 @@ def rom_md5(game: str) -> str:
 
 
 @cache
+def _action_sets(game: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The game's minimal and its legal set, as ALE numbers actions; both at once, as it takes a ROM to be loaded."""
+    ale = make_ale(game, seed=0)
+    minimal, legal = ale.getMinimalActionSet(), ale.getLegalActionSet()
+    return tuple(int(action.value) for action in minimal), tuple(int(action.value) for action in legal)
+
+
 def minimal_actions(game: str) -> tuple[int, ...]:
     """The game's own legal actions, as indices in the full 18-action set."""
-    ale = make_ale(game, seed=0)
-    return tuple(int(action.value) for action in ale.getMinimalActionSet())
+    return _action_sets(game)[0]
 
 
 def action_mask(game: str) -> NDArray[np.bool_]:
@@ -172,7 +178,7 @@ def vector_actions(game: str) -> tuple[int, ...]:
     That set is the same 18 in every game but Skiing, where it leaves out the actions that press the button. A plain
     emulator takes those for doing nothing.
     """
-    legal = [int(action.value) for action in make_ale(game, seed=0).getLegalActionSet()]
+    legal = _action_sets(game)[1]
     return tuple(legal.index(action if action in legal else 0) for action in range(NUM_ACTIONS))
 
 

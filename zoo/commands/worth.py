@@ -85,6 +85,7 @@ class Worth:
             WorthProgress,
             make_frames,
             measure,
+            read_result,
             recorded_by,
             recorded_play,
             summarize_worth,
@@ -106,7 +107,6 @@ class Worth:
             config.check(len(games))
         pick_device(self.device)
         candidates = parse_candidates(self.candidates)
-        workers = min(self.workers or cores(), self.seeds * len(candidates))
         jobs = [
             WorthJob(
                 name,
@@ -126,7 +126,9 @@ class Worth:
         ]
         play = {job.name: recorded_play(job) for job in jobs[: len(candidates)]}
         with progress_bar(quiet=self.json) as bar:
-            missing = [job for job in jobs if not job.result(job.settings(play[job.name])).exists()]
+            files = {job: job.result(job.settings(play[job.name])) for job in jobs}
+            results = {job: read_result(file) for job, file in files.items() if file.exists()}
+            missing = [job for job in jobs if job not in results]
             for name, job in {job.name: job for job in missing}.items():
                 steps = sum(recording.steps for recording in play[name])
                 replay = bar.add_task(f"{name}, replay", total=steps, note="")
@@ -135,15 +137,17 @@ class Worth:
                 (job.name, job.config.seed): bar.add_task(
                     f"{job.name}, seed {job.config.seed}", total=self.run_config.steps, note="waiting"
                 )
-                for job in jobs
+                for job in missing
             }
 
             def show(progress: WorthProgress) -> None:
                 task = tasks[progress.name, progress.seed]
                 bar.update(task, completed=progress.done, total=progress.total, note=progress.note)
 
-            results = run_all(measure, jobs, workers, show)
-        rows = summarize_worth(results)
+            if missing:
+                workers = min(self.workers or cores(), len(missing))
+                results |= zip(missing, run_all(measure, missing, workers, show), strict=True)
+        rows = summarize_worth([results[job] for job in jobs])
         content = {
             "command": typed_command(),
             "recorded_by": recorded_by(jobs),

@@ -43,14 +43,14 @@ class Players:
         self._lives = [0] * num_envs
         self._next_seed = first_seed
         self._actions = action_values()
-        self._ales = [make_ale(game, first_seed) for _ in range(num_envs)]
+        self._ales = [make_ale(game, first_seed + env) for env in range(num_envs)]
         self._running = [_Running(first_seed, steps)] * num_envs
         for env in range(num_envs):
             self._begin(env)
 
     def _begin(self, env: int) -> None:
+        """The episode of the next seed, which the emulator is at the start of."""
         ale = self._ales[env]
-        reseed(ale, self.game, self._next_seed)
         self._running[env] = _Running(self._next_seed, self.steps)
         self._next_seed += 1
         self.ram[env] = ale.getRAM()
@@ -86,6 +86,7 @@ class Players:
                 running.checks.append(check_value(running.actions[since:], self.ram[env]))
             if ended:
                 self.finished.append(self._episode(running, bool(terminated[env])))
+                reseed(ale, self.game, self._next_seed)
                 self._begin(env)
         self.steps += count
         return rewards, terminated, truncated
