@@ -19,7 +19,8 @@ install: $(STAMP) ## set up .venv with qzoo and everything that it needs
 demo: $(STAMP) ## fine-tune a pretrained encoder on a game that it never saw, and score it
 	$(BIN)/zoo demo
 
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
+# Bytecode is written whatever the environment says: each of the tests' many processes would compile the package anew.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
 test: $(STAMP) ## run the tests but for the slow ones (no network or GPU needed); ARGS= goes to pytest
 	$(PYTEST) -m "not slow" $(ARGS)
@@ -30,7 +31,7 @@ test-all: $(STAMP) ## run every test; ARGS= goes to pytest, as in ARGS=--cov
 lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict zoo finetune
+	$(BIN)/mypy --strict -n auto zoo finetune
 
 bench: $(STAMP) ## measure speed against this machine's limit and against peers
 	$(BIN)/zoo bench

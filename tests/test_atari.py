@@ -22,7 +22,10 @@ from zoo.recordings.play import Players
 STEPS = 60
 
 
-@pytest.mark.parametrize("game", [*games_of("train"), *games_of("held_out"), *games_of("extra")])
+EXTRA = [pytest.param(game, marks=pytest.mark.slow) for game in games_of("extra")]
+
+
+@pytest.mark.parametrize("game", [*games_of("train"), *games_of("held_out"), *EXTRA])
 def test_plain_and_vector_play_are_the_same(game: str) -> None:
     """Rewards, ends, RAM and frames; DoubleDunk presses buttons before it starts, so its start counts too."""
     generator = np.random.default_rng(1)

@@ -32,6 +32,7 @@ def engine(store: FrameStore) -> Iterator[Engine]:
         yield engine
 
 
+@pytest.mark.slow
 def test_bench(
     recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,12 +40,13 @@ def assert_equal(one: Path, other: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_killed_at_24_moments_it_ends_with_the_same_bits(recordings_dir: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.kill_training", str(recordings_dir), str(tmp_path), "20", "0"]
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_many_moments_it_ends_with_the_same_bits(recordings_dir: Path, tmp_path: Path, kills: int) -> None:
+    command = [sys.executable, "-m", "tests.kill_training", str(recordings_dir), str(tmp_path), str(kills), "0"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
     assert done.returncode == 0, done.stderr
     states = json.loads(done.stdout)["states"]
-    assert len(states) == 20 and all(last or before for last, before in states)
+    assert len(states) == kills and all(last or before for last, before in states)
     assert_equal(tmp_path / "whole" / CHECKPOINT, tmp_path / "killed" / CHECKPOINT)
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
     assert not list((tmp_path / "killed").glob(".*.tmp.*"))

@@ -57,7 +57,7 @@ def watch_modes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return modes
 
 
-@pytest.mark.parametrize("arch", ["nature", "resnet18"])
+@pytest.mark.parametrize("arch", ["nature", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_pretraining_gives_the_same_bits(
     arch: str, recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

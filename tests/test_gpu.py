@@ -44,7 +44,7 @@ def test_deterministic_runs_are_equal_to_the_bit(device: str, store: FrameStore,
 
 
 @pytest.mark.parametrize("resident", [True, False])
-@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), GPU])
 def test_ways_to_compute_agree(device: str, resident: bool, store: FrameStore, tmp_path: Path) -> None:
     """With frames on the device or in RAM; the kernel or not; compiled or not: the same losses but for rounding."""
     held = store.to(torch.device(device)) if resident else store

@@ -117,7 +117,7 @@ def test_a_journal_of_other_play_is_refused(tmp_path: Path) -> None:
     assert path.read_bytes() == before and ended.exists()
 
 
-@pytest.mark.parametrize("source", ["random", "learner", "policy"])
+@pytest.mark.parametrize("source", ["random", "learner", pytest.param("policy", marks=pytest.mark.slow)])
 def test_a_kill_loses_no_episode_that_ended(
     source: str, tmp_path: Path, small_learner: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

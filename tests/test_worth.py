@@ -109,6 +109,7 @@ def test_the_page_tells_of_each_training(tmp_path: Path) -> None:
     assert "| one | 10 | learner 10 |" in page and "A training took 60 s to 60 s (CPU, float32, torch 2)" in page
 
 
+@pytest.mark.slow
 def test_seeds_follow_the_seed_and_samples_are_those_of_the_batches(recordings_dir: Path, tmp_path: Path) -> None:
     """Of a batch of 5, two games get 2 each; a file of results that is damaged is named, not read."""
     recorded(tmp_path, "Riverraid", 1)  # short, whatever an untrained policy does
