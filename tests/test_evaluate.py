@@ -34,6 +34,7 @@ def scores() -> NDArray[np.float64]:
     return play_episodes(by_frames, GAME, 5, num_threads=1)
 
 
+@pytest.mark.slow
 def test_scores_depend_on_seeds_alone(scores: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(scores.tolist())) > 1
     assert play_episodes(by_frames, GAME, 5, num_threads=3).tolist() == scores.tolist()

@@ -224,7 +224,9 @@ def start_export(
     return subprocess.run(command, capture_output=True, text=True, preexec_fn=prepare, env=plain)
 
 
-@pytest.mark.parametrize("limit", [10_000, 100_000, 4_000_000])
+@pytest.mark.parametrize(
+    "limit", [10_000, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (100_000, 4_000_000))]
+)
 def test_a_disk_that_fills_is_one_line_and_leaves_nothing(limit: int, recordings_dir: Path, tmp_path: Path) -> None:
     def prepare() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -247,6 +249,7 @@ def test_paths_that_cannot_be_written_are_one_line(
     assert not list((tmp_path / "out" / GAMES[0]).iterdir())
 
 
+@pytest.mark.slow
 def test_two_exports_at_once_do_not_disturb_each_other(
     recordings: list[Recording], recordings_dir: Path, tmp_path: Path
 ) -> None:

@@ -210,7 +210,10 @@ def test_the_rest_of_a_plan_is_tried_first_and_held_on() -> None:
     assert plan.tolist() == [3, 3, 4, 0, 1, 1, 1, 1]
 
 
-@pytest.mark.parametrize(("game", "kinds"), [("Breakout", ("life", "novelty")), ("Boxing", ("reward", "novelty"))])
+@pytest.mark.parametrize(
+    ("game", "kinds"),
+    [("Breakout", ("life", "novelty")), pytest.param("Boxing", ("reward", "novelty"), marks=pytest.mark.slow)],
+)
 def test_what_is_chosen(game: str, kinds: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """In real states: a life above all, then reward, then what was seen least."""
     tried: list[Outcome] = []

@@ -27,7 +27,11 @@ from zoo.recordings.replay import (
 )
 from zoo.recordings.verify import sample_episodes, verify_episode, verify_recording
 
-GAMES = ("Breakout", "SpaceInvaders", "Frostbite", "Seaquest")
+GAMES = (
+    "Breakout",
+    "SpaceInvaders",
+    *(pytest.param(game, marks=pytest.mark.slow) for game in ("Frostbite", "Seaquest")),
+)
 
 
 def frames_of(game: str, episodes: Sequence[Episode], count: int = 1) -> list[Frames]:

@@ -28,7 +28,13 @@ def test_equals_the_vector_environment_on_the_default_variant(game: str) -> None
             other = theirs.reset(seed=np.array([9]), options={"reset_mask": mask})[0]
 
 
-@pytest.mark.parametrize(("game", "ends"), [("Breakout", {0, 3}), ("Qbert", {3}), ("SpaceInvaders", {0, 2})])
+@pytest.mark.parametrize(
+    ("game", "ends"),
+    [
+        ("Breakout", {0, 3}),
+        *(pytest.param(*row, marks=pytest.mark.slow) for row in (("Qbert", {3}), ("SpaceInvaders", {0, 2}))),
+    ],
+)
 def test_equals_the_vector_environment_to_the_last_frame(game: str, ends: set[int]) -> None:
     """Whole episodes. `ends`: within which of a step's frames the game ends in some of them, counted from 0."""
     seeds = np.arange(3)

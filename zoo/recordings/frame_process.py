@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -23,7 +23,9 @@ from zoo.atari import FRAME_SIZE, PROTOCOL
 from zoo.cores import cores
 from zoo.errors import QzooError
 from zoo.frame_emulator import FrameEmulator
-from zoo.recordings.format import Episode
+
+if TYPE_CHECKING:  # else each process would import what reads Parquet
+    from zoo.recordings.format import Episode
 
 CHUNK = 32
 """Frames sent at a time."""
