@@ -19,7 +19,7 @@ install: $(STAMP) ## set up .venv with qzoo and everything that it needs
 demo: $(STAMP) ## fine-tune a pretrained encoder on a game that it never saw, and score it
 	$(BIN)/zoo demo
 
-# Bytecode is written whatever the environment says: each of the tests' many processes would compile the package anew.
+# Bytecode is written whatever the environment says: else each of the tests' many processes would compile the package.
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
 test: $(STAMP) ## run the tests but for the slow ones (no network or GPU needed); ARGS= goes to pytest
@@ -43,16 +43,17 @@ clean: ## remove caches and built packages (keeps environments and runs)
 	find . \( -path ./$(VENV) -o -path ./$(PEERS) \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 # A working .venv is kept. One call names everything, so that torch and torchvision are chosen as a pair. uv unpacks and
-# compiles on all cores, in a third of pip's time; of pip's settings it is told the index, and where it fails pip does it.
+# compiles on all cores. Of pip's settings it is told the index; where it fails, or the environment names an extra index
+# or constraints, pip does it.
 $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "error: '$(PYTHON)' is not Python 3.11 or newer; name one that is, as in: make install PYTHON=python3.12" >&2; exit 1; }; \
 	  echo "Setting up $(VENV): a few minutes, once"; $(PYTHON) -m venv --clear $(VENV); }
 	-$(PIP) install 'uv>=0.8'
-	index="$${PIP_INDEX_URL:-$$($(PIP) config get global.index-url 2>/dev/null)}"; \
+	test -z "$$PIP_EXTRA_INDEX_URL$$PIP_CONSTRAINT" && index="$${PIP_INDEX_URL:-$$($(PIP) config get global.index-url 2>/dev/null || true)}" && \
 	  $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode $${index:+--default-index "$$index"} -e '.[dev]' || \
-	  { echo "uv could not; now by pip"; $(PIP) install -e '.[dev]'; }
+	  { echo "not by uv; now by pip"; $(PIP) install -e '.[dev]'; }
 	@touch $@
 
 # d3rlpy wants an older gymnasium, so it has an environment of its own. The rest, PyTorch above all, it borrows from

@@ -157,7 +157,6 @@ def test_the_kernel_compiles_for_a_gpu(kernel: str, width: int, groups: int, tmp
     assert ("ld.global.v4.b32" in code) == (width != 3) and "ld.local" not in code
 
 
-@pytest.mark.slow
 def test_on_a_cpu_a_resnet_is_timms_to_the_bit() -> None:
     torch.manual_seed(0)
     ours = Encoder("resnet50", 8).trunk

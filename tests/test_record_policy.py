@@ -95,7 +95,6 @@ def test_a_second_run_that_differs_is_noticed() -> None:
     refused(lambda: checked_episode("Breakout", 3, [0, 1, 1], [0, 0, 0], True, "policy/x", 0), "ends otherwise")
 
 
-@pytest.mark.slow
 def test_shards_share_out_the_games(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     games = ["Amidar", "Boxing", "Breakout", "Pong", "Qbert"]
     shards = [parse_shard(f"{i}/3", games) for i in (1, 2, 3)]

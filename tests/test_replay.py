@@ -15,7 +15,7 @@ import zoo.recordings.replay
 import zoo.recordings.verify
 from tests.recording_helpers import flip_action, played, recorded, refused, with_flipped_action
 from zoo.atari import PROTOCOL, make_ale, make_vector_env
-from zoo.recordings.format import CHECK_INTERVAL, Episode, read_recording
+from zoo.recordings.format import CHECK_INTERVAL, Episode, Recording, read_recording
 from zoo.recordings.frame_process import frame_processes
 from zoo.recordings.learner import replay_ram
 from zoo.recordings.play import Players
@@ -106,6 +106,21 @@ print(min(int(frames.max()) for frames in outputs) > 0)
     )
     shown = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert shown.stdout.split() == ["once", "True"] and not shown.stderr
+
+
+def test_other_arrays_take_the_frames_too(recordings: list[Recording]) -> None:
+    """Of another type, or not contiguous; one that is too short is an error."""
+    recording = recordings[0]
+    game, episodes = recording.metadata.game, [min(recording.episodes, key=lambda episode: episode.length)]
+    count = num_frames(episodes[0])
+    plain = np.empty((count, 84, 84), dtype=np.uint8)
+    others = [np.empty((count, 84, 84), dtype=np.float32), np.empty((2 * count, 84, 84), dtype=np.uint8)[::2]]
+    with frame_processes(1) as processes:
+        for output in (plain, *others):
+            replay(game, episodes, [output], processes=processes)
+        assert all(np.array_equal(other, plain) for other in others) and plain.any()
+        with pytest.raises(IndexError):
+            replay(game, episodes, [plain[:-1]], processes=processes)
 
 
 def test_progress_counts_every_step() -> None:

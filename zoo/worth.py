@@ -1,8 +1,8 @@
 """What recorded play is worth: the score of the policy that offline Q-learning gets from it.
 
 Candidates are trained with the same settings on the same games, then play; each job is one candidate and one training
-seed, in a process of its own with one thread: several small trainings side by side get through more samples than one
-after the other on all cores, or on a GPU that each alone would leave waiting.
+seed, in a process of its own with one thread: on a CPU, several small trainings side by side get through more samples
+than one after the other on all cores. A GPU they share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from zoo.agent import Agent
-from zoo.device import computed_on, pick_device
+from zoo.device import computed_on, pick_device, told_when_full
 from zoo.errors import QzooError
 from zoo.evaluate import play_episodes, summarize
 from zoo.files import write_json, writing
@@ -35,6 +35,7 @@ from zoo.recordings.library import read_source, recorded_files, sources_of
 from zoo.recordings.stats import commands
 from zoo.recordings.store import build_store, place_store
 
+IF_FULL = "use fewer --workers, which share the GPU's memory, lower --transitions, or --device cpu"
 RESULT_FILE = "worth.json"
 RESULT = {"name", "seed", "transitions", "play", "scores", "data", "training", "settings"}
 TRAINING = {"samples", "seconds", "device", "precision", "torch"}
@@ -58,7 +59,7 @@ class WorthJob:
     out: Path
     cache: Path
     device: str = "auto"
-    """auto, cpu, cuda; no part of what makes a job what it is."""
+    """auto, cpu, cuda. What is finished is read back whatever computed it; what was stopped keeps its precision."""
 
     def settings(self, recordings: Sequence[Recording]) -> dict[str, Any]:
         """What makes the job what it is: its settings, and `data`, which names the play taken."""
@@ -98,9 +99,11 @@ def recorded_play(job: WorthJob) -> list[Recording]:
         raise QzooError(f"--candidates {job.name}: {error}") from error
 
 
-def make_frames(job: WorthJob, recordings: Sequence[Recording], on_steps: Callable[[int], None]) -> None:
-    """Replay the play of a job's candidate by every core, for the jobs of all seeds."""
-    build_store(recordings, "blocks", job.cache, on_steps=on_steps)
+def make_frames(
+    job: WorthJob, recordings: Sequence[Recording], processes: int, on_steps: Callable[[int], None]
+) -> None:
+    """Replay the play of a job's candidate into its cache, for the jobs of all seeds."""
+    build_store(recordings, "blocks", job.cache, processes, on_steps)
 
 
 def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda progress: None) -> dict[str, Any]:
@@ -113,10 +116,14 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
         figures, settings}.
 
     Raises:
-        QzooError: recordings are missing or damaged, or what was found before is damaged.
+        QzooError: recordings are missing or damaged, what was found before is damaged, or a GPU's memory is full.
     """
     torch.set_num_threads(1)
-    device = pick_device(job.device)
+    with told_when_full(IF_FULL):
+        return _measure(job, report, pick_device(job.device))
+
+
+def _measure(job: WorthJob, report: Callable[[WorthProgress], None], device: torch.device) -> dict[str, Any]:
     recordings = taken_play(job)
     settings = job.settings(recordings)
     finished = job.result(settings)
@@ -133,7 +140,7 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
             f"{progress.samples_per_second:.0f} samples/s, td {progress.losses['td']:.2f}",
         )
 
-    tell(0, job.config.steps, "replay")
+    tell(0, job.config.steps, "frames")
     store = place_store(build_store(recordings, "blocks", job.cache, num_threads=1), device)
     objective = new_objective(job.config, job.games).to(device)
     run = train(

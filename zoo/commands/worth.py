@@ -63,13 +63,14 @@ class Worth:
     allow_held_out: bool = False
     """Compare on held-out games too. What is chosen by them has seen them: they no longer tell how it transfers."""
     workers: int = 0
-    """Trainings side by side, one thread each; 0 takes every core."""
+    """Trainings side by side, one thread each, and processes that replay; 0 takes every core."""
     device: str = "auto"
-    """auto, cpu, cuda. A comparison is of one device: what was measured before is read back, whatever measured it."""
+    """auto, cpu, cuda. Compare on one: what was measured before is read back even where another device made it, which
+    the page then tells."""
     out: Path = Path("runs/worth")
     """Where runs go, and what was found: worth.json, and worth.md to read."""
     cache: Path = Path("runs/frames")
-    """Folder of compressed frames, which candidates share; delete it when you like."""
+    """Folder of compressed frames, shared by seeds and candidates that take the same play; delete it when you like."""
     json: bool = False
     """Print the result as JSON on standard output."""
 
@@ -132,7 +133,7 @@ class Worth:
             for name, job in {job.name: job for job in missing}.items():
                 steps = sum(recording.steps for recording in play[name])
                 replay = bar.add_task(f"{name}, replay", total=steps, note="")
-                make_frames(job, play[name], partial(bar.advance, replay))
+                make_frames(job, play[name], self.workers or cores(), partial(bar.advance, replay))
             tasks = {
                 (job.name, job.config.seed): bar.add_task(
                     f"{job.name}, seed {job.config.seed}", total=self.run_config.steps, note="waiting"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +120,7 @@ def _replay_episode(
 ) -> None:
     length, filled = episode.length, 0
     # Straight from the pipe: a copy here would hold Python's lock, which the threads of many processes wait for.
-    into = output if isinstance(output, np.ndarray) and output.flags.c_contiguous else None
+    into = output if _takes_bytes(output, num_frames(episode)) else None
 
     def take(frames: Frames) -> None:
         nonlocal filled
@@ -140,6 +140,13 @@ def _replay_episode(
         gives, wanted = (tuple(column[step].item() for column in columns) for columns in (replayed, recorded))
         what = f"replay gives (reward, terminated, truncated) {gives}, recorded {wanted}"
         raise QzooError(str(Mismatch(*where, step, what)))
+
+
+def _takes_bytes(output: FrameSink, frames: int) -> TypeGuard[Frames]:
+    """Whether the bytes of so many frames can be written to `output` as they come."""
+    if not isinstance(output, np.ndarray) or output.dtype != np.uint8 or not output.flags.c_contiguous:
+        return False
+    return output.shape[1:] == (FRAME_SIZE, FRAME_SIZE) and len(output) >= frames
 
 
 def empty_frames(count: int) -> Frames:
