@@ -117,7 +117,7 @@ class Watched(np.ndarray):
     __eq__ = object.__eq__
 
 
-@pytest.mark.parametrize("placement", FILES)
+@pytest.mark.parametrize("placement", ["blocks", pytest.param("memmap", marks=pytest.mark.slow)])
 def test_play_with_other_rewards_is_refused_though_its_frames_are_cached(
     recordings: list[Recording], placement: Placement, tmp_path: Path
 ) -> None:

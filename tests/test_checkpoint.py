@@ -71,7 +71,9 @@ def halfway(trained: Path, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+@pytest.mark.parametrize(
+    "damage", ["cut", *(pytest.param(name, marks=pytest.mark.slow) for name in ("changed", "gone"))]
+)
 def test_where_the_last_checkpoint_is_damaged_the_one_before_is_used(
     damage: str, halfway: Path, store: FrameStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

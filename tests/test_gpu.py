@@ -32,7 +32,7 @@ def run(store: FrameStore, out: Path, config: RunConfig, device: str, compute: C
 
 
 # The first of its file: once CUDA runs, it is too late for it.
-@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), GPU])
 def test_deterministic_runs_are_equal_to_the_bit(device: str, store: FrameStore, tmp_path: Path) -> None:
     if device == "cuda" and torch.cuda.is_initialized():
         pytest.skip("CUDA runs already, with cuBLAS as it was")

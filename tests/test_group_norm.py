@@ -213,7 +213,7 @@ def test_a_kernel_that_is_wrong_is_not_used(
     kernel_agrees.cache_clear()
 
 
-@pytest.mark.parametrize("setting", ["auto", "off"])
+@pytest.mark.parametrize("setting", ["off", pytest.param("auto", marks=pytest.mark.slow)])
 def test_the_setting_reaches_the_norms(
     setting: str, recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

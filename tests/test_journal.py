@@ -146,7 +146,9 @@ def test_a_kill_loses_no_episode_that_ended(
     assert not here.journal_path.exists()
 
 
-@pytest.mark.parametrize("stage", ["state", "recording", "journal"])
+@pytest.mark.parametrize(
+    "stage", ["recording", *(pytest.param(name, marks=pytest.mark.slow) for name in ("state", "journal"))]
+)
 def test_a_kill_between_the_writes_of_a_save(
     stage: str, tmp_path: Path, small_learner: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,9 +25,7 @@ def play(ale: ale_py.ALEInterface, game: str, seed: int, steps: int) -> list[tup
     [
         ("Breakout", DEFAULT),
         ("Breakout", Variant(mode=12, difficulty=1)),
-        ("MsPacman", DEFAULT),
-        ("Pong", DEFAULT),
-        ("Qbert", DEFAULT),
+        *(pytest.param(game, DEFAULT, marks=pytest.mark.slow) for game in ("MsPacman", "Pong", "Qbert")),
         ("Solaris", DEFAULT),
         ("Berzerk", DEFAULT),
         ("DoubleDunk", DEFAULT),

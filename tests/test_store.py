@@ -232,7 +232,7 @@ def replayed(two_games: list[Recording]) -> list[Frames]:
     return outputs
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("placement", ["ram", "blocks", pytest.param("memmap", marks=pytest.mark.slow)])
 def test_build_store_keeps_each_frame_once_in_order(
     two_games: list[Recording], replayed: list[Frames], placement: Placement, tmp_path: Path
 ) -> None:

@@ -9,7 +9,9 @@ from zoo.atari import PROTOCOL, Variant, make_ale, make_variant_env, make_vector
 from zoo.errors import QzooError
 
 
-@pytest.mark.parametrize("game", ["Breakout", "MsPacman", "SpaceInvaders"])
+@pytest.mark.parametrize(
+    "game", ["Breakout", *(pytest.param(game, marks=pytest.mark.slow) for game in ("MsPacman", "SpaceInvaders"))]
+)
 def test_equals_the_vector_environment_on_the_default_variant(game: str) -> None:
     ours, theirs = make_variant_env(game, 2), make_vector_env(game, 2, num_threads=1)
     seeds = np.array([5, 6])
