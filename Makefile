@@ -51,7 +51,8 @@ $(STAMP): pyproject.toml
 	    echo "error: '$(PYTHON)' is not Python 3.11 or newer; name one that is, as in: make install PYTHON=python3.12" >&2; exit 1; }; \
 	  echo "Setting up $(VENV): a few minutes, once"; $(PYTHON) -m venv --clear $(VENV); }
 	-$(PIP) install 'uv>=0.8'
-	test -z "$$PIP_EXTRA_INDEX_URL$$PIP_CONSTRAINT" && index="$${PIP_INDEX_URL:-$$($(PIP) config get global.index-url 2>/dev/null || true)}" && \
+	index="$${PIP_INDEX_URL:-$$($(PIP) config get global.index-url 2>/dev/null)}"; \
+	  test -z "$$PIP_EXTRA_INDEX_URL$$PIP_CONSTRAINT" && \
 	  $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode $${index:+--default-index "$$index"} -e '.[dev]' || \
 	  { echo "not by uv; now by pip"; $(PIP) install -e '.[dev]'; }
 	@touch $@

@@ -20,8 +20,6 @@ from zoo.games import games_of
 from zoo.recordings.play import Players
 
 STEPS = 60
-
-
 EXTRA = [pytest.param(game, marks=pytest.mark.slow) for game in games_of("extra")]
 
 

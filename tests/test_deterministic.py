@@ -18,17 +18,8 @@ from zoo.pretrain.run import new_objective
 
 FLAGS = {"plain": [], "flag": ["--deterministic"]}
 FEW = [
-    "--steps",
-    "4",
-    "--batch-size",
-    "8",
-    "--precision",
-    "float32",
-    "--random-shift",
-    "2",
-    "--device",
-    "cpu",
-    "--json",
+    *("--steps", "4", "--batch-size", "8", "--precision", "float32", "--random-shift", "2"),
+    *("--device", "cpu", "--json"),
 ]
 
 

@@ -107,11 +107,9 @@ def test_signals_stop_it_between_steps_and_it_goes_on(
     store: FrameStore, tmp_path: Path, number: signal.Signals
 ) -> None:
     handlers = [signal.getsignal(other) for other in (signal.SIGINT, signal.SIGTERM)]
-    objective = new_objective(SMALL, store.games)
     with pytest.raises(KeyboardInterrupt, match=r"saved at step 50 in .*checkpoint\.safetensors"):
-        train(
-            objective, store, SMALL, tmp_path, device=CPU, report=lambda progress: signal.raise_signal(number)
-        )  # the signal comes at step 50, where the loop reports
+        # The signal comes at step 50, where the loop reports.
+        run(store, tmp_path, report=lambda progress: signal.raise_signal(number))
     assert load_state(tmp_path / "checkpoint.safetensors")[1]["step"] == 50
     assert [signal.getsignal(other) for other in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert run(store, tmp_path, resume=True) == 100

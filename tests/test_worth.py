@@ -24,9 +24,10 @@ from zoo.recordings.library import recording_paths
 from zoo.recordings.verify import verify_recording
 from zoo.worth import WorthJob, iqm_of, mean_return, measure, read_result, summarize_worth, taken_play, worth_page
 
+CPU = ("--device", "cpu")
 SMALL = (
     *("--allow-held-out", "--games", "SpaceInvaders", "--steps", "3", "--batch-size", "4"),
-    *("--episodes", "2", "--transitions", "300", "--device", "cpu"),
+    *("--episodes", "2", "--transitions", "300", *CPU),
 )
 
 
@@ -115,19 +116,7 @@ def test_seeds_follow_the_seed_and_samples_are_those_of_the_batches(recordings_d
     """Of a batch of 5, two games get 2 each."""
     recorded(tmp_path, "Riverraid", 1)  # short, whatever an untrained policy does
     games = ("--allow-held-out", "--games", "SpaceInvaders", "Riverraid")
-    small = (
-        "--steps",
-        "2",
-        "--batch-size",
-        "5",
-        "--episodes",
-        "1",
-        "--transitions",
-        "300",
-        "--device",
-        "cpu",
-        "--json",
-    )
+    small = ("--steps", "2", "--batch-size", "5", "--episodes", "1", "--transitions", "300", "--json", *CPU)
     arguments = ["--candidates", f"a={recordings_dir},{tmp_path}", *games, *small]
     arguments += ["--workers", "1"]
     arguments += ["--out", str(tmp_path / "worth"), "--cache", str(tmp_path / "frames")]

@@ -60,7 +60,8 @@ DATASETS = (
         name="mixed40",
         summary="the mixture for pretraining: whole lives of learners, random to good, and random play",
         games=games_of("train"),
-        # Measured: no later half alone, and no planner or model play among it, taught more (benchmarks/worth/worth.md).
+        # Measured, by one short training each: no later half alone, and no planner or model play among it, taught more
+        # (benchmarks/worth/worth.md).
         # A tenth of random play taught less; here it is a hundredth.
         parts=(Part("learner"), Part("random")),
     ),
