@@ -1,6 +1,6 @@
 """Trains in child processes that are killed again and again; prints what came of it as JSON.
 
-python -m tests.kill_training RECORDINGS OUT KILLS SEED
+python -m tests.kill_training RECORDINGS OUT STEPS KILLS SEED
 
 A program of its own: it forks after the imports, so that a killed run costs what it trained and no more.
 """
@@ -27,17 +27,20 @@ from zoo.pretrain.run import new_objective
 from zoo.recordings.format import read_recording
 from zoo.recordings.store import FrameStore, build_store
 
-CONFIG = RunConfig(
-    feature_dim=16, steps=300, batch_size=8, precision="float32", optimizer=OptimizerConfig(warmup_steps=5)
-)
-
 
 def train(store: FrameStore, out: Path) -> None:
     """Train to the end, with a checkpoint at every step."""
+    config = RunConfig(
+        feature_dim=16,
+        steps=int(sys.argv[3]),
+        batch_size=8,
+        precision="float32",
+        optimizer=OptimizerConfig(warmup_steps=5),
+    )
     loop.train(
-        new_objective(CONFIG, store.games),
+        new_objective(config, store.games),
         store,
-        CONFIG,
+        config,
         out,
         device=torch.device("cpu"),
         resume=True,
@@ -95,7 +98,7 @@ def damage(path: Path) -> None:
 
 def main() -> None:
     """Whole run, killed run; the caller compares."""
-    recordings, out, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    recordings, out, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[4]), int(sys.argv[5])
     torch.set_num_threads(1)
     loop.LOG_EVERY = 5
     store = build_store([read_recording(recordings / f"{game}.random.parquet") for game in GAMES], num_threads=1)

@@ -40,9 +40,12 @@ def assert_equal(one: Path, other: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_many_moments_it_ends_with_the_same_bits(recordings_dir: Path, tmp_path: Path, kills: int) -> None:
-    command = [sys.executable, "-m", "tests.kill_training", str(recordings_dir), str(tmp_path), str(kills), "0"]
+@pytest.mark.parametrize(("steps", "kills"), [(100, 4), pytest.param(300, 20, marks=pytest.mark.slow)])
+def test_killed_at_many_moments_it_ends_with_the_same_bits(
+    recordings_dir: Path, tmp_path: Path, steps: int, kills: int
+) -> None:
+    arguments = [recordings_dir, tmp_path, steps, kills, 0]
+    command = [sys.executable, "-m", "tests.kill_training", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
     assert done.returncode == 0, done.stderr
     states = json.loads(done.stdout)["states"]

@@ -100,7 +100,7 @@ def test_progress_in_a_log_is_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "replay: 1 of 3, 1 files\nreplay: 3 of 3, 3 files\n"
 
 
-@pytest.mark.parametrize("arguments", [["data", "list", "--json"], ["--help"]])
+@pytest.mark.parametrize("arguments", [pytest.param(["data", "list", "--json"], marks=pytest.mark.slow), ["--help"]])
 def test_a_reader_that_leaves_early_is_no_error(arguments: list[str]) -> None:
     """As `head -1` does; here it is gone before the first word, so that nothing hangs on the size of a pipe."""
     reading, writing = os.pipe()

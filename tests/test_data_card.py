@@ -113,14 +113,14 @@ def test_the_example_of_another_folder_loads_what_is_there(source: str, tmp_path
 
 
 def test_the_page_tells_what_was_replayed_whole(tmp_path: Path) -> None:
-    first, _ = recorded(tmp_path, "Freeway", 1), recorded(tmp_path, "Breakout", 1)
+    first, _ = recorded(tmp_path, "Frostbite", 1), recorded(tmp_path, "Breakout", 1)
     page, log = tmp_path / "README.md", tmp_path / VERIFIED
     assert "Replayed whole" not in write_page(tmp_path, page)[0].read_text()
     run_command("data verify", [str(first), "--all", "--log", str(log), "--workers", "1", "--json"])
     steps = read_recording(first).steps
     told = f"1 of 2 files, 1 episodes, {steps:,} steps; `--log {VERIFIED}`"
     assert told in write_page(tmp_path, page)[0].read_text()
-    recorded(tmp_path, "Freeway", 1, first_seed=3)  # another file under that name
+    recorded(tmp_path, "Frostbite", 1, first_seed=3)  # another file under that name
     assert "Replayed whole" not in write_page(tmp_path, page)[0].read_text()
 
 

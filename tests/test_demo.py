@@ -42,7 +42,7 @@ def test_demo(recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 "--steps",
                 "10",
                 "--episodes",
-                "3",
+                "2",
             ),
             *("--batch-size", "8", "--transitions", "400", "--out", str(out)),
         ],
@@ -52,7 +52,7 @@ def test_demo(recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name, arm in results["arms"].items():
         assert arm["low"] <= arm["score"] <= arm["high"], name
         assert arm["seconds"] >= 0
-    assert results["arms"]["random"]["episodes"] == 3
+    assert results["arms"]["random"]["episodes"] == 2
     plot = matplotlib.image.imread(out / "curves.png")
     assert plot.shape[0] > 300 and plot.std() > 0.05
     video = imageio_ffmpeg.read_frames(str(out / "play.mp4"))

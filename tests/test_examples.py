@@ -11,7 +11,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 @pytest.mark.parametrize(
     ("arguments", "shown"),
-    [(["features.py"], "-> (4, 512) torch.float32"), (["linear_probe.py", "--transitions", "1500"], "untrained")],
+    [
+        (["features.py"], "-> (4, 512) torch.float32"),
+        pytest.param(["linear_probe.py", "--transitions", "1500"], "untrained", marks=pytest.mark.slow),
+    ],
 )
 def test_example(arguments: list[str], shown: str, tmp_path: Path) -> None:
     script, *rest = arguments

@@ -157,17 +157,18 @@ def test_the_kernel_compiles_for_a_gpu(kernel: str, width: int, groups: int, tmp
     assert ("ld.global.v4.b32" in code) == (width != 3) and "ld.local" not in code
 
 
-def test_on_a_cpu_a_resnet_is_timms_to_the_bit() -> None:
+@pytest.mark.parametrize(("arch", "width"), [("resnet18", 512), pytest.param("resnet50", 2048, marks=pytest.mark.slow)])
+def test_on_a_cpu_a_resnet_is_timms_to_the_bit(arch: str, width: int) -> None:
     torch.manual_seed(0)
-    ours = Encoder("resnet50", 8).trunk
+    ours = Encoder(arch, 8).trunk
     wake_residual_blocks(ours)
     theirs = timm.create_model(
-        "resnet50", pretrained=False, in_chans=4, num_classes=0, global_pool="", norm_layer=PlainGroupNorm
+        arch, pretrained=False, in_chans=4, num_classes=0, global_pool="", norm_layer=PlainGroupNorm
     )
     theirs.maxpool = ours.maxpool
     assert list(ours.state_dict()) == list(theirs.state_dict())
     theirs.load_state_dict(ours.state_dict())
-    x, gradient = torch.rand(2, 4, 84, 84), torch.randn(2, 2048, 3, 3)
+    x, gradient = torch.rand(2, 4, 84, 84), torch.randn(2, width, 3, 3)
     for dtype in (torch.float32, torch.bfloat16):
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             maps = [trunk(x) for trunk in (ours, theirs)]

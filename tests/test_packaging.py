@@ -100,6 +100,7 @@ def test_wheel_holds_only_the_packages(wheel: Path) -> None:
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in contents(wheel))
 
 
+@pytest.mark.slow
 def test_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     assert contents(build(tmp_path)) == contents(wheel)  # without options: the sdist, then the wheel from it
 

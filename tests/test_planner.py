@@ -163,7 +163,7 @@ def test_a_learner_that_goes_on_is_taken_over_where_it_was_not_yet(
     assert verify_recording(read_recording(recording)) == []
 
 
-@pytest.mark.parametrize("game", ["Boxing", "Breakout"])
+@pytest.mark.parametrize("game", ["Breakout", pytest.param("Boxing", marks=pytest.mark.slow)])
 def test_the_planner_does_not_see_the_coins(game: str) -> None:
     """The same state, other coins to come, the same plan; and planning takes nothing from the game itself."""
     planner = Planner(game, SHARP)

@@ -308,6 +308,7 @@ def test_sigterm_stops_as_ctrl_c_does(tmp_path: Path) -> None:
     assert verify_recording(read_recording(here.path)) == []
 
 
+@pytest.mark.slow
 def test_a_killed_recording_is_whole_and_goes_on(tmp_path: Path) -> None:
     """SIGKILL to all processes at once, then to the parent alone, whose worker saves and leaves."""
     here = job(tmp_path, source="learner")
