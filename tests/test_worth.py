@@ -24,6 +24,7 @@ from zoo.recordings.library import recording_paths
 from zoo.recordings.verify import verify_recording
 from zoo.worth import WorthJob, iqm_of, mean_return, measure, read_result, summarize_worth, taken_play, worth_page
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CPU = ("--device", "cpu")
 SMALL = (
     *("--allow-held-out", "--games", "SpaceInvaders", "--steps", "3", "--batch-size", "4"),
@@ -106,6 +107,10 @@ def test_the_page_tells_of_each_training(tmp_path: Path) -> None:
         "2 trainings each; each policy then played 3 episodes" in page and "over trainings and their episodes" in page
     )
     assert "| one | 10 | learner 10 |" in page and "A training took 60 s to 60 s (CPU, float32, torch 2)" in page
+    elsewhere = result("two", 0, [1])
+    elsewhere["training"] = {**elsewhere["training"], "device": "GPU"}
+    rows = summarize_worth([result("one", 0, [2]), elsewhere, result("three", 0, [3])])
+    assert "(CPU, float32, torch 2: three, one; GPU, float32, torch 2: two)" in worth_page({**content, "rows": rows})
 
 
 @pytest.mark.slow
@@ -260,15 +265,18 @@ def test_shares_are_a_source_and_a_number(share: str) -> None:
     refused(lambda: parse_candidates((f"a=x:{share}",)), "--candidates a=x", repr(share.split(",")[0]))
 
 
-def test_the_table_that_was_kept_is_of_its_figures() -> None:
-    """And of the trainings beside it, whose play is there too."""
-    kept = Path(__file__).parents[1] / "benchmarks" / "worth"
+@pytest.mark.parametrize("kept", [BENCHMARKS / "worth", BENCHMARKS / "worth_long"], ids=lambda path: path.name)
+def test_the_table_that_was_kept_is_of_its_figures(kept: Path) -> None:
+    """And of the trainings beside it."""
     text = (kept / "worth.json").read_text(encoding="utf-8")
     content = json.loads(text)
     assert worth_page(content) == (kept / "worth.md").read_text(encoding="utf-8")
     assert "/tmp" not in text and "/home" not in text  # it names no place of the machine that made it
     rows = summarize_worth([read_result(path) for path in kept.glob("*/seed*/worth.json")])
     assert worth_page({**content, "rows": rows}) == worth_page(content)
-    for path in recording_paths([kept / "play"]):
+
+
+def test_the_play_that_was_compared_is_kept() -> None:
+    for path in recording_paths([BENCHMARKS / "worth" / "play"]):
         recording = read_recording(path)
         assert verify_recording(recording, [0] if recording.episodes[0].length < 5_000 else []) == []

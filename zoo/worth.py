@@ -322,7 +322,12 @@ def worth_page(content: Mapping[str, Any]) -> str:
     )
     made = markdown_table(("candidate", "transitions", *games), ((row["name"], *_made_of(row)) for row in rows))
     trained = [run for row in rows for run in row["trained"]]
-    places = dict.fromkeys(f"{run['device']}, {run['precision']}, torch {run['torch']}" for run in trained)
+    places: dict[str, dict[str, None]] = {}  # with the names of the candidates that were trained there, in order
+    for row in rows:
+        for run in row["trained"]:
+            place = f"{run['device']}, {run['precision']}, torch {run['torch']}"
+            places.setdefault(place, {})[row["name"]] = None
+    where = [f"{place}: {', '.join(names)}" for place, names in places.items()] if len(places) > 1 else [*places]
     took = sorted(run["seconds"] for run in trained)
     first = rows[0]
     several = first["seeds"] > 1
@@ -339,7 +344,7 @@ def worth_page(content: Mapping[str, Any]) -> str:
         f"training{'s' if several else ''} each; each policy then played {episodes} episodes of every game. IQM: "
         f"interquartile mean\nhuman-normalized score, with its bootstrap interval {over}. Under each game the mean "
         f"score, and in\nbrackets the mean return of the data. A training took {duration_text(took[0])} "
-        f"to {duration_text(took[-1])} ({'; '.join(places)}).\n\n"
+        f"to {duration_text(took[-1])} ({'; '.join(where)}).\n\n"
         f"{table}\n\nTransitions of the candidates, by game and source of play:\n\n{made}\n\n"
         f"Made by\n\n```bash\n{content['command']}\n```\n\n"
         "on play recorded by\n\n```bash\n" + "\n".join(content["recorded_by"]) + "\n```\n"

@@ -60,9 +60,10 @@ DATASETS = (
         name="mixed40",
         summary="the mixture for pretraining: whole lives of learners, random to good, and random play",
         games=games_of("train"),
-        # Measured, by one short training each: no later half alone, and no planner or model play among it, taught more
+        # Measured, by one training each: no later half alone, and no planner or model play among it, taught more
         # (benchmarks/worth/worth.md).
-        # A tenth of random play taught less; here it is a hundredth.
+        # A tenth of random play taught less in short trainings and more in longer ones (benchmarks/worth_long/worth.md);
+        # here it is a hundredth, which is what is shipped.
         parts=(Part("learner"), Part("random")),
     ),
     Dataset(
