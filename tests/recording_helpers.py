@@ -15,8 +15,9 @@ import pytest
 
 from zoo.atari import minimal_actions
 from zoo.errors import QzooError
-from zoo.recordings.format import METADATA_KEY, Episode, new_metadata, read_recording, write_recording
+from zoo.recordings.format import CHECK_INTERVAL, METADATA_KEY, Episode, new_metadata, read_recording, write_recording
 from zoo.recordings.play import Players
+from zoo.recordings.verify import verify_episode
 
 MADE_UP_SEEDS = count()
 
@@ -38,6 +39,32 @@ def recorded(folder: Path, game: str = "Breakout", count: int = 2, source: str =
     path = folder / f"{game}.{source}.parquet"
     write_recording(path, new_metadata(game, source, f"zoo record {source}"), played(game, count, **options))
     return path
+
+
+def assert_replays(path: Path, most: int) -> None:
+    """The shortest episode of a recording replays, or as much of it, to a check of its RAM."""
+    recording = read_recording(path)
+    episode = min(recording.episodes, key=lambda episode: episode.length)
+    differs = verify_episode(recording.metadata.game, beginning(episode, most))
+    if episode.length > most:  # all of it is compared before it is found to have no end
+        assert differs == (most - 1, f"truncated=False after {most} steps contradicts the protocol"), path
+    else:
+        assert differs is None, path
+
+
+def beginning(episode: Episode, steps: int) -> Episode:
+    """The first steps of an episode, a multiple of CHECK_INTERVAL, or all."""
+    if episode.length <= steps:
+        return episode
+    checks = episode.checks[: steps // CHECK_INTERVAL]
+    return replace(
+        episode,
+        actions=episode.actions[:steps],
+        rewards=episode.rewards[:steps],
+        checks=checks,
+        terminated=False,
+        truncated=False,
+    )
 
 
 def as_learner(path: Path, folder: Path) -> Path:

@@ -22,7 +22,7 @@ import yaml
 
 from tests.command_helpers import run_command
 from tests.conftest import GAMES
-from tests.recording_helpers import recorded, refused
+from tests.recording_helpers import as_learner, recorded, refused
 from zoo.atari import PROTOCOL, make_vector_env, rom_md5
 from zoo.exchange.export import replayed, sources_of
 from zoo.exchange.export_minari import environment, export_minari
@@ -30,6 +30,7 @@ from zoo.exchange.export_parquet import export_parquet, write_card
 from zoo.exchange.frame_set import open_frame_set
 from zoo.exchange.minari import import_minari
 from zoo.games import all_games
+from zoo.recordings.datasets import Selection
 from zoo.recordings.format import Recording, read_recording
 from zoo.recordings.store import FrameStore
 
@@ -199,6 +200,22 @@ def test_the_command_goes_on_and_refuses_another_selection(form: str, recordings
     assert (tmp_path / "README.md").exists() == (form == "parquet")
     refused(lambda: export("--games", GAMES[0], "--transitions", "10"), first["path"], "another selection")
     refused(lambda: export("--games", GAMES[0], "--workers", "-1"), "--workers -1")
+
+
+def test_a_dataset_is_exported_as_training_takes_it(tmp_path: Path) -> None:
+    folder, out = tmp_path / "play", tmp_path / "out"
+    random = recorded(tmp_path / "random", "SpaceInvaders", 2)
+    as_learner(random, folder)
+    (folder / random.name).write_bytes(random.read_bytes())
+    arguments = ["--recordings", str(folder), "--format", "parquet", "--out", str(out), "--workers", "1", "--json"]
+    chosen = ["--dataset", "heldout5", "--games", "SpaceInvaders", "--per-game", "200"]
+    (part,) = run_command("data export", [*arguments, *chosen])["datasets"]
+    (taken,) = Selection("heldout5", ("SpaceInvaders",), per_game=200).load([folder])
+    assert (part["source"], part["steps"], part["episodes"]) == ("learner", taken.steps, len(taken.episodes))
+    assert 200 <= taken.steps < read_recording(random).steps
+    refused(lambda: run_command("data export", arguments), "--games", "--dataset")
+    refused(lambda: run_command("data export", [*arguments, "--dataset", "heldout5"]), "4 of 5 games are not recorded")
+    refused(lambda: run_command("data export", [*arguments, *chosen, "--sources", "learner"]), "--sources: heldout5")
 
 
 def test_what_does_not_replay_leaves_nothing(recordings: list[Recording], tmp_path: Path) -> None:

@@ -14,15 +14,26 @@ import torch
 
 import zoo.worth
 from tests.command_helpers import run_command
-from tests.recording_helpers import recorded, refused
+from tests.recording_helpers import as_learner, assert_replays, recorded, refused
 from zoo.commands.worth import parse_candidates
 from zoo.games import get_game
 from zoo.pretrain.config import RunConfig
-from zoo.recordings.datasets import Part
-from zoo.recordings.format import read_recording
+from zoo.recordings import library
+from zoo.recordings.build import fingerprint
+from zoo.recordings.datasets import Part, Selection
+from zoo.recordings.format import CHECK_INTERVAL, read_recording
 from zoo.recordings.library import recording_paths
-from zoo.recordings.verify import verify_recording
-from zoo.worth import WorthJob, iqm_of, mean_return, measure, read_result, summarize_worth, taken_play, worth_page
+from zoo.worth import (
+    WorthJob,
+    iqm_of,
+    mean_return,
+    measure,
+    read_result,
+    recorded_by,
+    summarize_worth,
+    taken_play,
+    worth_page,
+)
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CPU = ("--device", "cpu")
@@ -207,6 +218,20 @@ def test_other_settings_or_other_play_are_a_run_of_their_own(tmp_path: Path) -> 
     assert same.result(same.settings([recording])) == plain.result(plain.settings([recording]))
 
 
+def test_a_name_that_is_a_datasets_is_that_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "SHIPPED", tmp_path)
+    random = recorded(tmp_path, "Breakout", 6)
+    arguments = ["--candidates", "mixed40", "--games", "Breakout", "--out", str(tmp_path / "worth"), *CPU]
+    refused(lambda: run_command("data worth", arguments), "--candidates mixed40: ", "Breakout (learner)")
+    as_learner(random, tmp_path)
+    mine = job(tmp_path, dataset="mixed40", transitions=300)
+    taken = taken_play(mine)
+    same = Selection("mixed40", ("Breakout",), per_game=300).load()
+    assert fingerprint(taken) == fingerprint(same)
+    assert 300 <= sum(recording.transitions for recording in taken) < 2 * read_recording(random).transitions
+    assert recorded_by([mine]) == ["zoo record random"]
+
+
 def starts(job: WorthJob) -> list[int]:
     return [episode.policy_step for recording in taken_play(job) for episode in recording.episodes]
 
@@ -277,6 +302,5 @@ def test_the_table_that_was_kept_is_of_its_figures(kept: Path) -> None:
 
 
 def test_the_play_that_was_compared_is_kept() -> None:
-    for path in recording_paths([BENCHMARKS / "worth" / "play"]):
-        recording = read_recording(path)
-        assert verify_recording(recording, [0] if recording.episodes[0].length < 5_000 else []) == []
+    for path in recording_paths([BENCHMARKS / "worth" / "play", BENCHMARKS / "worth" / "take_over"]):
+        assert_replays(path, 2 * CHECK_INTERVAL)

@@ -29,7 +29,7 @@ from zoo.pretrain.config import RunConfig
 from zoo.pretrain.loop import TrainingProgress, train
 from zoo.pretrain.run import new_objective
 from zoo.recordings.build import fingerprint
-from zoo.recordings.datasets import Part, take
+from zoo.recordings.datasets import Part, Selection, get_dataset, take
 from zoo.recordings.format import Recording, read_metadata
 from zoo.recordings.library import read_source, recorded_files, sources_of
 from zoo.recordings.stats import commands
@@ -58,6 +58,8 @@ class WorthJob:
     episodes: int
     out: Path
     cache: Path
+    dataset: str = ""
+    """Instead of all that, the named dataset of the package's recordings: of each game about `transitions`."""
     device: str = "auto"
     """auto, cpu, cuda. What is finished is read back whatever computed it; what was stopped keeps its precision."""
 
@@ -186,6 +188,8 @@ def taken_play(job: WorthJob) -> list[Recording]:
     Raises:
         QzooError: recordings are missing or damaged, or hold less than a share names.
     """
+    if job.dataset:
+        return Selection(job.dataset, job.games, per_game=job.transitions).load()
     files, taken = recorded_files(job.paths), []
     for game in job.games:
         sources = job.sources or sources_of(files, game)
@@ -207,8 +211,9 @@ def recorded_by(jobs: Sequence[WorthJob]) -> list[str]:
     made = {}
     for job in jobs:
         files = recorded_files(job.paths)
+        parts = get_dataset(job.dataset).parts if job.dataset else job.parts
         for game in job.games:
-            for source in [part.source for part in job.parts] or job.sources or sources_of(files, game):
+            for source in [part.source for part in parts] or job.sources or sources_of(files, game):
                 made.update({path.resolve(): (game, read_metadata(path).command) for path in files[game][source]})
     return commands(sorted(set(made.values())))
 
@@ -339,7 +344,8 @@ def worth_page(content: Mapping[str, Any]) -> str:
     )
     return (
         "# What recorded play is worth\n\n"
-        f"A policy trained offline on each candidate with the same settings: `{config['arch']}`, "
+        "A policy trained offline on each candidate with the same settings"
+        f"{', but for the device' if len(places) > 1 else ''}: `{config['arch']}`, "
         f"{config['steps']:,} steps of {first['samples'] // config['steps']},\n{first['seeds']} "
         f"training{'s' if several else ''} each; each policy then played {episodes} episodes of every game. IQM: "
         f"interquartile mean\nhuman-normalized score, with its bootstrap interval {over}. Under each game the mean "

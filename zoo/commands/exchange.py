@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import tyro
 
 from zoo.commands.common import parse_games, progress_bar, typed_command
 from zoo.errors import QzooError
+from zoo.recordings.datasets import CUSTOM
 
 if TYPE_CHECKING:
     from zoo.exchange.frame_set import Origin
@@ -107,18 +108,22 @@ class Export:
     An export that was stopped goes on with the same command: what is complete is kept.
     """
 
-    games: tuple[str, ...]
-    """Games, or the groups train, held_out, extra, all: what is recorded of them."""
     format: Literal["minari", "parquet"]
     """What to write."""
     out: Path
     """Folder to write to."""
+    dataset: str = CUSTOM
+    """A named dataset, such as heldout5 (`zoo data stats` lists them); custom: a selection of your own."""
+    games: tuple[str, ...] = ()
+    """Games, or the groups train, held_out, extra, all: what is recorded of them; by default all of the dataset."""
     recordings: tuple[Path, ...] = ()
     """Recording files or folders; by default those that travel with the package."""
     sources: tuple[str, ...] = ()
-    """Sources of play, such as learner and random; by default all."""
+    """Sources of play, such as learner and random; by default all. A named dataset has its own."""
     transitions: int | None = None
     """Take about this many transitions of each game and source, whole episodes at random; by default all."""
+    per_game: int | None = None
+    """Take about this many of each game, of all of its sources together."""
     seed: int = 0
     """Draws those episodes."""
     workers: int = 0
@@ -129,12 +134,15 @@ class Export:
     def run(self) -> dict[str, Any]:
         """Export, one game and source after the other."""
         from zoo.exchange.export import sources_of
-        from zoo.recordings.library import load_recordings, recorded_games
+        from zoo.recordings.datasets import Selection
 
         if self.workers < 0:
             raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
-        games = parse_games(self.games, recorded_games(self.recordings))
-        groups = sources_of(load_recordings(games, self.sources, self.recordings, self.transitions, self.seed))
+        games = tuple(parse_games(self.games, self._games()) if self.games else ())
+        if self.dataset == CUSTOM and not games:
+            raise QzooError("--games: name the games to export, or a --dataset")
+        selection = Selection(self.dataset, games, self.sources, self.transitions, self.per_game, seed=self.seed)
+        groups = sources_of(selection.load(self.recordings))
         parts: list[dict[str, Any]] = []
         with progress_bar(quiet=self.json) as bar:
             for (game, source), recordings in groups.items():
@@ -150,6 +158,13 @@ class Export:
         for part in parts:
             print(f"{part['path']}: {part['steps']:,} steps of {part['episodes']:,} episodes", file=sys.stderr)
         return {"format": self.format, "out": str(self.out), "datasets": parts}
+
+    def _games(self) -> Sequence[str]:
+        """The games that a group's name takes."""
+        from zoo.recordings.datasets import get_dataset
+        from zoo.recordings.library import recorded_games
+
+        return recorded_games(self.recordings) if self.dataset == CUSTOM else get_dataset(self.dataset).games
 
     def _export(self, recordings: list[Recording], on_steps: Callable[[int], None]) -> dict[str, Any]:
         threads, command = self.workers or None, typed_command()

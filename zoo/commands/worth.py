@@ -44,10 +44,11 @@ class Worth:
     IF_INTERRUPTED: ClassVar[str] = "what was finished is kept; the same command goes on"
 
     candidates: tuple[str, ...]
-    """NAME=PATH[,PATH...]: files or folders of recordings; a NAME alone is the recordings of the package. A mixture of
-    sources names them after a colon, with the transitions of each game (fewer are refused, whole episodes may make a
-    few more): NAME=PATH:learner=80000,planner=20000; a stretch of each policy's life follows its
-    source: learner@0.5-1=80000 takes of the second half."""
+    """NAME=PATH[,PATH...]: files or folders of recordings; a NAME alone is the recordings of the package, or, where a
+    dataset is called so, as mixed40 is, that dataset (about --transitions of each game in all). A mixture of sources
+    names them after a colon, with the transitions of each game (fewer are refused, whole episodes may make a few
+    more): NAME=PATH:learner=80000,planner=20000; a stretch of each policy's life follows its source:
+    learner@0.5-1=80000 takes of the second half."""
     games: tuple[str, ...] = ("Boxing", "Breakout", "CrazyClimber", "Freeway", "Gopher", "Qbert")
     """Games that every candidate has."""
     sources: tuple[str, ...] = ()
@@ -80,6 +81,7 @@ class Worth:
         from zoo.device import pick_device
         from zoo.encoder import ARCHS
         from zoo.files import write_json, write_text, writing
+        from zoo.recordings.datasets import DATASETS
         from zoo.recordings.pool import run_all
         from zoo.worth import (
             WorthJob,
@@ -108,6 +110,7 @@ class Worth:
             config.check(len(games))
         pick_device(self.device)
         candidates = parse_candidates(self.candidates)
+        datasets = {dataset.name for dataset in DATASETS}
         jobs = [
             WorthJob(
                 name,
@@ -120,6 +123,7 @@ class Worth:
                 self.episodes,
                 self.out,
                 self.cache,
+                name if name in datasets and not paths and not parts else "",
                 self.device,
             )
             for config in configs  # first seeds first, so that an interrupted comparison still compares

@@ -62,8 +62,8 @@ DATASETS = (
         games=games_of("train"),
         # Measured, by one training each: no later half alone, and no planner or model play among it, taught more
         # (benchmarks/worth/worth.md).
-        # A tenth of random play taught less in short trainings and more in longer ones (benchmarks/worth_long/worth.md);
-        # here it is a hundredth, which is what is shipped.
+        # A tenth of random play came last there, and first by longer trainings (benchmarks/worth_long/worth.md), but
+        # trained on a GPU as no other was: open. Here it is a hundredth, which is what is shipped.
         parts=(Part("learner"), Part("random")),
     ),
     Dataset(
