@@ -48,7 +48,7 @@ class Options:
 
     measure: bool = False
     """Measure the bytes of frames in blocks, on play that travels with the package."""
-    dataset: str = "learner12"
+    dataset: str = "mixed40"
     """The play that is measured."""
     per_game: int = 4_000
     """About this many transitions of each game."""

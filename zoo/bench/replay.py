@@ -68,17 +68,23 @@ def bench_replay(recording: Recording, num_threads: int, repeats: int) -> dict[s
 def bench_store(
     stores: dict[str, FrameStore], batch_size: int, turn_seconds: float, repeats: int
 ) -> dict[str, dict[str, Any]]:
-    """Stacked samples with their n-step successors a second, as one batched call, of each of several stores."""
-    turns = {}
-    for name, store in stores.items():
-        device = store.actions.device
-        index = torch.randint(0, store.transitions, (batch_size,), device=device)
-        turns[name] = repeated(partial(store.gather, index, 5, 0.99), device, turn_seconds)
+    """Stacked samples with their n-step successors a second, as one batched call, of each of several stores.
+
+    Every call draws anew from all that the store holds.
+    """
+
+    def gather(store: FrameStore) -> None:
+        store.gather(torch.randint(store.transitions, (batch_size,), device=store.actions.device), 5, 0.99)
+
+    turns = {
+        name: repeated(partial(gather, store), store.actions.device, turn_seconds) for name, store in stores.items()
+    }
     seconds = in_turns(turns, repeats)
     return {
         name: {
             "samples_per_s": spread([batch_size / taken for taken in seconds[name]]),
             "bytes_per_frame": store.frames.nbytes / len(store.frames),
+            "games": list(store.games),
         }
         for name, store in stores.items()
     }

@@ -108,7 +108,10 @@ def replay_table(result: Mapping[str, Any]) -> Table:
         table.rows.append([row["game"], *speeds, *shares])
     for name, key in (("frames, raw", "store"), ("frames in compressed blocks", "store_blocks")):
         speed, size = result[key]["samples_per_s"], result[key]["bytes_per_frame"]
-        table.notes.append(f"{name}: {text(speed, ',.0f')} samples/s with their successors, {size:,.0f} B a frame")
+        games = ", ".join(result[key]["games"])
+        table.notes.append(
+            f"{name}: {text(speed, ',.0f')} samples/s with their successors, {size:,.0f} B a frame, of {games}"
+        )
     frozen = result["frozen"]
     speedup = text(frozen["speedup"], ".1f")
     table.notes.append(f"fine-tuning {frozen['arch']}: a step on features is {speedup} times as fast as one end to end")

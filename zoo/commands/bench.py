@@ -33,7 +33,7 @@ class Bench:
     archs: tuple[str, ...] = ("nature", "impala", "resnet18")
     """Architectures whose training step is measured."""
     games: tuple[str, ...] = ("Breakout", "Boxing", "Freeway", "Qbert")
-    """Games that a training batch is made of, in equal parts; stores and fine-tuning are measured on the first."""
+    """Games that a training batch is made of, in equal parts, and a store; fine-tuning is measured on the first."""
     batch_size: int = 64
     """Transitions a step."""
     random_shift: int = 0
@@ -117,16 +117,17 @@ class Bench:
                 bar.update(task, note=f"step of {arch}")
                 self._measure_step(arch, store, Path(folder), device, result)
                 bar.advance(task)
-            del store
+            bar.update(task, note="stores")
+            blocks = build_store(recordings, "blocks", Path(folder))
+            result |= bench_store({"store": store, "store_blocks": blocks}, 256, self.turn_seconds, self.repeats)
+            bar.advance(task)
+            del store, blocks
             for recorded in replayed:
                 bar.update(task, note=f"replay of {recorded.metadata.game}")
                 result["replay"].append(bench_replay(recorded, cores(), min(3, self.repeats)))
                 bar.advance(task)
-            bar.update(task, note="store")
+            bar.update(task, note="frozen")
             raw = build_store(recordings[:1]).to(device)
-            blocks = build_store(recordings[:1], "blocks", Path(folder))
-            result |= bench_store({"store": raw, "store_blocks": blocks}, 256, self.turn_seconds, self.repeats)
-            bar.update(task, advance=1, note="frozen")
             result["frozen"] = bench_frozen(
                 self.archs[0], raw, device, self.batch_size, self.turn_seconds, self.repeats
             )

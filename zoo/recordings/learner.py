@@ -260,6 +260,10 @@ class Learner:
         restore_optimizer(self.optimizer, tensors, "optimizer")
         self.generator.set_state(tensors["generator"])
         self.steps = int(info["steps"])
+        self.remember(episodes)
+
+    def remember(self, episodes: Iterable[Episode]) -> None:
+        """Fill the memory with recorded play of the game, by playing it once more."""
         choice = np.full(int(self.actions.max()) + 1, -1)
         choice[self.actions] = np.arange(len(self.actions))
         ale = make_ale(self.game, seed=0)
