@@ -19,6 +19,8 @@ from typing import Any
 import torch
 import tyro
 
+from zoo.bench.replay import bench_store
+from zoo.bench.timing import machine
 from zoo.encoder import Encoder
 from zoo.files import write_json, write_text
 from zoo.markdown import markdown_table
@@ -47,7 +49,7 @@ class Options:
     """What to do."""
 
     measure: bool = False
-    """Measure the bytes of frames in blocks, on play that travels with the package."""
+    """Measure frames in blocks, their bytes and how fast they are read, on play that travels with the package."""
     dataset: str = "mixed40"
     """The play that is measured."""
     per_game: int = 4_000
@@ -65,40 +67,49 @@ class Figures:
     replay_per_core: float
     """Steps replayed a second."""
     samples_per_s: float
-    """From blocks, stacked, with their successors."""
-    threads: int
-    """Of the machine that the two before were measured on."""
+    """From blocks of all the games, stacked, with their successors."""
+    cores: int
+    """Of the machine on which samples were read."""
     steps: list[dict[str, Any]]
     """Training steps measured on GPUs."""
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Bytes of a frame in blocks, and of a transition beside it, on recorded play of several games."""
+    """Bytes of a frame in blocks, by game, and of a transition beside it; samples a second from the blocks of all."""
     games: dict[str, float] = {}
-    for game in get_dataset(options.dataset).games:
-        recordings = Selection(options.dataset, (game,), per_game=options.per_game).load()
-        with TemporaryDirectory() as cache:
+    everything = []
+    with TemporaryDirectory() as cache:
+        for game in get_dataset(options.dataset).games:
+            recordings = Selection(options.dataset, (game,), per_game=options.per_game).load()
+            everything += recordings
             store = build_store(recordings, "blocks", Path(cache))
             games[game] = store.frames.nbytes / len(store.frames)
+            print(f"{game}: {games[game]:.0f} B a frame", file=sys.stderr)
+        store = build_store(everything, "blocks", Path(cache))  # of the same files
         columns = [value for value in vars(store).values() if isinstance(value, torch.Tensor)]
-        beside = sum(value.nbytes for value in columns) / len(store.actions)
-        print(f"{game}: {games[game]:.0f} B a frame", file=sys.stderr)
-    mean = sum(games.values()) / len(games)
-    settings = {"dataset": options.dataset, "per_game": options.per_game}
-    return {**settings, "bytes_per_frame": mean, "bytes_per_transition": beside, "games": games}
+        reads = bench_store({"blocks": store}, RunConfig().batch_size, turn_seconds=0.5, repeats=16)
+    return {
+        "machine": machine(torch.device("cpu")),
+        "dataset": options.dataset,
+        "per_game": options.per_game,
+        "bytes_per_frame": sum(games.values()) / len(games),
+        "bytes_per_transition": sum(value.nbytes for value in columns) / len(store.actions),
+        "samples_per_s": reads["blocks"]["samples_per_s"],
+        "games": games,
+    }
 
 
 def read_figures() -> Figures:
     """The figures from the files of measurements."""
     results, blocks = json.loads(RESULTS.read_text()), json.loads(BLOCKS.read_text())
-    machine, replays = results["machine"], results["replay"]
+    replays = results["replay"]
     on_gpus = [json.loads(path.read_text()) for path in sorted(ON_GPUS.glob("gpu*.json"))]
     return Figures(
         blocks["bytes_per_frame"],
         blocks["bytes_per_transition"],
-        sum(replay["steps_per_s"]["median"] for replay in replays) / len(replays) / machine["cores"],
-        results["store_blocks"]["samples_per_s"]["median"],
-        machine["cores"],
+        sum(replay["steps_per_s"]["median"] for replay in replays) / len(replays) / results["machine"]["cores"],
+        blocks["samples_per_s"]["median"],
+        blocks["machine"]["cores"],
         [row for bench in on_gpus for row in bench["steps"]],
     )
 
@@ -185,8 +196,8 @@ def tables() -> str:
         f"games. {ARCH} and its heads have {values:,} trained values: {size(4 * values)} of gradients a step, "
         f"{size(16 * values)} a checkpoint (network, target, two moments), {size(24 * values)} on each GPU before "
         f"activations. A frame is {figures.bytes_per_frame:.0f} B in blocks, raw {FRAME_BYTES:,} B. A core replays "
-        f"{figures.replay_per_core:,.0f} steps a second; {figures.threads} threads unpack "
-        f"{figures.samples_per_s:,.0f} samples a second from blocks."
+        f"{figures.replay_per_core:,.0f} steps a second; {figures.cores} cores read "
+        f"{figures.samples_per_s:,.0f} samples a second from blocks, with their successors."
     )
     return f"{facts}\n\n{data_table(figures)}\n\n{layout_table(figures)}"
 

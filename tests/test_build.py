@@ -267,10 +267,10 @@ def test_a_damaged_block_file_is_refused(damage: Callable[[Path], None], tmp_pat
             sinks[0][step] = np.full((84, 84), step, dtype=np.uint8)
 
     write_blocks(path, [20], fill)
-    assert len(open_blocks([path], [20], 1)) == 20
-    refused(lambda: open_blocks([path], [21], 1), path, "20 frames", "21", "delete it")
+    assert len(open_blocks([path], [20])) == 20
+    refused(lambda: open_blocks([path], [21]), path, "20 frames", "21", "delete it")
     damage(path)
-    refused(lambda: open_blocks([path], [20], 1), path, "delete it")
+    refused(lambda: open_blocks([path], [20]), path, "delete it")
 
 
 @pytest.mark.parametrize("placement", FILES)

@@ -43,7 +43,7 @@ def in_memmap(episodes: Sequence[Tensor], folder: Path) -> FrameSource:
     return RawFrames(torch.from_numpy(np.memmap(folder / "frames", dtype=np.uint8, mode="c", shape=frames.shape)))
 
 
-def in_blocks(episodes: Sequence[Tensor], folder: Path, threads: int = 1) -> BlockFrames:
+def in_blocks(episodes: Sequence[Tensor], folder: Path) -> BlockFrames:
     """In two files, with the episodes of each written at the same time, as a replay does."""
 
     def fill(part: Sequence[Tensor]) -> Callable[[Sequence[object]], None]:
@@ -58,11 +58,7 @@ def in_blocks(episodes: Sequence[Tensor], folder: Path, threads: int = 1) -> Blo
     parts, paths = (episodes[:4], episodes[4:]), (folder / "a.blocks", folder / "b.blocks")
     for path, part in zip(paths, parts, strict=True):
         write_blocks(path, [len(frames) for frames in part], fill(part))
-    return open_blocks(paths, [sum(map(len, part)) for part in parts], threads)
-
-
-def in_blocks_by_threads(episodes: Sequence[Tensor], folder: Path) -> FrameSource:
-    return in_blocks(episodes, folder, threads=3)
+    return open_blocks(paths, [sum(map(len, part)) for part in parts])
 
 
 def in_blocks_larger_than_memory(episodes: Sequence[Tensor], folder: Path) -> FrameSource:
@@ -130,7 +126,7 @@ class Synthetic:
         return self.stack(episode, step), action, total, 0.0 if over else discount, successor
 
 
-KINDS = (in_ram, in_memmap, in_blocks, in_blocks_by_threads, in_blocks_larger_than_memory, on_gpu)
+KINDS = (in_ram, in_memmap, in_blocks, in_blocks_larger_than_memory, on_gpu)
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -15,7 +15,6 @@ import mmap
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -55,8 +54,8 @@ class BlockFrames:
 
     firsts: int64 (N + 1,), the first frame of each block, in order and counted over all files, then F.
     offsets, sizes, owners: int64 (N,), where a block begins, its bytes, and the number of the file that it is in.
-    files: their contents. threads: how many unpack. read_ahead: whether to ask the system for all blocks of a call
-    before the first is unpacked, which pays where files are larger than memory.
+    files: their contents. read_ahead: whether to ask the system for all blocks of a call before the first is unpacked,
+    which pays where files are larger than memory.
     """
 
     firsts: Numbers
@@ -64,7 +63,6 @@ class BlockFrames:
     sizes: Numbers
     owners: Numbers
     files: tuple[mmap.mmap, ...]
-    threads: int
     read_ahead: bool
 
     def __len__(self) -> int:
@@ -78,6 +76,9 @@ class BlockFrames:
     def fetch(self, rows: Tensor) -> Tensor:
         """Copies of frames, each block that holds any of them unpacked once; see `FrameSource`.
 
+        One thread does it: several would hand Python's lock to each other at every block, which takes longer than to
+        unpack one.
+
         Raises:
             IndexError: a row below 0 or not below F.
         """
@@ -86,25 +87,20 @@ class BlockFrames:
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)} frames")
         blocks = np.searchsorted(self.firsts, wanted, side="right") - 1
         order = np.argsort(blocks, kind="stable")
-        found, counts = np.unique(blocks, return_counts=True)
-        ends = np.cumsum(counts)
-        jobs = list(zip(found.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True))
+        inside = (wanted - self.firsts[blocks])[order]
+        found, begins, counts = np.unique(blocks[order], return_index=True, return_counts=True)
         if self.read_ahead:
             self._ask_for(found)
         fetched = torch.empty((len(wanted), FRAME_SIZE, FRAME_SIZE), dtype=torch.uint8)
-        out = fetched.numpy()
-
-        def unpack(share: list[tuple[int, int, int]]) -> None:
-            codec = pa.Codec("lz4_raw")
-            for block, begin, end in share:
-                places = order[begin:end]
-                out[places] = self._unpacked(codec, block)[wanted[places] - self.firsts[block]]
-
-        if self.threads == 1:
-            unpack(jobs)
-        else:
-            with ThreadPoolExecutor(self.threads) as pool:
-                list(pool.map(unpack, (jobs[first :: self.threads] for first in range(self.threads))))
+        out, codec = fetched.numpy(), pa.Codec("lz4_raw")
+        packed = [memoryview(file) for file in self.files]
+        frames = self.firsts[found + 1] - self.firsts[found]
+        # As lists, whose items are plain numbers: those of an array take as long as the unpacking.
+        places = (self.owners[found], self.offsets[found], self.sizes[found], frames, begins, counts)
+        for owner, offset, size, held, begin, count in zip(*(part.tolist() for part in places), strict=True):
+            unpacked = codec.decompress(packed[owner][offset : offset + size], held * FRAME_BYTES)
+            block = np.frombuffer(unpacked, dtype=np.uint8).reshape(held, FRAME_SIZE, FRAME_SIZE)
+            out[order[begin : begin + count]] = block[inside[begin : begin + count]]
         return fetched
 
     def to(self, device: torch.device) -> BlockFrames | RawFrames:
@@ -117,21 +113,14 @@ class BlockFrames:
         for owner, begin, size in zip(self.owners[blocks].tolist(), begins.tolist(), sizes.tolist(), strict=True):
             self.files[owner].madvise(mmap.MADV_WILLNEED, begin, size)
 
-    def _unpacked(self, codec: pa.Codec, block: int) -> Frames:
-        offset = int(self.offsets[block])
-        packed = memoryview(self.files[self.owners[block]])[offset : offset + int(self.sizes[block])]
-        frames = codec.decompress(packed, int(self.firsts[block + 1] - self.firsts[block]) * FRAME_BYTES)
-        return np.frombuffer(frames, dtype=np.uint8).reshape(-1, FRAME_SIZE, FRAME_SIZE)
 
-
-def open_blocks(paths: Sequence[Path], frames: Sequence[int], threads: int) -> BlockFrames:
+def open_blocks(paths: Sequence[Path], frames: Sequence[int]) -> BlockFrames:
     """Frames of block files, the files after one another.
 
     Every file is read once and checked against its checksum, which also brings it into the page cache.
 
     Args:
         frames: how many frames each file should hold.
-        threads: how many unpack blocks.
 
     Raises:
         QzooError: a truncated, changed or other file, named.
@@ -147,7 +136,6 @@ def open_blocks(paths: Sequence[Path], frames: Sequence[int], threads: int) -> B
         sizes=np.concatenate([index[:, 2] for index in indices]),
         owners=np.repeat(np.arange(len(paths)), [len(index) for index in indices]),
         files=tuple(_mapped(path, larger) for path in paths),
-        threads=threads,
         read_ahead=larger,
     )
 

@@ -117,8 +117,7 @@ def block_frames(
 
             _make(path, write, recording.steps, on_steps)
             paths.append(path)
-    threads = num_threads or torch.get_num_threads()
-    return open_blocks(paths, [frames_of([recording]) for recording in recordings], threads)
+    return open_blocks(paths, [frames_of([recording]) for recording in recordings])
 
 
 def _make(path: Path, write: Callable[[], None], steps: int, on_steps: OnSteps) -> None:

@@ -240,8 +240,7 @@ def build_store(
             recording. Files are used again when the recordings are equal. Both kinds are read through memory maps, so
             that the system keeps in RAM what fits.
         cache: folder of the files.
-        num_threads: processes that replay, and threads that unpack blocks; by default as many as there are cores, and
-            as many as torch uses.
+        num_threads: processes that replay; by default as many as there are cores.
         on_steps: called now and then with the number of steps that are done since the last call, those found in the
             cache included; with 0 while another process builds the file wanted.
 
