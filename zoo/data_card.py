@@ -324,6 +324,10 @@ def limitations(play: Play, recordings: Sequence[Recording]) -> list[str]:
         found.append(f"At its end the learner plays no better than at random in {', '.join(idle)}.")
     if single:
         found.append(f"In {len(single)} of {len(lives)} games all learner play is of one learner, one seed.")
+    if lives:
+        found.append(
+            "The learners explore by random actions alone, without a bonus for what is new and without demonstrations."
+        )
     totals = [sum(stats.transitions for stats in sources.values()) for sources in play.values()]
     found.append(
         f"A game has {min(totals):,} to {max(totals):,} transitions; the paper's data had 10 million (sub-optimal) or "
