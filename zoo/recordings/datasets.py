@@ -60,10 +60,10 @@ DATASETS = (
         name="mixed40",
         summary="the mixture for pretraining: whole lives of learners, random to good, and random play",
         games=games_of("train"),
-        # Measured, by one training each: no later half alone, and no planner or model play among it, clearly taught more
-        # (benchmarks/worth/worth.md, benchmarks/worth_long/worth.md).
-        # A tenth of random play came last by short trainings, and first by longer ones, but trained on a GPU as no other
-        # was: open. Here it is a hundredth, which is what is shipped.
+        # Measured, by one training each: no later half alone, and no planner or model play among it, clearly taught
+        # more (benchmarks/worth/worth.md, benchmarks/worth_long/worth.md).
+        # A tenth of random play came last by short trainings, and first by longer ones, but trained on a GPU as no
+        # other was: open. Here it is a hundredth, which is what is shipped.
         parts=(Part("learner"), Part("random")),
     ),
     Dataset(
