@@ -18,9 +18,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,8 @@ from zoo.markdown import markdown_table, score_text
 from zoo.recordings.format import read_recording
 from zoo.recordings.learner import Learner, LearnerConfig
 from zoo.recordings.play import RAM_BYTES, Players
-from zoo.recordings.record import RecordJob, record
+from zoo.recordings.pool import run_all
+from zoo.recordings.record import SEEDS_PER_RUN, RecordJob, record
 from zoo.recordings.stats import last_episodes
 
 WAYS = ("plain", "novelty", "held", "demonstrations")
@@ -99,8 +99,8 @@ class Trial:
     demonstrations: Path
 
 
-def run(trial: Trial) -> dict[str, Any]:
-    """Play it; returns the row of the table."""
+def run(trial: Trial, report: Callable[[dict[str, Any]], None]) -> None:
+    """Play it, and report its row of the table."""
     learner = Explorer(trial.game, trial.seed, LearnerConfig(), trial.way)
     demonstrated = None
     if trial.way == "demonstrations":
@@ -111,17 +111,18 @@ def run(trial: Trial) -> dict[str, Any]:
         learner.remember(shown)
         demonstrated = float(np.mean([episode.rewards.sum() for episode in shown]))
     name = f"learner/seed={trial.seed}"
-    players = Players(trial.game, learner.config.num_envs, name, trial.seed * 1_000_000)
+    players = Players(trial.game, learner.config.num_envs, name, trial.seed * SEEDS_PER_RUN)
     while players.steps < trial.steps:
         learner.observe(*players.step(learner.act(players.ram)), players.lost_life)
     last = [int(episode.rewards.sum()) for episode in last_episodes(players.finished)]
-    return {
-        **{"way": trial.way, "game": trial.game, "seed": trial.seed, "steps": trial.steps},
+    row = {"way": trial.way, "game": trial.game, "seed": trial.seed, "steps": trial.steps}
+    figures = {
         "episodes": len(players.finished),
         "last20_return": float(np.mean(last)),
         "last20_human_normalized": get_game(trial.game).human_normalized(float(np.mean(last))),
         "demonstrated": demonstrated,
     }
+    report({**row, **figures})
 
 
 def page(content: dict[str, Any]) -> str:
@@ -160,18 +161,22 @@ def main(
 ) -> None:
     """Play what is not in the file yet; write it, and the page, after each life."""
     rows = json.loads(out.read_text())["rows"] if out.exists() else []
-    known = {(row["way"], row["game"], row["seed"], row["steps"]) for row in rows}
+    if any(row["steps"] != steps for row in rows):
+        raise SystemExit(f"--steps {steps}: {out} holds lives of {rows[0]['steps']}; give another --out")
+    known = {(row["way"], row["game"], row["seed"]) for row in rows}
     trials = [Trial(way, game, seed, steps, demonstrations) for seed in range(seeds) for game in games for way in WAYS]
-    missing = [trial for trial in trials if (trial.way, trial.game, trial.seed, trial.steps) not in known]
-    with ProcessPoolExecutor(workers or cores(), mp_context=get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(run, trial) for trial in missing]):
-            rows.append(done.result())
-            rows.sort(key=lambda row: (row["game"], WAYS.index(row["way"]), row["seed"]))
-            command = shlex.join(["python", "benchmarks/exploration.py", *sys.argv[1:]])
-            content = {"command": command, "machine": machine(torch.device("cpu")), "rows": rows}
-            write_json(out, content)
-            write_text(out.with_suffix(".md"), page(content))
-            print(done.result(), flush=True)
+    missing = [trial for trial in trials if (trial.way, trial.game, trial.seed) not in known]
+
+    def take(row: dict[str, Any]) -> None:
+        rows.append(row)
+        rows.sort(key=lambda row: (row["game"], WAYS.index(row["way"]), row["seed"]))
+        command = shlex.join(["python", "benchmarks/exploration.py", *sys.argv[1:]])
+        content = {"command": command, "machine": machine(torch.device("cpu")), "rows": rows}
+        write_json(out, content)
+        write_text(out.with_suffix(".md"), page(content))
+        print(row, flush=True)
+
+    run_all(run, missing, workers or cores(), take)
 
 
 if __name__ == "__main__":
