@@ -3,11 +3,9 @@
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -230,24 +228,22 @@ def test_what_does_not_replay_leaves_nothing(recordings: list[Recording], tmp_pa
         assert not [path for path in out.rglob("*") if path.is_file()]
 
 
-def start_export(
-    folder: Path, out: Path, prepare: Callable[[], object] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """`zoo data export` of the first game for Minari, in a process of its own."""
+def start_export(folder: Path, out: Path, prepare: str = "") -> subprocess.CompletedProcess[str]:
+    """`zoo data export` of the first game for Minari, in a process of its own that first runs `prepare`."""
     arguments = ["--recordings", str(folder), "--games", GAMES[0], "--out", str(out), "--workers", "1", "--json"]
-    command = [sys.executable, "-m", "zoo", "data", "export", "--format", "minari", *arguments]
+    program = f"{prepare}\nimport runpy; runpy.run_module('zoo', run_name='__main__')"
+    command = [sys.executable, "-c", program, "data", "export", "--format", "minari", *arguments]
     # Coverage would write its own file under the limit too, and say that it can't.
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    return subprocess.run(command, capture_output=True, text=True, preexec_fn=prepare, env=plain)
+    return subprocess.run(command, capture_output=True, text=True, env=plain)
 
 
 @pytest.mark.parametrize(
     "limit", [10_000, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (100_000, 4_000_000))]
 )
 def test_a_disk_that_fills_is_one_line_and_leaves_nothing(limit: int, recordings_dir: Path, tmp_path: Path) -> None:
-    def prepare() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
+    # By the program itself: code between fork and exec may hang where the process that forks has threads.
+    prepare = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
     done = start_export(recordings_dir, tmp_path, prepare)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()

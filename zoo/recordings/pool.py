@@ -1,15 +1,21 @@
-"""Running jobs on every core: one process a job, progress back through a queue."""
+"""Running jobs on every core, each worker a process with a pipe of its own.
+
+Workers share no queue and no lock, so one that is killed, at whatever it was, stops no other, and its pipe says so.
+(`ProcessPoolExecutor` misses the death of a worker that it started while it waited for another, and waits for ever.)
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 import signal
 import threading
+import time
+import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from zoo.errors import QzooError
@@ -20,29 +26,9 @@ Result = TypeVar("Result")
 Report = TypeVar("Report")
 
 SECONDS_TO_SAVE = 20.0
-_reports: Any = None
+REPORT, RESULT, ERROR = range(3)
+"""What a worker sends: pairs of one of these and a value."""
 _working = threading.Lock()
-
-
-def _start_worker(reports: Any) -> None:
-    global _reports  # a process pool hands an initializer's queue on in no other way
-    _reports = reports
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    """A worker whose parent was killed goes on with its job, and then waits for the next one for ever: end it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        _working.acquire(timeout=SECONDS_TO_SAVE)  # recorders watch their parent as well, and save
-        os._exit(1)
-
-
-def _run(function: Callable[[Any, Callable[[Any], None]], Result], job: Any) -> Result:
-    with _working:
-        return function(job, _reports.put)
 
 
 def run_all(
@@ -59,28 +45,44 @@ def run_all(
     Raises:
         QzooError: from the first job that failed, or a worker that was killed; the others are ended.
     """
-    context = multiprocessing.get_context("spawn")
-    reports = context.Queue()
-    with ProcessPoolExecutor(workers, context, _start_worker, (reports,)) as pool:
-        futures: list[Future[Result]] = [pool.submit(_run, function, job) for job in jobs]
-        pending = set(futures)
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                _drain(reports, report)
-                for future in done:
-                    future.result()
-        except BaseException as error:
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(error, BrokenProcessPool):
-                raise QzooError(
-                    "a worker process was killed, for want of memory perhaps; use fewer --workers"
-                ) from error
-            raise
-    _drain(reports, report)  # the workers have ended, so nothing is on its way any more
-    return [future.result() for future in futures]
+    results: dict[int, Result] = {}
+    left = iter(enumerate(jobs))
+    at_work: dict[Connection, int] = {}
+    processes: list[BaseProcess] = []
+
+    def hand_out(connection: Connection) -> None:
+        at_work.pop(connection, None)
+        number, job = next(left, (None, None))
+        if number is None:
+            connection.close()  # its worker leaves
+            return
+        at_work[connection] = number
+        with suppress(BrokenPipeError):  # that it is gone shows where its result is received
+            connection.send(job)
+
+    try:
+        for _ in range(min(workers, len(jobs))):
+            hand_out(_start(function, processes))
+        while at_work:
+            for connection in wait(list(at_work)):
+                assert isinstance(connection, Connection)
+                kind, value = _receive(connection)
+                if kind == ERROR:
+                    raise value
+                if kind == REPORT:
+                    report(value)
+                else:
+                    results[at_work[connection]] = value
+                    hand_out(connection)
+    except BaseException:
+        for process in processes:
+            process.terminate()
+        raise
+    finally:
+        for connection in at_work:
+            connection.close()
+        _wait_for(processes)
+    return [results[number] for number in range(len(jobs))]
 
 
 def record_all(
@@ -94,9 +96,64 @@ def record_all(
     return run_all(record, jobs, workers, report)
 
 
-def _drain(reports: Any, report: Callable[[Any], None]) -> None:
-    while True:
-        try:
-            report(reports.get_nowait())
-        except queue.Empty:
-            return
+def _start(function: Callable[..., Any], processes: list[BaseProcess]) -> Connection:
+    """Start a worker, which joins `processes`; its pipe."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_work, args=(function, there))
+    process.start()
+    processes.append(process)
+    there.close()  # with the worker's own, the last: its end ends what `here` receives
+    return here
+
+
+def _receive(connection: Connection) -> tuple[int, Any]:
+    try:
+        kind, value = connection.recv()
+    except (EOFError, OSError) as error:  # OSError: in the middle of a message
+        raise QzooError("a worker process was killed, for want of memory perhaps; use fewer --workers") from error
+    return kind, value
+
+
+def _wait_for(processes: Sequence[BaseProcess]) -> None:
+    """Wait until processes have ended; those that take too long over it are killed."""
+    end = time.monotonic() + SECONDS_TO_SAVE
+    try:
+        for process in processes:
+            process.join(max(0.0, end - time.monotonic()))
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _work(function: Callable[[Any, Callable[[Any], None]], Any], connection: Connection) -> None:
+    """A worker: the jobs that come, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+    def send(kind: int, value: object) -> None:
+        with suppress(BrokenPipeError):  # nobody waits for it any more: a job still saves what it has
+            connection.send((kind, value))
+
+    with suppress(EOFError, ConnectionError):
+        while True:
+            job = connection.recv()
+            with _working:
+                try:
+                    result = function(job, lambda value: send(REPORT, value))
+                except BaseException as error:
+                    if not isinstance(error, QzooError):  # these say it all
+                        error.add_note("".join(traceback.format_exception(error)))
+                    send(ERROR, error)
+                    continue
+            send(RESULT, result)
+
+
+def _leave_with_parent() -> None:
+    """A worker whose parent was killed goes on with its job: end it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        _working.acquire(timeout=SECONDS_TO_SAVE)  # recorders watch their parent as well, and save
+        os._exit(1)
