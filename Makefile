@@ -19,8 +19,10 @@ install: $(STAMP) ## set up .venv with qzoo and everything that it needs
 demo: $(STAMP) ## fine-tune a pretrained encoder on a game that it never saw, and score it
 	$(BIN)/zoo demo
 
+# A process of tests that ends, as one that hangs is made to, is not replaced: pytest-xdist 3.8 would then wait for ever.
 # Bytecode is written whatever the environment says: else each of the tests' many processes would compile the package.
-PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup \
+  --max-worker-restart 0
 
 test: $(STAMP) ## run the tests but for the slow ones (no network or GPU needed); ARGS= goes to pytest
 	$(PYTEST) -m "not slow" $(ARGS)
