@@ -242,8 +242,10 @@ def start_export(folder: Path, out: Path, prepare: str = "") -> subprocess.Compl
     "limit", [10_000, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (100_000, 4_000_000))]
 )
 def test_a_disk_that_fills_is_one_line_and_leaves_nothing(limit: int, recordings_dir: Path, tmp_path: Path) -> None:
-    # By the program itself: code between fork and exec may hang where the process that forks has threads.
-    prepare = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    # By the program itself: code between fork and exec may hang where the process that forks has threads. Bytecode
+    # would be cut at the limit as well.
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    prepare = f"import sys; sys.dont_write_bytecode = True; {limited}"
     done = start_export(recordings_dir, tmp_path, prepare)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()

@@ -22,7 +22,7 @@ from tests.conftest import GAMES
 from tests.recording_helpers import refused
 from zoo.device import pick_device, pick_precision
 from zoo.errors import QzooError
-from zoo.interrupt import stop_signals
+from zoo.interrupt import sigterm_interrupts, stop_signals
 from zoo.pretrain.batches import Batches, step_generator
 from zoo.pretrain.checkpoint import RunState
 from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
@@ -123,6 +123,17 @@ def test_a_second_ctrl_c_interrupts_at_once() -> None:
         assert came()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_sigterm_does_not_interrupt_what_the_first_began() -> None:
+    before, saved = signal.getsignal(signal.SIGTERM), False
+    with pytest.raises(KeyboardInterrupt), sigterm_interrupts():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            saved = True
+    assert saved and signal.getsignal(signal.SIGTERM) == before
 
 
 def shell_command(recordings_dir: Path, out: Path, *more: str) -> list[str]:

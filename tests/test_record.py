@@ -26,7 +26,7 @@ from zoo.recordings import journal
 from zoo.recordings.format import read_recording
 from zoo.recordings.learner import Learner, LearnerConfig
 from zoo.recordings.library import recording_paths
-from zoo.recordings.pool import record_all, run_all
+from zoo.recordings.pool import record_all
 from zoo.recordings.record import Progress, RecordJob, record
 from zoo.recordings.verify import verify_recording
 from zoo.state import load_state
@@ -234,36 +234,6 @@ def test_jobs_run_side_by_side_and_report(tmp_path: Path) -> None:
 
 def test_a_failing_job_is_one_line(tmp_path: Path) -> None:
     refused(lambda: record_all([job(tmp_path, 100, seed=-5)], 1), "--seed -5")
-
-
-def die(job: int, report: Callable[[int], None]) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_killed_worker_is_one_line() -> None:
-    refused(lambda: run_all(die, [1], 1, lambda report: None), "worker process was killed")
-
-
-def die_or_stay(folder: Path, report: Callable[[int], None]) -> None:
-    """One worker dies when the other has begun something that SIGTERM does not end."""
-    try:
-        (folder / "stays").mkdir()
-    except FileExistsError:
-        wait_for(lambda: (folder / "stays" / "pid").exists(), "the other worker")
-        os.kill(os.getpid(), signal.SIGKILL)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    half = folder / "stays" / "half"
-    half.write_text(str(os.getpid()))
-    half.rename(half.with_name("pid"))
-    time.sleep(600)
-
-
-def test_a_worker_that_does_not_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.recordings.pool.SECONDS_TO_SAVE", 0.5)
-    began = time.time()
-    refused(lambda: run_all(die_or_stay, [tmp_path] * 2, 2, lambda report: None), "worker process was killed")
-    assert time.time() - began < 120
-    assert not Path("/proc", (tmp_path / "stays" / "pid").read_text()).exists()
 
 
 def command(folder: Path, steps: int) -> list[str]:

@@ -326,7 +326,9 @@ def limitations(play: Play, recordings: Sequence[Recording]) -> list[str]:
         found.append(f"In {len(single)} of {len(lives)} games all learner play is of one learner, one seed.")
     if lives:
         found.append(
-            "The learners explore by random actions alone, without a bonus for what is new and without demonstrations."
+            "The learners explore by random actions alone. A bonus for what is new, random actions that are held, and "
+            "demonstrations by the planner were tried in four games in which they end low, and none of them "
+            "raised the mean of the games (benchmarks/exploration.md)."
         )
     totals = [sum(stats.transitions for stats in sources.values()) for sources in play.values()]
     found.append(

@@ -13,9 +13,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """While open, SIGTERM, as schedulers send it, raises KeyboardInterrupt, as Ctrl-C does; in the main thread only."""
+    """While open, SIGTERM, as schedulers send it, raises KeyboardInterrupt, as Ctrl-C does; in the main thread only.
+
+    Only the first does: schedulers and launchers may each send one, and what is saved meanwhile is to be whole.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():

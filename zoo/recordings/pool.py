@@ -1,6 +1,6 @@
 """Running jobs on every core, each worker a process with a pipe of its own.
 
-Workers share no queue and no lock, so one that is killed, at whatever it was, stops no other, and its pipe says so.
+Workers share no queue and no lock, so one that is killed, at whatever it was, leaves nobody waiting: its pipe ends.
 (`ProcessPoolExecutor` misses the death of a worker that it started while it waited for another, and waits for ever.)
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -43,7 +44,9 @@ def run_all(
         function: at a module's top level, so that a fresh process finds it. Its `report` sends to this one's.
 
     Raises:
-        QzooError: from the first job that failed, or a worker that was killed; the others are ended.
+        QzooError: a worker was killed.
+        Exception: from the first job that failed, with where in a note; if it can't be pickled, RuntimeError in its
+            place. The other workers are ended by SIGTERM, and killed if they take more than 20 seconds over it.
     """
     results: dict[int, Result] = {}
     left = iter(enumerate(jobs))
@@ -57,12 +60,12 @@ def run_all(
             connection.close()  # its worker leaves
             return
         at_work[connection] = number
-        with suppress(BrokenPipeError):  # that it is gone shows where its result is received
-            connection.send(job)
+        with suppress(ConnectionError):  # that it is gone shows where its result is received
+            connection.send((function, job))
 
     try:
-        for _ in range(min(workers, len(jobs))):
-            hand_out(_start(function, processes))
+        for _ in range(min(max(workers, 1), len(jobs))):
+            hand_out(_start(processes))
         while at_work:
             for connection in wait(list(at_work)):
                 assert isinstance(connection, Connection)
@@ -96,14 +99,14 @@ def record_all(
     return run_all(record, jobs, workers, report)
 
 
-def _start(function: Callable[..., Any], processes: list[BaseProcess]) -> Connection:
+def _start(processes: list[BaseProcess]) -> Connection:
     """Start a worker, which joins `processes`; its pipe."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_work, args=(function, there))
+    process = context.Process(target=_work, args=(there,))
     process.start()
     processes.append(process)
-    there.close()  # with the worker's own, the last: its end ends what `here` receives
+    there.close()  # now only the worker holds it, so what `here` receives ends when the worker does
     return here
 
 
@@ -127,27 +130,36 @@ def _wait_for(processes: Sequence[BaseProcess]) -> None:
             process.join()
 
 
-def _work(function: Callable[[Any, Callable[[Any], None]], Any], connection: Connection) -> None:
+def _work(connection: Connection) -> None:
     """A worker: the jobs that come, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
     def send(kind: int, value: object) -> None:
-        with suppress(BrokenPipeError):  # nobody waits for it any more: a job still saves what it has
+        with suppress(ConnectionError):  # nobody waits for it any more: a job still saves what it has
             connection.send((kind, value))
 
     with suppress(EOFError, ConnectionError):
         while True:
-            job = connection.recv()
+            function, job = connection.recv()
             with _working:
                 try:
-                    result = function(job, lambda value: send(REPORT, value))
+                    send(RESULT, function(job, lambda value: send(REPORT, value)))
                 except BaseException as error:
-                    if not isinstance(error, QzooError):  # these say it all
-                        error.add_note("".join(traceback.format_exception(error)))
-                    send(ERROR, error)
-                    continue
-            send(RESULT, result)
+                    send(ERROR, _to_send(error))
+
+
+def _to_send(error: BaseException) -> BaseException:
+    """An error that tells where it was raised after it was pickled: itself, or one of its text."""
+    if isinstance(error, QzooError):  # says it all
+        return error
+    where = "".join(traceback.format_exception(error))
+    error.add_note(where)
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class does when it is pickled
+        copy = None
+    return error if hasattr(copy, "__notes__") else RuntimeError(where)
 
 
 def _leave_with_parent() -> None:
