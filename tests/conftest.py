@@ -31,4 +31,4 @@ def recordings(recordings_dir: Path) -> list[Recording]:
 @pytest.fixture(scope="session")
 def store(recordings: list[Recording]) -> FrameStore:
     """Their frames, in RAM."""
-    return build_store(recordings, num_threads=1)
+    return build_store(recordings, workers=1)

@@ -101,7 +101,7 @@ def main() -> None:
     recordings, out, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[4]), int(sys.argv[5])
     torch.set_num_threads(1)
     loop.LOG_EVERY = 5
-    store = build_store([read_recording(recordings / f"{game}.random.parquet") for game in GAMES], num_threads=1)
+    store = build_store([read_recording(recordings / f"{game}.random.parquet") for game in GAMES], workers=1)
     began = time.time()
     assert os.waitpid(in_child(lambda: train(store, out / "whole")), 0)[1] == 0
     seconds = time.time() - began

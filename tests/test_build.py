@@ -63,7 +63,7 @@ def test_files_give_the_same_batches_and_are_used_again(
     """What a step draws depends on seed and step alone, whatever holds the frames."""
     counted: list[int] = []
     folder = tmp_path / "new"
-    first = build_store(recordings, placement, folder, num_threads=2, on_steps=counted.append)
+    first = build_store(recordings, placement, folder, workers=2, on_steps=counted.append)
     assert sum(counted) == first.transitions and replays == list(GAMES)
     config = RunConfig(batch_size=16, random_shift=4)
     one, two = Batches(store, config, CPU), Batches(first, config, CPU)
@@ -82,7 +82,7 @@ def test_files_give_the_same_batches_and_are_used_again(
 
 
 def test_blocks_of_real_play_are_small(recordings: list[Recording], tmp_path: Path) -> None:
-    frames = build_store(recordings[:1], "blocks", tmp_path, num_threads=1).frames
+    frames = build_store(recordings[:1], "blocks", tmp_path, workers=1).frames
     assert frames.nbytes == sum(path.stat().st_size for path in tmp_path.glob("*.blocks"))
     assert frames.nbytes < 800 * len(frames) < FRAME_BYTES * len(frames) / 8
 
@@ -122,11 +122,11 @@ def test_play_with_other_rewards_is_refused_though_its_frames_are_cached(
     recordings: list[Recording], placement: Placement, tmp_path: Path
 ) -> None:
     recording = recordings[0]
-    build_store([recording], placement, tmp_path, num_threads=1)
+    build_store([recording], placement, tmp_path, workers=1)
     episode = recording.episodes[0]
     for changes in ({"rewards": episode.rewards + 1}, {"terminated": False, "truncated": True}):
         other = replace(recording, episodes=(replace(episode, **changes), *recording.episodes[1:]))
-        refused(lambda other=other: build_store([other], placement, tmp_path, num_threads=1), "replay gives")
+        refused(lambda other=other: build_store([other], placement, tmp_path, workers=1), "replay gives")
 
 
 def test_room_is_taken_before_frames_are_mapped(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_room_is_taken_before_frames_are_mapped(tmp_path: Path) -> None:
 
 
 def test_rows_out_of_range_are_an_error(recordings: list[Recording]) -> None:
-    frames = build_store(recordings, num_threads=1).frames
+    frames = build_store(recordings, workers=1).frames
     joined = JoinedFrames((frames, frames))
     assert torch.equal(joined.fetch(torch.tensor([0, len(frames)])), frames.fetch(torch.tensor([0, 0])))
     for row in (-1, 2 * len(frames)):
@@ -158,8 +158,8 @@ def test_chosen_frames_are_copied_to_a_device_a_little_at_a_time() -> None:
 
 
 def test_data_sets_share_recordings(recordings: list[Recording], tmp_path: Path, replays: list[str]) -> None:
-    build_store(recordings[1:], "blocks", tmp_path, num_threads=1)
-    both = build_store(recordings, "blocks", tmp_path, num_threads=1)
+    build_store(recordings[1:], "blocks", tmp_path, workers=1)
+    both = build_store(recordings, "blocks", tmp_path, workers=1)
     assert replays == [GAMES[1], GAMES[0]]
     assert both.games == GAMES
 
@@ -187,7 +187,7 @@ def test_builds_of_different_files_run_side_by_side(recordings: list[Recording],
     with build._alone_at(path, lambda steps: None):
         half = path.with_name(f".{path.stem}.1.tmp.blocks")
         half.touch()
-        assert build_store(recordings[1:], "blocks", tmp_path, num_threads=1).games == GAMES[1:]
+        assert build_store(recordings[1:], "blocks", tmp_path, workers=1).games == GAMES[1:]
         assert half.exists()  # what another process is at, no one else removes
 
 
@@ -215,7 +215,7 @@ build_store(recordings, "blocks", Path(sys.argv[2]), 1, die)
     assert killed.returncode == 9
     names = visible(tmp_path)
     assert len(names) == 2 and ".tmp." in names[0] and names[1].startswith(GAMES[0])
-    assert same_frames(build_store(recordings, "blocks", tmp_path, num_threads=1), store)
+    assert same_frames(build_store(recordings, "blocks", tmp_path, workers=1), store)
     assert replays == [GAMES[1]]
     assert [name.split(".")[0] for name in visible(tmp_path)] == list(GAMES)
 
@@ -224,7 +224,7 @@ build_store(recordings, "blocks", Path(sys.argv[2]), 1, die)
 def test_a_failed_replay_leaves_no_file(recordings: list[Recording], placement: Placement, tmp_path: Path) -> None:
     episode = recordings[0].episodes[0]
     wrong = replace(recordings[0], episodes=(replace(episode, rewards=episode.rewards + 1),))
-    refused(lambda: build_store([wrong], placement, tmp_path, num_threads=1), "episode 0, step")
+    refused(lambda: build_store([wrong], placement, tmp_path, workers=1), "episode 0, step")
     assert visible(tmp_path) == []
 
 
@@ -277,7 +277,7 @@ def test_a_damaged_block_file_is_refused(damage: Callable[[Path], None], tmp_pat
 def test_a_truncated_file_in_the_cache_is_refused(
     recordings: list[Recording], placement: Placement, tmp_path: Path
 ) -> None:
-    build_store(recordings[:1], placement, tmp_path, num_threads=1)
+    build_store(recordings[:1], placement, tmp_path, workers=1)
     (path,) = (tmp_path / name for name in visible(tmp_path))
     shorten(path)
     refused(lambda: build_store(recordings[:1], placement, tmp_path), path, "delete it")

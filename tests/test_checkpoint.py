@@ -179,7 +179,7 @@ def test_from_a_checkpoint_that_is_not_finite_no_run_goes_on(
 
 def test_other_games_are_refused_even_when_forced(halfway: Path, recordings: list[Recording], tmp_path: Path) -> None:
     """Each would go on from the head of another."""
-    turned = build_store(recordings[::-1], num_threads=1)
+    turned = build_store(recordings[::-1], workers=1)
     for force in (False, True):
         message = refused(lambda force=force: run(turned, tmp_path, resume=True, force=force), halfway, *GAMES)
         assert "in this order" in message and "use another --out" in message

@@ -36,7 +36,7 @@ from zoo.recordings.store import FrameStore
 def test_the_last_state_comes_along(recordings: list[Recording]) -> None:
     recording = recordings[0]
     env = make_vector_env(recording.metadata.game, 1, num_threads=1)
-    for episode, frames in replayed([recording], num_threads=1):
+    for episode, frames in replayed([recording], workers=1):
         assert len(frames) == episode.length + 1
         shown = [env.reset(seed=np.array([episode.seed]))[0][0, -1].copy()]
         for action in episode.actions.astype(np.int64):
@@ -50,7 +50,7 @@ def test_memory_holds_a_group_of_episodes(tmp_path: Path) -> None:
     longest = max(episode.length for episode in recordings[0].episodes)
     tracemalloc.start()
     try:
-        seen = sum(episode.length for episode, _ in replayed(recordings, num_threads=1, group_frames=10))
+        seen = sum(episode.length for episode, _ in replayed(recordings, workers=1, group_frames=10))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -62,7 +62,7 @@ def test_minari_there_and_back(
     recordings: list[Recording], store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    name, folder = export_minari(recordings[:1], Path("out"), num_threads=1)
+    name, folder = export_minari(recordings[:1], Path("out"), workers=1)
     assert (name, folder) == ("Breakout/random-v0", Path("out") / "Breakout" / "random-v0")
     path, origin = import_minari(folder, Path("sets"))
     back = open_frame_set(path).store  # Breakout comes first in the store, too
@@ -78,7 +78,7 @@ def test_minari_there_and_back(
 def test_minari_finds_it(recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     recording = recordings[0]
-    name, _ = export_minari([recording], tmp_path, command="zoo data export", num_threads=1)
+    name, _ = export_minari([recording], tmp_path, command="zoo data export", workers=1)
     assert list(minari.list_local_datasets()) == [name]
     dataset = minari.load_dataset(name)
     assert (dataset.total_episodes, dataset.total_steps) == (len(recording.episodes), recording.transitions)
@@ -105,12 +105,12 @@ def test_every_game_has_an_environment() -> None:
 
 def test_parquet_there_and_back(recordings: list[Recording], tmp_path: Path) -> None:
     recording = recordings[1]
-    path = export_parquet([recording], tmp_path, num_threads=1)
+    path = export_parquet([recording], tmp_path, workers=1)
     assert path == tmp_path / "data" / "SpaceInvaders.random.parquet"
     table = pq.read_table(path)
     rows = table.to_pylist()
     first = 0
-    for number, (episode, frames) in enumerate(replayed([recording], num_threads=1)):
+    for number, (episode, frames) in enumerate(replayed([recording], workers=1)):
         part = rows[first : first + episode.length]
         first += episode.length
         shown = [cv2.imdecode(np.frombuffer(r["observation"]["bytes"], np.uint8), cv2.IMREAD_UNCHANGED) for r in part]
@@ -130,12 +130,12 @@ def test_parquet_there_and_back(recordings: list[Recording], tmp_path: Path) -> 
 def test_hugging_face_datasets_opens_the_folder(recordings: list[Recording], tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     for recording in recordings:
-        export_parquet([recording], tmp_path / "out", num_threads=1)
+        export_parquet([recording], tmp_path / "out", workers=1)
     write_card(tmp_path / "out")
     folder, cache = str(tmp_path / "out"), str(tmp_path / "cache")
     every = datasets.load_dataset(folder, split="train", cache_dir=cache)
     assert len(every) == sum(recording.transitions for recording in recordings)
-    episode, frames = next(replayed(recordings[1:], num_threads=1))
+    episode, frames = next(replayed(recordings[1:], workers=1))
     rows = datasets.load_dataset(folder, GAMES[1], split="train", cache_dir=cache)
     assert len(rows) == recordings[1].transitions
     assert np.array_equal(np.asarray(rows[5]["observation"]), frames[5]) and rows[5]["action"] == episode.actions[5]
@@ -143,7 +143,7 @@ def test_hugging_face_datasets_opens_the_folder(recordings: list[Recording], tmp
 
 def test_the_card_tells_what_is_there(recordings: list[Recording], tmp_path: Path) -> None:
     for recording in recordings:
-        export_parquet([recording], tmp_path, num_threads=1, command=f"zoo data export {recording.metadata.game}")
+        export_parquet([recording], tmp_path, workers=1, command=f"zoo data export {recording.metadata.game}")
     (tmp_path / "data" / ".killed.tmp.parquet").write_bytes(b"half")
     _, front, text = write_card(tmp_path).read_text().split("---\n", 2)
     assert "```bash\n" + "\n".join(f"zoo data export {game}" for game in GAMES) + "\n```\n" in text
@@ -165,7 +165,7 @@ def test_the_card_tells_what_is_there(recordings: list[Recording], tmp_path: Pat
 def test_recordings_beside_the_export_are_not_its_files(recordings: list[Recording], tmp_path: Path) -> None:
     out = tmp_path / "out"
     recorded(out / "data", "Breakout", 1, "learner")
-    export_parquet(recordings[:1], out, num_threads=1)
+    export_parquet(recordings[:1], out, workers=1)
     _, front, text = write_card(out).read_text().split("---\n", 2)
     assert "| Breakout | random |" in text and "learner" not in front + text and "*.parquet" not in front + text
     for config in yaml.safe_load(front)["configs"]:
@@ -177,7 +177,7 @@ def test_recordings_beside_the_export_are_not_its_files(recordings: list[Recordi
 
 
 def test_a_card_that_cannot_be_written_is_one_line(recordings: list[Recording], tmp_path: Path) -> None:
-    export_parquet(recordings[:1], tmp_path, num_threads=1)
+    export_parquet(recordings[:1], tmp_path, workers=1)
     (tmp_path / "README.md").mkdir()
     refused(lambda: write_card(tmp_path), tmp_path / "README.md", "could not be written")
 
@@ -224,7 +224,7 @@ def test_what_does_not_replay_leaves_nothing(recordings: list[Recording], tmp_pa
     recording = replace(recording, episodes=(recording.episodes[0], wrong))
     for export in (export_minari, export_parquet):
         out = tmp_path / export.__name__
-        refused(lambda: export([recording], out, num_threads=1), recording.path, "episode 1, step 3")  # noqa: B023
+        refused(lambda: export([recording], out, workers=1), recording.path, "episode 1, step 3")  # noqa: B023
         assert not [path for path in out.rglob("*") if path.is_file()]
 
 
@@ -274,7 +274,7 @@ def test_two_exports_at_once_do_not_disturb_each_other(
         if not others:
             others.append(start_export(recordings_dir, tmp_path))
 
-    _, folder = export_minari(recordings[:1], tmp_path, num_threads=1, on_steps=meanwhile)
+    _, folder = export_minari(recordings[:1], tmp_path, workers=1, on_steps=meanwhile)
     assert others[0].returncode == 0, others[0].stderr
     assert minari.MinariDataset(folder / "data").total_steps == recordings[0].transitions
     assert [path.name for path in folder.parent.iterdir()] == ["random-v0"]
@@ -293,7 +293,7 @@ def test_what_killed_exports_left_is_removed_and_what_others_write_is_not(
         )
         for folder in (left, *kept):
             (folder / "data").mkdir(parents=True)
-        export_minari(recordings[:1], tmp_path, num_threads=1)
+        export_minari(recordings[:1], tmp_path, workers=1)
         assert not left.exists() and all(folder.exists() for folder in kept)
         alive.kill()
 
@@ -327,5 +327,5 @@ def test_what_a_killed_parquet_export_left_is_removed(recordings: list[Recording
         if not told:
             told.append(refused(lambda: export_parquet(recordings[:1], tmp_path), "another export writes it"))
 
-    path = export_parquet(recordings[:1], tmp_path, num_threads=1, on_steps=meanwhile)
+    path = export_parquet(recordings[:1], tmp_path, workers=1, on_steps=meanwhile)
     assert told and list(path.parent.iterdir()) == [path]

@@ -35,7 +35,7 @@ def encoder() -> Encoder:
 
 @pytest.fixture(scope="module")
 def game_store(recordings: list[Recording]) -> FrameStore:
-    return build_store([recordings[1]], num_threads=1)
+    return build_store([recordings[1]], workers=1)
 
 
 def moved(network: QNetwork, start: Encoder, part: str) -> float:

@@ -36,7 +36,7 @@ from zoo.recordings.format import read_recording
 from zoo.recordings.store import build_store
 import sys
 
-store = build_store([read_recording(path) for path in sys.argv[1:]], num_threads=1)
+store = build_store([read_recording(path) for path in sys.argv[1:]], workers=1)
 generator = torch.Generator().manual_seed(0)
 index = torch.randint(store.transitions, (12,), generator=generator)
 index[0] = 0  # the first state of an episode: three frames of zeros

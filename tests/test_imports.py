@@ -35,7 +35,7 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> FrameSet:
 def exported(recordings: list[Recording], tmp_path_factory: pytest.TempPathFactory) -> FrameSet:
     """The recordings of Breakout, there and back by Minari."""
     folder = tmp_path_factory.mktemp("minari")
-    _, dataset = export_minari(recordings[:1], folder, num_threads=1)
+    _, dataset = export_minari(recordings[:1], folder, workers=1)
     return open_frame_set(import_minari(dataset, folder)[0])
 
 

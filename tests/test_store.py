@@ -232,7 +232,7 @@ def replayed(two_games: list[Recording]) -> list[Frames]:
 def test_build_store_keeps_each_frame_once_in_order(
     two_games: list[Recording], replayed: list[Frames], placement: Placement, tmp_path: Path
 ) -> None:
-    store = build_store(two_games, placement, tmp_path, num_threads=2)
+    store = build_store(two_games, placement, tmp_path, workers=2)
     episodes = [episode for number in (0, 2, 1) for episode in two_games[number].episodes]
     assert store.games == ("Breakout", "Frostbite")
     breakout = two_games[0].transitions + two_games[2].transitions
@@ -303,7 +303,7 @@ def test_blocks_unpack_into_a_tensor_for_a_gpu(tmp_path: Path) -> None:
 def test_only_kept_steps_are_drawn(recordings: list[Recording]) -> None:
     """A selection of single transitions: frames of whole episodes, batches of the steps chosen."""
     part = [*subsample(recordings[:1], 40, uniform=True), recordings[1]]
-    made, whole = build_store(part, num_threads=1), build_store([every_step_kept(r) for r in part], num_threads=1)
+    made, whole = build_store(part, workers=1), build_store([every_step_kept(r) for r in part], workers=1)
     games = ("Breakout", "SpaceInvaders")
     assert made.transitions == 40 + recordings[1].transitions and len(made.frames) == len(whole.frames)
     drawn = made.sample(games, 2_000, torch.Generator().manual_seed(0))

@@ -36,7 +36,7 @@ def imports(recordings: list[Recording], tmp_path_factory: pytest.TempPathFactor
     write_dqn_replay(folder / "dqn", rows, 300)
     write_dqn_replay(folder / "other", [row for row in rows if row.episode == 1], 300)
     write_dqn_replay(folder / "pacman", rows_of("MsPacman", 1), 2000)
-    _, dataset = export_minari(recordings[:1], folder, num_threads=1)
+    _, dataset = export_minari(recordings[:1], folder, workers=1)
     out = folder / "sets"
     return {
         "minari": import_minari(dataset, out, command="zoo data import x")[0],

@@ -147,7 +147,7 @@ def main() -> None:
         told = command(recordings, out) if first_life else {}
         mine = share_of(GAMES, CONFIG.batch_size // len(GAMES), world).names
         loaded = [read_recording(recordings / f"{game}.random.parquet") for game in mine]
-        store = build_store(loaded, "blocks", out / "cache", num_threads=1)  # which the command has filled
+        store = build_store(loaded, "blocks", out / "cache", workers=1)  # which the command has filled
         if first_life:
             content = {"runs": runs(world, store, out), "command": told}
             (out / f"rank{world.rank}.json").write_text(json.dumps(content))

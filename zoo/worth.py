@@ -143,7 +143,7 @@ def _measure(job: WorthJob, report: Callable[[WorthProgress], None], device: tor
         )
 
     tell(0, job.config.steps, "frames")
-    store = place_store(build_store(recordings, "blocks", job.cache, num_threads=1), device)
+    store = place_store(build_store(recordings, "blocks", job.cache, workers=1), device)
     objective = new_objective(job.config, job.games).to(device)
     run = train(
         objective,

@@ -171,9 +171,9 @@ class Export:
         if self.format == "minari":
             from zoo.exchange.export_minari import export_minari
 
-            name, path = export_minari(recordings, self.out, command=command, num_threads=threads, on_steps=on_steps)
+            name, path = export_minari(recordings, self.out, command=command, workers=threads, on_steps=on_steps)
             return {"id": name, "path": str(path)}
         from zoo.exchange.export_parquet import export_parquet
 
-        written = export_parquet(recordings, self.out, command=command, num_threads=threads, on_steps=on_steps)
+        written = export_parquet(recordings, self.out, command=command, workers=threads, on_steps=on_steps)
         return {"path": str(written)}

@@ -22,7 +22,7 @@ def sources_of(recordings: Sequence[Recording]) -> dict[tuple[str, str], list[Re
 
 def replayed(
     recordings: Sequence[Recording],
-    num_threads: int | None = None,
+    workers: int | None = None,
     group_frames: int = GROUP_FRAMES,
     on_steps: Callable[[int], None] = lambda steps: None,
 ) -> Iterator[tuple[Episode, Frames]]:
@@ -34,7 +34,7 @@ def replayed(
     Raises:
         QzooError: as `replay`.
     """
-    with frame_processes(num_threads) as processes:
+    with frame_processes(workers) as processes:
         for recording in recordings:
             game, name = recording.metadata.game, recording.name
             for group in _groups(recording.episodes, group_frames):

@@ -41,7 +41,7 @@ def export_minari(
     out: Path,
     *,
     command: str = "",
-    num_threads: int | None = None,
+    workers: int | None = None,
     on_steps: Callable[[int], None] = lambda steps: None,
 ) -> tuple[str, Path]:
     """Write the recordings of one game and source as the dataset GAME/SOURCE-v0 below `out`.
@@ -80,7 +80,7 @@ def export_minari(
                 jpeg_encoding=False,
             )
             storage.update_metadata(_metadata(name, recordings, command))
-            _write_episodes(storage, recordings, num_threads, on_steps)
+            _write_episodes(storage, recordings, workers, on_steps)
             if not _is_there(target, recordings):  # else another process was faster
                 building.replace(target)
         finally:
@@ -115,13 +115,13 @@ def environment(game: str) -> EnvSpec:
 def _write_episodes(
     storage: MinariStorage,
     recordings: Sequence[Recording],
-    num_threads: int | None,
+    workers: int | None,
     on_steps: Callable[[int], None],
 ) -> None:
     from minari.data_collector import EpisodeBuffer
 
     storage.update_episodes([])  # makes the file
-    for number, (episode, frames) in enumerate(replayed(recordings, num_threads, on_steps=on_steps)):
+    for number, (episode, frames) in enumerate(replayed(recordings, workers, on_steps=on_steps)):
         last = np.arange(episode.length) == episode.length - 1
         buffer: Any = EpisodeBuffer(
             observations=frames,

@@ -78,7 +78,7 @@ def export_parquet(
     out: Path,
     *,
     command: str = "",
-    num_threads: int | None = None,
+    workers: int | None = None,
     on_steps: Callable[[int], None] = lambda steps: None,
 ) -> Path:
     """Write the recordings of one game and source as `out`/data/GAME.SOURCE.parquet.
@@ -103,7 +103,7 @@ def export_parquet(
     }
     with _alone(path):
         if not path.exists():
-            _write(path, about, recordings, num_threads, on_steps)
+            _write(path, about, recordings, workers, on_steps)
         elif read_about(path).get("fingerprint") == about["fingerprint"]:
             on_steps(steps)
         else:
@@ -127,7 +127,7 @@ def _write(
     path: Path,
     about: Mapping[str, Any],
     recordings: Sequence[Recording],
-    num_threads: int | None,
+    workers: int | None,
     on_steps: Callable[[int], None],
 ) -> None:
     features = {name: _feature(kind) for name, kind, _ in COLUMNS}
@@ -138,7 +138,7 @@ def _write(
         replacing(path) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
-        for number, (episode, frames) in enumerate(replayed(recordings, num_threads, on_steps=on_steps)):
+        for number, (episode, frames) in enumerate(replayed(recordings, workers, on_steps=on_steps)):
             writer.write_table(_table(about["game"], about["source"], number, episode, frames))
 
 

@@ -62,16 +62,14 @@ def frames_version() -> str:
     return hashlib.sha256(made_by.encode()).hexdigest()[:8]
 
 
-def ram_frames(recordings: Sequence[Recording], num_threads: int | None, on_steps: OnSteps) -> RawFrames:
+def ram_frames(recordings: Sequence[Recording], workers: int | None, on_steps: OnSteps) -> RawFrames:
     """Frames in RAM, raw."""
     frames = empty_frames(frames_of(recordings))
-    _fill(frames, recordings, num_threads, on_steps)
+    _fill(frames, recordings, workers, on_steps)
     return RawFrames(torch.from_numpy(frames))
 
 
-def mapped_frames(
-    recordings: Sequence[Recording], cache: Path, num_threads: int | None, on_steps: OnSteps
-) -> RawFrames:
+def mapped_frames(recordings: Sequence[Recording], cache: Path, workers: int | None, on_steps: OnSteps) -> RawFrames:
     """Frames in a memory-mapped file, raw: one file for all recordings.
 
     Raises:
@@ -86,7 +84,7 @@ def mapped_frames(
         with replacing(path) as temporary:
             reserve(temporary, size)
             building = np.memmap(temporary, dtype=np.uint8, mode="r+", shape=shape)
-            _fill(building, recordings, num_threads, on_steps)
+            _fill(building, recordings, workers, on_steps)
             building.flush()
 
     _make(path, write, sum(recording.steps for recording in recordings), on_steps)
@@ -96,9 +94,7 @@ def mapped_frames(
     return RawFrames(torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c", shape=shape)))
 
 
-def block_frames(
-    recordings: Sequence[Recording], cache: Path, num_threads: int | None, on_steps: OnSteps
-) -> BlockFrames:
+def block_frames(recordings: Sequence[Recording], cache: Path, workers: int | None, on_steps: OnSteps) -> BlockFrames:
     """Frames in compressed blocks: a file a recording, so that data sets share those that they have in common.
 
     A build that is killed goes on with the recordings that it had done.
@@ -107,7 +103,7 @@ def block_frames(
         QzooError: as `replay`; a disk without room; a damaged file in the cache.
     """
     paths = []
-    with frame_processes(num_threads) as processes:
+    with frame_processes(workers) as processes:
         for recording in recordings:
             path = cache / f"{recording.metadata.game}.{fingerprint([recording])}.{frames_version()}.blocks"
             lengths = [num_frames(episode) for episode in recording.episodes]
@@ -151,12 +147,10 @@ def _alone_at(path: Path, on_steps: OnSteps) -> Iterator[None]:
         lock.release()
 
 
-def _fill(
-    frames: NDArray[np.uint8], recordings: Sequence[Recording], num_threads: int | None, on_steps: OnSteps
-) -> None:
+def _fill(frames: NDArray[np.uint8], recordings: Sequence[Recording], workers: int | None, on_steps: OnSteps) -> None:
     """Replay recordings into an array, uint8 (F, 84, 84)."""
     first = 0
-    with frame_processes(num_threads) as processes:
+    with frame_processes(workers) as processes:
         for recording in recordings:
             outputs: list[Frames] = []
             for episode in recording.episodes:

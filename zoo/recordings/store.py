@@ -227,7 +227,7 @@ def build_store(
     recordings: Sequence[Recording],
     placement: Placement = "ram",
     cache: str | Path | None = None,
-    num_threads: int | None = None,
+    workers: int | None = None,
     on_steps: Callable[[int], None] = lambda steps: None,
 ) -> FrameStore:
     """Replay recordings into a frame store.
@@ -240,7 +240,7 @@ def build_store(
             recording. Files are used again when the recordings are equal. Both kinds are read through memory maps, so
             that the system keeps in RAM what fits.
         cache: folder of the files.
-        num_threads: processes that replay; by default as many as there are cores.
+        workers: processes that replay; by default as many as there are cores.
         on_steps: called now and then with the number of steps that are done since the last call, those found in the
             cache included; with 0 while another process builds the file wanted.
 
@@ -257,11 +257,11 @@ def build_store(
         games.setdefault(recording.metadata.game, []).append(recording)
     ordered = [recording for group in games.values() for recording in group]
     if placement == "ram":
-        return _index(ordered, ram_frames(ordered, num_threads, on_steps))
+        return _index(ordered, ram_frames(ordered, workers, on_steps))
     if cache is None:
         raise QzooError(f"placement={placement!r}: needs a folder for the frames; give cache=")
     build = mapped_frames if placement == "memmap" else block_frames
-    return _index(ordered, build(ordered, Path(cache), num_threads, on_steps))
+    return _index(ordered, build(ordered, Path(cache), workers, on_steps))
 
 
 def choose_placement(recordings: Sequence[Recording], processes: int = 1) -> Placement:
