@@ -22,7 +22,6 @@ from tests.conftest import GAMES
 from tests.recording_helpers import refused
 from zoo.device import pick_device, pick_precision
 from zoo.errors import QzooError
-from zoo.interrupt import sigterm_interrupts, stop_signals
 from zoo.pretrain.batches import Batches, step_generator
 from zoo.pretrain.checkpoint import RunState
 from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
@@ -113,27 +112,6 @@ def test_signals_stop_it_between_steps_and_it_goes_on(
     assert load_state(tmp_path / "checkpoint.safetensors")[1]["step"] == 50
     assert [signal.getsignal(other) for other in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert run(store, tmp_path, resume=True) == 100
-
-
-def test_a_second_ctrl_c_interrupts_at_once() -> None:
-    with stop_signals() as came:
-        assert not came()
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)  # torchrun and a scheduler may both send one
-        assert came()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-
-
-def test_a_second_sigterm_does_not_interrupt_what_the_first_began() -> None:
-    before, saved = signal.getsignal(signal.SIGTERM), False
-    with pytest.raises(KeyboardInterrupt), sigterm_interrupts():
-        try:
-            signal.raise_signal(signal.SIGTERM)
-        finally:
-            signal.raise_signal(signal.SIGTERM)
-            saved = True
-    assert saved and signal.getsignal(signal.SIGTERM) == before
 
 
 def shell_command(recordings_dir: Path, out: Path, *more: str) -> list[str]:

@@ -327,7 +327,7 @@ def limitations(play: Play, recordings: Sequence[Recording]) -> list[str]:
     if lives:
         found.append(
             "The learners explore by random actions alone. A bonus for what is new, random actions that are held, and "
-            "demonstrations by the planner were tried in four games in which they end low, and none of them "
+            "demonstrations by the planner were tried in games in which they end low, and none of them "
             "raised the mean of the games (benchmarks/exploration.md)."
         )
     totals = [sum(stats.transitions for stats in sources.values()) for sources in play.values()]

@@ -167,13 +167,13 @@ class Export:
         return recorded_games(self.recordings) if self.dataset == CUSTOM else get_dataset(self.dataset).games
 
     def _export(self, recordings: list[Recording], on_steps: Callable[[int], None]) -> dict[str, Any]:
-        threads, command = self.workers or None, typed_command()
+        workers, command = self.workers or None, typed_command()
         if self.format == "minari":
             from zoo.exchange.export_minari import export_minari
 
-            name, path = export_minari(recordings, self.out, command=command, workers=threads, on_steps=on_steps)
+            name, path = export_minari(recordings, self.out, command=command, workers=workers, on_steps=on_steps)
             return {"id": name, "path": str(path)}
         from zoo.exchange.export_parquet import export_parquet
 
-        written = export_parquet(recordings, self.out, command=command, workers=threads, on_steps=on_steps)
+        written = export_parquet(recordings, self.out, command=command, workers=workers, on_steps=on_steps)
         return {"path": str(written)}
