@@ -40,7 +40,7 @@ def assert_equal(one: Path, other: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize(("steps", "kills"), [(100, 4), pytest.param(300, 20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("steps", "kills"), [(60, 3), pytest.param(300, 20, marks=pytest.mark.slow)])
 def test_killed_at_many_moments_it_ends_with_the_same_bits(
     recordings_dir: Path, tmp_path: Path, steps: int, kills: int
 ) -> None:

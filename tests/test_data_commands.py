@@ -264,7 +264,7 @@ def test_shipped_recordings_are_small_and_good() -> None:
     assert stats["datasets"]["mixed40"]["iqm_human"] > stats["datasets"]["novice40"]["iqm_human"] > 0.0
 
 
-@pytest.mark.parametrize("most", [4 * CHECK_INTERVAL, pytest.param(PROTOCOL.max_steps, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("most", [2 * CHECK_INTERVAL, pytest.param(PROTOCOL.max_steps, marks=pytest.mark.slow)])
 def test_shipped_recordings_replay(most: int) -> None:
     """The shortest episode of each file, or how it begins; `zoo data verify --all` replays the rest."""
     for path in recording_paths():
