@@ -60,10 +60,9 @@ DATASETS = (
         name="mixed40",
         summary="the mixture for pretraining: whole lives of learners, random to good, and random play",
         games=games_of("train"),
-        # Measured, by one training each: no later half alone, and no planner or model play among it, clearly taught
-        # more (benchmarks/worth/worth.md, benchmarks/worth_long/worth.md).
-        # A tenth of random play came last by short trainings, and first by longer ones, but trained on a GPU as no
-        # other was: open. Here it is a hundredth, which is what is shipped.
+        # Measured: no later half alone, no planner or model play among it, and no tenth of random play clearly taught
+        # more, as trainings on the same play differ as much as the mixtures do (benchmarks/worth*/worth.md). So it is
+        # what is shipped, of which random play is a hundredth.
         parts=(Part("learner"), Part("random")),
     ),
     Dataset(
