@@ -36,6 +36,9 @@ ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 NUM_ACTIONS = 18
 FRAME_SIZE = 84
 STACK = 4
+RAM_BYTES = 128
+ROW_BYTES = RAM_BYTES + 1
+"""RAM of a state, and the lives left."""
 MAX_SEED = 1_000_000
 """Of a training or an evaluation: the seeds of its episodes are made of it, and stay below 2**31."""
 
@@ -235,3 +238,9 @@ def make_variant_env(game: str, num_envs: int, variant: Variant = DEFAULT_VARIAN
 def action_values() -> list[ale_py.Action]:
     """The full 18 actions in index order, for `play_step`."""
     return [ale_py.Action(index) for index in range(NUM_ACTIONS)]
+
+
+def take_row(ale: ale_py.ALEInterface, row: NDArray[np.uint8]) -> None:
+    """Put an emulator's RAM and the lives left into a row, uint8 (129,), contiguous."""
+    ale.getRAM(row[:RAM_BYTES])
+    row[RAM_BYTES] = ale.lives()

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.atari import DEFAULT_VARIANT, PROTOCOL, Variant, action_values, make_ale, reseed
+from zoo.atari import DEFAULT_VARIANT, PROTOCOL, Variant, action_values, make_ale, reseed, take_row
 
 
 class FrameEmulator:
@@ -62,3 +62,7 @@ class FrameEmulator:
     def frame(self, out: NDArray[np.uint8]) -> None:
         """Put the newest frame into `out`, uint8 (84, 84), contiguous."""
         cv2.resize(self._newest, (PROTOCOL.width, PROTOCOL.height), dst=out, interpolation=cv2.INTER_AREA)
+
+    def ram(self, out: NDArray[np.uint8]) -> None:
+        """Put the RAM and the lives left into `out`, uint8 (129,), contiguous."""
+        take_row(self._ale, out)

@@ -28,6 +28,7 @@ from zoo.recordings.blocks import BlockFrames, open_blocks, write_blocks
 from zoo.recordings.format import Recording
 from zoo.recordings.frame_process import FrameProcess, frame_processes
 from zoo.recordings.frames import FRAME_BYTES, RawFrames
+from zoo.recordings.ram import keeps_ram
 from zoo.recordings.replay import Frames, FrameSink, empty_frames, num_frames, replay
 
 OnSteps = Callable[[int], None]
@@ -62,14 +63,14 @@ def frames_version() -> str:
     return hashlib.sha256(made_by.encode()).hexdigest()[:8]
 
 
-def ram_frames(recordings: Sequence[Recording], workers: int | None, on_steps: OnSteps) -> RawFrames:
+def ram_frames(recordings: Sequence[Recording], workers: int | None, on_steps: OnSteps, ram: Path | None = None) -> RawFrames:
     """Frames in RAM, raw."""
     frames = empty_frames(frames_of(recordings))
-    _fill(frames, recordings, workers, on_steps)
+    _fill(frames, recordings, workers, on_steps, ram)
     return RawFrames(torch.from_numpy(frames))
 
 
-def mapped_frames(recordings: Sequence[Recording], cache: Path, workers: int | None, on_steps: OnSteps) -> RawFrames:
+def mapped_frames(recordings: Sequence[Recording], cache: Path, workers: int | None, on_steps: OnSteps, ram: Path | None = None) -> RawFrames:
     """Frames in a memory-mapped file, raw: one file for all recordings.
 
     Raises:
@@ -84,7 +85,7 @@ def mapped_frames(recordings: Sequence[Recording], cache: Path, workers: int | N
         with replacing(path) as temporary:
             reserve(temporary, size)
             building = np.memmap(temporary, dtype=np.uint8, mode="r+", shape=shape)
-            _fill(building, recordings, workers, on_steps)
+            _fill(building, recordings, workers, on_steps, ram)
             building.flush()
 
     _make(path, write, sum(recording.steps for recording in recordings), on_steps)
@@ -94,7 +95,7 @@ def mapped_frames(recordings: Sequence[Recording], cache: Path, workers: int | N
     return RawFrames(torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c", shape=shape)))
 
 
-def block_frames(recordings: Sequence[Recording], cache: Path, workers: int | None, on_steps: OnSteps) -> BlockFrames:
+def block_frames(recordings: Sequence[Recording], cache: Path, workers: int | None, on_steps: OnSteps, ram: Path | None = None) -> BlockFrames:
     """Frames in compressed blocks: a file a recording, so that data sets share those that they have in common.
 
     A build that is killed goes on with the recordings that it had done.
@@ -109,7 +110,7 @@ def block_frames(recordings: Sequence[Recording], cache: Path, workers: int | No
             lengths = [num_frames(episode) for episode in recording.episodes]
 
             def write(path: Path = path, recording: Recording = recording, lengths: list[int] = lengths) -> None:
-                write_blocks(path, lengths, lambda sinks: _replay(recording, sinks, processes, on_steps))
+                write_blocks(path, lengths, lambda sinks: _replay(recording, sinks, processes, on_steps, ram))
 
             _make(path, write, recording.steps, on_steps)
             paths.append(path)
@@ -147,7 +148,7 @@ def _alone_at(path: Path, on_steps: OnSteps) -> Iterator[None]:
         lock.release()
 
 
-def _fill(frames: NDArray[np.uint8], recordings: Sequence[Recording], workers: int | None, on_steps: OnSteps) -> None:
+def _fill(frames: NDArray[np.uint8], recordings: Sequence[Recording], workers: int | None, on_steps: OnSteps, ram: Path | None = None) -> None:
     """Replay recordings into an array, uint8 (F, 84, 84)."""
     first = 0
     with frame_processes(workers) as processes:
@@ -156,11 +157,17 @@ def _fill(frames: NDArray[np.uint8], recordings: Sequence[Recording], workers: i
             for episode in recording.episodes:
                 outputs.append(frames[first : first + num_frames(episode)])
                 first += num_frames(episode)
-            _replay(recording, outputs, processes, on_steps)
+            _replay(recording, outputs, processes, on_steps, ram)
 
 
 def _replay(
-    recording: Recording, outputs: Sequence[FrameSink], processes: Sequence[FrameProcess], on_steps: OnSteps
+    recording: Recording,
+    outputs: Sequence[FrameSink],
+    processes: Sequence[FrameProcess],
+    on_steps: OnSteps,
+    ram: Path | None,
 ) -> None:
+    """Replay a recording into `outputs`, and its RAM into the file of its game in the folder `ram`, if there is one."""
     game, episodes = recording.metadata.game, recording.episodes
-    replay(game, episodes, outputs, name=recording.name, processes=processes, on_steps=on_steps)
+    on_ram = keeps_ram(recording, ram) if ram is not None else lambda number, rows: None
+    replay(game, episodes, outputs, name=recording.name, processes=processes, on_steps=on_steps, on_ram=on_ram)

@@ -2,7 +2,7 @@
 
 ale-py's emulator holds Python's lock while it runs, so threads don't help; its vector environment has threads, but
 loads the ROM for every seeded start. A process talks through pipes: a line of JSON and the actions go in, frames,
-rewards and ends come out. It is no child of `multiprocessing`, which would import the user's script once more.
+rewards, ends and RAM come out. It is no child of `multiprocessing`, which would import the user's script once more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.atari import FRAME_SIZE, PROTOCOL
+from zoo.atari import FRAME_SIZE, PROTOCOL, ROW_BYTES
 from zoo.cores import cores
 from zoo.errors import QzooError
 from zoo.frame_emulator import FrameEmulator
@@ -32,7 +32,7 @@ CHUNK = 32
 TERMINATED, TRUNCATED = 1, 2
 
 Frames = NDArray[np.uint8]
-Outcome = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_]]
+Outcome = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.uint8]]
 
 
 class FrameProcess:
@@ -62,7 +62,8 @@ class FrameProcess:
             max_steps: the limit at which episodes are cut.
 
         Returns:
-            rewards int32, terminated bool and truncated bool of the steps, each (length,).
+            rewards int32, terminated bool and truncated bool of the steps, each (length,); RAM and lives of the frames,
+            uint8 (frames, 129).
 
         Raises:
             QzooError: the process was killed, or failed.
@@ -81,10 +82,12 @@ class FrameProcess:
             rewards, ends = np.empty(length, dtype=np.int32), np.empty(length, dtype=np.uint8)
             _receive(process, rewards)
             _receive(process, ends)
+            rows = np.empty((count, ROW_BYTES), dtype=np.uint8)
+            _receive(process, rows)
         except BaseException:
             self.close()  # in the middle of an answer it can take no other task
             raise
-        return rewards, ends == TERMINATED, ends == TRUNCATED
+        return rewards, ends == TERMINATED, ends == TRUNCATED, rows
 
     def close(self) -> None:
         """End the process, from any thread; `play` raises where it was playing, and the next one starts another."""
@@ -150,12 +153,14 @@ def main() -> None:
 
 
 def play_back(emulator: FrameEmulator, actions: bytes, frames: int, out: IO[bytes]) -> None:
-    """Play `actions` and write as many frames, rewards int32 and ends uint8; an episode that is over rests."""
+    """Play `actions` and write frames, rewards int32, ends uint8, and RAM and lives; an episode that is over rests."""
     rewards, ends = np.zeros(len(actions), dtype=np.int32), np.zeros(len(actions), dtype=np.uint8)
     chunk = np.empty((CHUNK, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
+    rows = np.empty((frames, ROW_BYTES), dtype=np.uint8)
     for step in range(frames):
         place = step % CHUNK
         emulator.frame(chunk[place])
+        emulator.ram(rows[step])
         if place == CHUNK - 1 or step == frames - 1:
             out.write(chunk[: place + 1].data)
         if step < len(actions) and not (emulator.terminated or emulator.truncated):
@@ -163,3 +168,4 @@ def play_back(emulator: FrameEmulator, actions: bytes, frames: int, out: IO[byte
             ends[step] = TERMINATED * emulator.terminated + TRUNCATED * emulator.truncated
     out.write(rewards.data)
     out.write(ends.data)
+    out.write(rows.data)

@@ -19,12 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zoo.atari import action_values, make_ale, minimal_actions, play_step, reseed
+from zoo.atari import RAM_BYTES, action_values, make_ale, minimal_actions, play_step, reseed
 from zoo.c51 import Support, cross_entropy, expectation, project
 from zoo.device import cpu_computes_bfloat16
 from zoo.errors import QzooError
 from zoo.recordings.format import Episode
-from zoo.recordings.play import RAM_BYTES
 from zoo.state import module_tensors, optimizer_tensors, restore_module, restore_optimizer
 
 

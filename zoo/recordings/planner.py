@@ -33,11 +33,10 @@ import torch
 from ale_py import ALEInterface, ALEState
 from numpy.typing import NDArray
 
-from zoo.atari import PROTOCOL, action_values, make_ale, minimal_actions, play_step
+from zoo.atari import RAM_BYTES, PROTOCOL, action_values, make_ale, minimal_actions, play_step
 from zoo.errors import QzooError
 from zoo.recordings.format import Episode, read_recording
 from zoo.recordings.library import load_recordings
-from zoo.recordings.play import RAM_BYTES
 from zoo.recordings.policy import checked_episode
 from zoo.recordings.record import (
     SEEDS_PER_RUN,

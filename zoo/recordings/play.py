@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.atari import PROTOCOL, action_values, make_ale, play_step, reseed
+from zoo.atari import PROTOCOL, RAM_BYTES, action_values, make_ale, play_step, reseed
 from zoo.recordings.format import CHECK_INTERVAL, Episode, check_value
-
-RAM_BYTES = 128
 
 
 class _Running:

@@ -60,6 +60,7 @@ def replay(
     name: str = "",
     processes: Sequence[FrameProcess] | None = None,
     on_steps: Callable[[int], None] = lambda steps: None,
+    on_ram: Callable[[int, NDArray[np.uint8]], None] = lambda number, rows: None,
 ) -> None:
     """Play episodes back and write their frames, checking every reward and end on the way.
 
@@ -72,13 +73,14 @@ def replay(
         name: the file the episodes come from, for errors.
         processes: emulators to play on, from `frame_processes`; by default one a core, for this call.
         on_steps: called now and then with the number of steps replayed since the last call, from one thread at a time.
+        on_ram: called with an episode's number, and RAM and lives of its frames, uint8 (frames, 129), from any thread.
 
     Raises:
         QzooError: a reward or an end that differs, naming file, episode and step.
     """
     if processes is None:
         with frame_processes() as own:
-            return replay(game, episodes, outputs, name=name, processes=own, on_steps=on_steps)
+            return replay(game, episodes, outputs, name=name, processes=own, on_steps=on_steps, on_ram=on_ram)
     lock = Lock()
 
     def count(steps: int) -> None:
@@ -91,7 +93,8 @@ def replay(
         """One process's share; where it fails, the others finish the episodes at hand and take no more."""
         try:
             for number in queue:  # `next` on a shared iterator is atomic under the GIL: a work queue without a lock
-                _replay_episode(process, game, episodes[number], outputs[number], (name or game, number), count)
+                where = (name or game, number)
+                on_ram(number, _replay_episode(process, game, episodes[number], outputs[number], where, count))
         except BaseException:
             for _ in queue:
                 pass
@@ -117,7 +120,7 @@ def _replay_episode(
     output: FrameSink,
     where: tuple[str, int],
     on_steps: Callable[[int], None],
-) -> None:
+) -> NDArray[np.uint8]:
     length, filled = episode.length, 0
     # Straight from the pipe: a copy here would hold Python's lock, which the threads of many processes wait for.
     into = output if _takes_bytes(output, num_frames(episode)) else None
@@ -131,7 +134,7 @@ def _replay_episode(
         on_steps(min(filled, length) - before)
 
     limit = PROTOCOL.max_steps
-    replayed = process.play(game, episode, take, last_state=len(output) > length, into=into, max_steps=limit)
+    *replayed, rows = process.play(game, episode, take, last_state=len(output) > length, into=into, max_steps=limit)
     last = np.arange(length) == length - 1
     recorded = (episode.rewards, last & episode.terminated, last & episode.truncated)
     differs = np.any([one != other for one, other in zip(recorded, replayed, strict=True)], axis=0)
@@ -140,6 +143,7 @@ def _replay_episode(
         gives, wanted = (tuple(column[step].item() for column in columns) for columns in (replayed, recorded))
         what = f"replay gives (reward, terminated, truncated) {gives}, recorded {wanted}"
         raise QzooError(str(Mismatch(*where, step, what)))
+    return rows
 
 
 def _takes_bytes(output: FrameSink, frames: int) -> TypeGuard[Frames]:

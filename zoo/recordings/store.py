@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.atari import FRAME_SIZE, STACK
+from zoo.atari import FRAME_SIZE, RAM_BYTES, STACK
 from zoo.device import free_memory, send
 from zoo.errors import QzooError, unknown_name
 from zoo.recordings.build import block_frames, frames_of, mapped_frames, ram_frames
 from zoo.recordings.format import Recording
 from zoo.recordings.frames import FRAME_BYTES, FrameSource, RawFrames
+from zoo.recordings.ram import ram_rows
 from zoo.recordings.replay import num_frames
 
 __all__ = [
@@ -80,6 +81,7 @@ class FrameStore:
     episode_start: int64 (T,), index of the first frame of its episode. steps_left: int64 (T,), steps to the
     episode's end, this one included. terminated: bool (T,), whether that end is the game's own.
     kept: int64 (K,), sorted: the transitions that may be drawn; None where all may.
+    ram: uint8 (F, 129), RAM and the lives left beside each frame; None where it was not asked for.
     ranges: for each game the half-open range of its transitions, or of its entries in `kept`.
     """
 
@@ -92,6 +94,7 @@ class FrameStore:
     terminated: Tensor
     ranges: dict[str, tuple[int, int]]
     kept: Tensor | None = None
+    ram: Tensor | None = None
 
     @property
     def transitions(self) -> int:
@@ -125,6 +128,21 @@ class FrameStore:
         else:
             stacked.index_fill_(0, before.flatten().nonzero().flatten(), 0)
         return stacked.view(-1, STACK, FRAME_SIZE, FRAME_SIZE)
+
+    def ram_states(self, index: Tensor) -> Tensor:
+        """RAM of the transitions `index`, int64 (B,), and of the step before (twice the same where an episode begins).
+
+        Returns:
+            uint8 (B, 2, 128).
+
+        Raises:
+            QzooError: the store has no RAM.
+        """
+        if self.ram is None:
+            raise QzooError("this store holds no RAM: build it with ram=True (imported play has none)")
+        frame = self.frame_index[index]
+        before = torch.maximum(frame - 1, self.episode_start[index])
+        return self.ram[torch.stack([before, frame], dim=1), :RAM_BYTES]
 
     def gather(
         self,
@@ -229,6 +247,8 @@ def build_store(
     cache: str | Path | None = None,
     workers: int | None = None,
     on_steps: Callable[[int], None] = lambda steps: None,
+    *,
+    ram: bool = False,
 ) -> FrameStore:
     """Replay recordings into a frame store.
 
@@ -243,6 +263,7 @@ def build_store(
         workers: processes that replay; by default as many as there are cores.
         on_steps: called now and then with the number of steps that are done since the last call, those found in the
             cache included; with 0 while another process builds the file wanted.
+        ram: give the store the RAM of its states too, of the same replay; kept in files in `cache`, which it needs.
 
     Raises:
         QzooError: no recordings, an unknown placement, or files without a folder; as `replay`; a disk without room; a
@@ -256,12 +277,17 @@ def build_store(
     for recording in recordings:
         games.setdefault(recording.metadata.game, []).append(recording)
     ordered = [recording for group in games.values() for recording in group]
+    if cache is None and (ram or placement != "ram"):
+        what = "RAM" if placement == "ram" else "frames"
+        raise QzooError(f"placement={placement!r}: needs a folder for the {what}; give cache=")
+    folder = Path(cache or ".")
+    kept = folder if ram else None
     if placement == "ram":
-        return _index(ordered, ram_frames(ordered, workers, on_steps))
-    if cache is None:
-        raise QzooError(f"placement={placement!r}: needs a folder for the frames; give cache=")
-    build = mapped_frames if placement == "memmap" else block_frames
-    return _index(ordered, build(ordered, Path(cache), workers, on_steps))
+        store = _index(ordered, ram_frames(ordered, workers, on_steps, kept))
+    else:
+        build = mapped_frames if placement == "memmap" else block_frames
+        store = _index(ordered, build(ordered, folder, workers, on_steps, kept))
+    return replace(store, ram=ram_rows(ordered, folder)) if ram else store
 
 
 def choose_placement(recordings: Sequence[Recording], processes: int = 1) -> Placement:
