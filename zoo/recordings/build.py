@@ -63,14 +63,18 @@ def frames_version() -> str:
     return hashlib.sha256(made_by.encode()).hexdigest()[:8]
 
 
-def ram_frames(recordings: Sequence[Recording], workers: int | None, on_steps: OnSteps, ram: Path | None = None) -> RawFrames:
+def ram_frames(
+    recordings: Sequence[Recording], workers: int | None, on_steps: OnSteps, ram: Path | None = None
+) -> RawFrames:
     """Frames in RAM, raw."""
     frames = empty_frames(frames_of(recordings))
     _fill(frames, recordings, workers, on_steps, ram)
     return RawFrames(torch.from_numpy(frames))
 
 
-def mapped_frames(recordings: Sequence[Recording], cache: Path, workers: int | None, on_steps: OnSteps, ram: Path | None = None) -> RawFrames:
+def mapped_frames(
+    recordings: Sequence[Recording], cache: Path, workers: int | None, on_steps: OnSteps, ram: Path | None = None
+) -> RawFrames:
     """Frames in a memory-mapped file, raw: one file for all recordings.
 
     Raises:
@@ -95,7 +99,9 @@ def mapped_frames(recordings: Sequence[Recording], cache: Path, workers: int | N
     return RawFrames(torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c", shape=shape)))
 
 
-def block_frames(recordings: Sequence[Recording], cache: Path, workers: int | None, on_steps: OnSteps, ram: Path | None = None) -> BlockFrames:
+def block_frames(
+    recordings: Sequence[Recording], cache: Path, workers: int | None, on_steps: OnSteps, ram: Path | None = None
+) -> BlockFrames:
     """Frames in compressed blocks: a file a recording, so that data sets share those that they have in common.
 
     A build that is killed goes on with the recordings that it had done.
@@ -148,7 +154,13 @@ def _alone_at(path: Path, on_steps: OnSteps) -> Iterator[None]:
         lock.release()
 
 
-def _fill(frames: NDArray[np.uint8], recordings: Sequence[Recording], workers: int | None, on_steps: OnSteps, ram: Path | None = None) -> None:
+def _fill(
+    frames: NDArray[np.uint8],
+    recordings: Sequence[Recording],
+    workers: int | None,
+    on_steps: OnSteps,
+    ram: Path | None = None,
+) -> None:
     """Replay recordings into an array, uint8 (F, 84, 84)."""
     first = 0
     with frame_processes(workers) as processes:

@@ -33,7 +33,7 @@ import torch
 from ale_py import ALEInterface, ALEState
 from numpy.typing import NDArray
 
-from zoo.atari import RAM_BYTES, PROTOCOL, action_values, make_ale, minimal_actions, play_step
+from zoo.atari import PROTOCOL, RAM_BYTES, action_values, make_ale, minimal_actions, play_step
 from zoo.errors import QzooError
 from zoo.recordings.format import Episode, read_recording
 from zoo.recordings.library import load_recordings

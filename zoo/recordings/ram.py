@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.atari import PROTOCOL, RAM_BYTES, ROW_BYTES, action_values, make_ale, play_step, reseed, take_row
+from zoo.atari import PROTOCOL, ROW_BYTES, action_values, make_ale, play_step, reseed, take_row
 from zoo.errors import QzooError
 from zoo.files import writing
 from zoo.locks import lock_beside

@@ -1,0 +1,85 @@
+"""The settings of a critic. Defaults were chosen by the score of the greedy policy; see `benchmarks/critics.md`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from zoo.atari import MAX_SEED
+from zoo.c51 import Support
+from zoo.errors import QzooError
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """Offline C51 Q-learning on RAM."""
+
+    samples: int = 8_000_000
+    """Transitions drawn in training."""
+    batch_size: int = 512
+    """Transitions a step."""
+    width: int = 512
+    """Units of each of the two hidden layers."""
+    n_step: int = 7
+    """Rewards summed before bootstrapping."""
+    gamma: float = 0.99
+    """Discount."""
+    v_min: float = -10.0
+    """Lowest atom."""
+    v_max: float = 10.0
+    """Highest atom."""
+    num_atoms: int = 51
+    """Atoms of the return distribution."""
+    reward_clip: float = 1.0
+    """Rewards are clipped to [-c, c]."""
+    scaled: bool = True
+    """Scale a game's rewards so that the 99th percentile of its |returns| lies at 80% of `v_max`."""
+    life_ends: bool = True
+    """Take a lost life for an end of the return."""
+    double_q: bool = False
+    """Choose the bootstrapped action with the online network."""
+    learning_rate: float = 5e-4
+    """Peak learning rate of AdamW."""
+    min_lr_ratio: float = 0.1
+    """What a half cosine leaves of the learning rate at the end."""
+    tau: float = 0.01
+    """Share of the online network that moves into the target network at each step."""
+    max_gradient_norm: float = 10.0
+    """Clipping by global norm."""
+    seed: int = 0
+    """Seeds the network and the batches."""
+
+    @property
+    def support(self) -> Support:
+        """The atoms."""
+        return Support(self.v_min, self.v_max, self.num_atoms)
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps."""
+        return max(1, self.samples // self.batch_size)
+
+    def check(self) -> None:
+        """Refuse settings that can't work.
+
+        Raises:
+            QzooError: names the setting.
+        """
+        for names, fits, wanted in LIMITS:
+            for name in names:
+                if not fits(getattr(self, name)):
+                    raise QzooError(f"{name} {getattr(self, name)}: must be {wanted}")
+        if not -math.inf < self.v_min < self.v_max < math.inf:
+            raise QzooError(f"v_min {self.v_min}, v_max {self.v_max}: must be finite, and the first below the second")
+
+
+LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (("samples", "batch_size", "width", "n_step"), lambda value: value >= 1, "at least 1"),
+    (("num_atoms",), lambda value: value >= 2, "at least 2"),
+    (("seed",), lambda value: 0 <= value <= MAX_SEED, f"0 to {MAX_SEED}"),
+    (("learning_rate",), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
+    (("reward_clip", "max_gradient_norm"), lambda value: value > 0.0, "more than 0"),
+    (("gamma", "tau"), lambda value: 0.0 < value <= 1.0, "more than 0, and at most 1"),
+    (("min_lr_ratio",), lambda value: 0.0 <= value <= 1.0, "0 to 1"),
+)

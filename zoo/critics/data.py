@@ -1,0 +1,117 @@
+"""Recorded play as a critic sees it: RAM, with n-step returns and successors computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.atari import RAM_BYTES, minimal_actions
+from zoo.critics.config import CriticConfig
+from zoo.errors import QzooError
+from zoo.recordings.format import Recording
+from zoo.recordings.replay import num_frames
+from zoo.returns import monte_carlo_returns, n_step_returns, return_scale
+
+
+@dataclass(frozen=True)
+class CriticData:
+    """T transitions of one game, columns of one row each.
+
+    rows: uint8 (F, 129), RAM and lives of each frame. frame: int64 (T,), the row of the state. start: int64 (T,), the
+    first row of its episode. actions: int64 (T,), numbers within the game's minimal set. returns: float32 (T,), n-step,
+    clipped and scaled. discounts: float32 (T,), of the successor's value, 0 after an end. successor: int64 (T,), its
+    row. monte_carlo: float32 (T,), the return to the end, clipped and scaled. scale: the game's return scale.
+    """
+
+    rows: Tensor
+    frame: Tensor
+    start: Tensor
+    actions: Tensor
+    returns: Tensor
+    discounts: Tensor
+    successor: Tensor
+    monte_carlo: Tensor
+    scale: float
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def states(self, index: Tensor) -> Tensor:
+        """The RAM before and at the states `index`, uint8 (B, 2, 128)."""
+        return self._states(self.frame[index], self.start[index])
+
+    def successors(self, index: Tensor) -> Tensor:
+        """The same of their successors; of those after an end, whose value has discount 0, anything."""
+        return self._states(self.successor[index], self.start[index])
+
+    def _states(self, frame: Tensor, start: Tensor) -> Tensor:
+        pairs = torch.stack([torch.maximum(frame - 1, start), frame], dim=1)
+        return self.rows[pairs.flatten()].view(-1, 2, self.rows.shape[1])[..., :RAM_BYTES]
+
+
+def critic_data(recordings: Sequence[Recording], rows: Tensor, config: CriticConfig) -> CriticData:
+    """Transitions of one game's recordings.
+
+    Args:
+        rows: uint8 (F, 129), as `zoo.recordings.ram.ram_rows` gives them for these recordings.
+
+    Raises:
+        QzooError: play with actions that are not of the game's minimal set.
+    """
+    game = recordings[0].metadata.game
+    episodes = [episode for recording in recordings for episode in recording.episodes]
+    firsts = np.cumsum([0, *(num_frames(episode) for episode in episodes)])
+    lengths = np.array([episode.length for episode in episodes])
+    start = torch.from_numpy(np.repeat(firsts[:-1], lengths))
+    frame = torch.from_numpy(np.concatenate([first + np.arange(n) for first, n in zip(firsts, lengths, strict=False)]))
+    played = torch.from_numpy(np.concatenate([episode.actions for episode in episodes]).astype(np.int64))
+    number = torch.full((18,), -1)
+    number[list(minimal_actions(game))] = torch.arange(len(minimal_actions(game)))
+    actions = number[played]
+    if (actions < 0).any():
+        raise QzooError(f"{game}: play holds action {int(played[actions < 0][0])}, which the game does not know")
+    rewards = torch.from_numpy(np.concatenate([episode.rewards for episode in episodes]).astype(np.float32))
+    rewards = rewards.clamp(-config.reward_clip, config.reward_clip)
+    cut = np.zeros(len(played), dtype=np.bool_)
+    cut[np.cumsum(lengths) - 1] = [episode.truncated for episode in episodes]
+    left = steps_to_end(lengths, lost_lives(rows, frame, start) if config.life_ends else None)
+    whole = monte_carlo_returns(rewards, left, config.gamma)
+    scale = return_scale(whole, config.v_max) if config.scaled else 1.0
+    n = config.n_step
+    ahead = left.clamp(max=n)
+    last = (torch.arange(len(left)) + left - 1).clamp(max=len(left) - 1)
+    ended = (left <= n) & ~torch.from_numpy(cut)[last]
+    return CriticData(
+        rows=rows,
+        frame=frame,
+        start=start,
+        actions=actions,
+        returns=n_step_returns(rewards * scale, left, config.gamma, n),
+        discounts=torch.where(ended, 0.0, config.gamma ** ahead.float()),
+        successor=torch.where(ended, frame, frame + ahead),
+        monte_carlo=whole * scale,
+        scale=scale,
+    )
+
+
+def lost_lives(rows: Tensor, frame: Tensor, start: Tensor) -> Tensor:
+    """Whether a step cost a life, bool (T,): the next state of the episode has fewer."""
+    lives = rows[:, RAM_BYTES].to(torch.int16)[frame]
+    lost = torch.zeros(len(frame), dtype=torch.bool)
+    lost[:-1] = (lives[1:] < lives[:-1]) & (start[1:] == start[:-1])
+    return lost
+
+
+def steps_to_end(lengths: np.ndarray[tuple[int], np.dtype[np.int64]], ends: Tensor | None) -> Tensor:
+    """Steps to the end of the episode, or to the next of `ends` (bool (T,)), this one included: int64 (T,)."""
+    total = int(lengths.sum())
+    marks = np.zeros(total, dtype=np.bool_)
+    marks[np.cumsum(lengths) - 1] = True
+    if ends is not None:
+        marks |= ends.numpy()
+    where = np.flatnonzero(marks)
+    return torch.from_numpy(where[np.searchsorted(where, np.arange(total))] - np.arange(total) + 1)

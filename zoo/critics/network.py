@@ -1,0 +1,116 @@
+"""A critic's network and its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from zoo.atari import RAM_BYTES, minimal_actions
+from zoo.c51 import Support
+from zoo.errors import QzooError
+from zoo.files import replacing, writing
+
+INFO_KEY = "qzoo_critic"
+FORMAT = 1
+
+
+def encode_ram(states: Tensor) -> Tensor:
+    """uint8 (B, 2, 128) -> float32 (B, 256), from -1 to 1."""
+    return states.flatten(1).float() / 128.0 - 1.0
+
+
+class RamNetwork(nn.Module):
+    """Two hidden layers with layer norm, and a return distribution for each of A actions.
+
+    head: its weight is float (A * N, width), action after action.
+    """
+
+    def __init__(self, num_actions: int, width: int, num_atoms: int) -> None:
+        super().__init__()
+        self.num_actions, self.width, self.num_atoms = num_actions, width, num_atoms
+        layers: list[nn.Module] = []
+        for inputs in (2 * RAM_BYTES, width):
+            layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.ReLU()]
+        self.trunk = nn.Sequential(*layers)
+        self.head = nn.Linear(width, num_actions * num_atoms)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Logits for every action: uint8 (B, 2, 128) to float32 (B, A, N)."""
+        logits: Tensor = self.head(self.trunk(encode_ram(states)))
+        return logits.view(-1, self.num_actions, self.num_atoms)
+
+    def chosen(self, states: Tensor, counts: list[int]) -> Tensor:
+        """Logits of one action for each state, in a product with that action's rows of the head alone.
+
+        Args:
+            states: uint8 (B, 2, 128), sorted by action.
+            counts: how many states of each action, A numbers.
+
+        Returns:
+            float32 (B, N).
+        """
+        parts = self.trunk(encode_ram(states)).split(counts)
+        weights = self.head.weight.view(self.num_actions, self.num_atoms, self.width).unbind(0)
+        biases = self.head.bias.view(self.num_actions, self.num_atoms).unbind(0)
+        return torch.cat([F.linear(*each) for each in zip(parts, weights, biases, strict=True)])
+
+
+@dataclass(frozen=True)
+class Critic:
+    """A trained critic of one game: states to return distributions of the game's minimal actions.
+
+    scale: the game's return scale: what the atoms stand for is divided by it. facts: how it was made, JSON types.
+    """
+
+    game: str
+    network: RamNetwork
+    support: Support
+    scale: float
+    facts: Mapping[str, Any]
+
+    @property
+    def actions(self) -> tuple[int, ...]:
+        """The game's minimal actions, as indices in the full set, in the order of the network's."""
+        return minimal_actions(self.game)
+
+    def save(self, path: Path) -> None:
+        """Write weights in fp16, and what they are, to a safetensors file, whole or not at all."""
+        support = [self.support.v_min, self.support.v_max, self.support.num_atoms]
+        info = {
+            **{"format": FORMAT, "game": self.game, "width": self.network.width, "support": support},
+            **{"scale": self.scale, "facts": dict(self.facts)},
+        }
+        tensors = {name: value.detach().half().contiguous() for name, value in self.network.state_dict().items()}
+        with writing(path), replacing(path) as temporary:
+            save_file(tensors, temporary, metadata={INFO_KEY: json.dumps(info)})
+
+    @classmethod
+    def load(cls, path: Path) -> Critic:
+        """Read what `save` wrote; the network is in float32 and in eval mode.
+
+        Raises:
+            QzooError: missing, damaged, or no critic of this version.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                info = json.loads((file.metadata() or {})[INFO_KEY])
+                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            if info["format"] != FORMAT:
+                raise QzooError(f"{path}: a critic of format {info['format']}, this qzoo reads {FORMAT}; update qzoo")
+            support = Support(*info["support"])
+            network = RamNetwork(len(minimal_actions(info["game"])), info["width"], support.num_atoms)
+            network.load_state_dict(tensors)
+            return cls(info["game"], network.eval(), support, float(info["scale"]), info["facts"])
+        except FileNotFoundError as error:
+            raise QzooError(f"{path}: no such critic; `zoo critic train` makes it") from error
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise QzooError(f"{path}: no whole critic ({str(error).splitlines()[0]}); train it again") from error
