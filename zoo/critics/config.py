@@ -39,6 +39,9 @@ class CriticConfig:
     """Take a lost life for an end of the return."""
     double_q: bool = False
     """Choose the bootstrapped action with the online network."""
+    data_action: float = 0.0
+    """Chance that a sample bootstraps from the action that was played next, not from the best one: 0 is Q-learning, 1
+    values the data's own policy. In between, values lean on actions that were seen."""
     learning_rate: float = 5e-4
     """Peak learning rate of AdamW."""
     min_lr_ratio: float = 0.1
@@ -81,5 +84,5 @@ LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (("learning_rate",), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
     (("reward_clip", "max_gradient_norm"), lambda value: value > 0.0, "more than 0"),
     (("gamma", "tau"), lambda value: 0.0 < value <= 1.0, "more than 0, and at most 1"),
-    (("min_lr_ratio",), lambda value: 0.0 <= value <= 1.0, "0 to 1"),
+    (("min_lr_ratio", "data_action"), lambda value: 0.0 <= value <= 1.0, "0 to 1"),
 )

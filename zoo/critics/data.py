@@ -24,7 +24,7 @@ class CriticData:
     rows: uint8 (F, 129), RAM and lives of each frame. frame: int64 (T,), the row of the state. start: int64 (T,), the
     first row of its episode. actions: int64 (T,), numbers within the game's minimal set. returns: float32 (T,), n-step,
     clipped and scaled. discounts: float32 (T,), of the successor's value, 0 after an end. successor: int64 (T,), its
-    row. monte_carlo: float32 (T,), the return to the end, clipped and scaled. scale: the game's return scale.
+    row. next_action: int64 (T,), the action played there. monte_carlo: float32 (T,), the return to the end, clipped and scaled. scale: the game's return scale.
     """
 
     rows: Tensor
@@ -34,6 +34,7 @@ class CriticData:
     returns: Tensor
     discounts: Tensor
     successor: Tensor
+    next_action: Tensor
     monte_carlo: Tensor
     scale: float
 
@@ -93,6 +94,8 @@ def critic_data(recordings: Sequence[Recording], rows: Tensor, config: CriticCon
         returns=n_step_returns(rewards * scale, left, config.gamma, n),
         discounts=torch.where(ended, 0.0, config.gamma ** ahead.float()),
         successor=torch.where(ended, frame, frame + ahead),
+        # Where the step limit cut the episode no action was played next: the last one stands for it.
+        next_action=actions[torch.minimum(torch.arange(len(left)) + ahead, last)],
         monte_carlo=whole * scale,
         scale=scale,
     )

@@ -1,6 +1,7 @@
 """Training of a critic: offline C51 Q-learning on RAM (Bellemare et al. 2017), n-step, with a target network.
 
-    a*   = argmax_a Q_target(s', a)                      (or argmax_a Q(s', a) with double Q)
+    a*   = argmax_a Q_target(s', a)                      (or argmax_a Q(s', a) with double Q; or, with a chance of
+                                                          `data_action`, the action that was played in s')
     y    = project(R + d * z, p_target(s', a*))
     loss = cross_entropy(y, p(s, a))
 
@@ -97,7 +98,11 @@ class CriticTraining:
         states = self.data.successors(index)
         probabilities = self.target(states).softmax(-1)
         values = expectation(self.network(states), self.atoms) if self.config.double_q else probabilities @ self.atoms
-        best = probabilities[torch.arange(len(index)), values.argmax(1)]
+        action = values.argmax(1)
+        if self.config.data_action:
+            played = torch.rand(len(index), generator=self.generator) < self.config.data_action
+            action = torch.where(played, self.data.next_action[index], action)
+        best = probabilities[torch.arange(len(index)), action]
         return project(best, self.data.returns[index], self.data.discounts[index], self.support)
 
     @torch.no_grad()
