@@ -30,6 +30,8 @@ class Agent:
     support: Support
     epsilon: float = 0.001
     seed: InitVar[int] = 0
+    scale: float = 1.0
+    """The game's return scale: values are divided by it."""
     legal: NDArray[np.bool_] = field(init=False, repr=False)
 
     def __post_init__(self, seed: int) -> None:
@@ -39,13 +41,13 @@ class Agent:
 
     @torch.inference_mode()
     def q_values(self, observations: NDArray[np.uint8] | Tensor) -> Tensor:
-        """Expected return of each action: uint8 (B, 4, 84, 84) to float32 (B, 18), on the model's device."""
+        """Discounted returns of clipped rewards: uint8 (B, 4, 84, 84) to float32 (B, 18), on the model's device."""
         device = self.network.weight.device
         if isinstance(observations, np.ndarray):
             # torch shares memory with numpy and cannot say "read-only", which frames may be.
             observations = torch.from_numpy(np.require(observations, requirements=["C", "W"]))
         logits = self.network.logits_for(observations.to(device), self.game)
-        return expectation(logits, self.support.atoms(device))
+        return expectation(logits, self.support.atoms(device)) / self.scale
 
     def __call__(self, observations: NDArray[np.uint8] | Tensor) -> NDArray[np.int64]:
         """Actions for a batch: uint8 (B, 4, 84, 84), numpy or torch, to int64 (B,)."""

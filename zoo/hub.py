@@ -304,7 +304,8 @@ def load_agent(
     """
     network = load_qnetwork(name_or_path, revision=revision, device=device)
     game = next((known for known in network.games if known.lower() == game.lower()), game)
-    return Agent(network, game, network.model_config.support, epsilon, seed)
+    config = network.model_config
+    return Agent(network, game, config.support, epsilon, seed, config.return_scales.get(game, 1.0))
 
 
 def _scores(results: dict[str, Any]) -> dict[str, Any]:

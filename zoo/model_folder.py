@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -54,6 +56,8 @@ class ModelConfig:
     parameters: int
     sha256: str = ""
     format_version: int = FORMAT_VERSION
+    return_scales: dict[str, Any] = field(default_factory=dict)
+    """What a game's clipped rewards were multiplied by: values are divided by it. 1 for games that are not named."""
 
     @classmethod
     def of(
@@ -65,6 +69,7 @@ class ModelConfig:
         objective: str,
         dataset: str,
         pretraining: Mapping[str, Any],
+        return_scales: Mapping[str, float] = MappingProxyType({}),
     ) -> ModelConfig:
         """The config of a trained network, under the protocol of this version."""
         encoder = network.encoder
@@ -83,6 +88,7 @@ class ModelConfig:
             protocol=PROTOCOL.to_dict(),
             pretraining=dict(pretraining),
             parameters=encoder.num_parameters,
+            return_scales=dict(return_scales),
         )
 
     @property
@@ -139,6 +145,7 @@ def read_config(folder: str | Path) -> ModelConfig:
             f"{path}: format_version is {content['format_version']!r}, this qzoo reads {FORMAT_VERSION}; "
             "use the version of qzoo that wrote it"
         )
+    content.setdefault("return_scales", {})  # models of before have none
     for entry in fields(ModelConfig):
         expected, accepts = _JSON_TYPES[str(entry.type)]
         if entry.name not in content:
@@ -153,6 +160,11 @@ def read_config(folder: str | Path) -> ModelConfig:
         raise QzooError(f"{path}: num_actions is {config.num_actions}, the full action set has {NUM_ACTIONS}")
     if config.num_atoms < 2 or not config.v_min < config.v_max:
         raise QzooError(f"{path}: num_atoms, v_min, v_max: expected at least 2 atoms and v_min < v_max")
+    for game, scale in config.return_scales.items():
+        if game not in config.games or not isinstance(scale, int | float) or not 0.0 < scale < math.inf:
+            raise QzooError(
+                f"{path}: return_scales: {game} has {scale!r}; expected games of the model and positive numbers"
+            )
     return config
 
 
@@ -255,6 +267,7 @@ def write_model(
         objective=config.objective,
         dataset=config.dataset,
         pretraining=config.pretraining,
+        return_scales=config.return_scales,
     )
     for key, value in asdict(replace(actual, protocol=config.protocol, sha256=config.sha256)).items():
         if value != asdict(config)[key]:

@@ -48,6 +48,24 @@ def monte_carlo_returns(rewards: Tensor, steps_left: Tensor, gamma: float) -> Te
     return n_step_returns(rewards, steps_left, gamma, int(steps_left.max()))
 
 
+def lost_lives(lives: Tensor, steps_left: Tensor) -> Tensor:
+    """Whether a step cost a life, bool (T,): the next state of its episode has fewer.
+
+    Args:
+        lives: uint8 (T,), those left in each state.
+    """
+    lost = torch.zeros(len(lives), dtype=torch.bool)
+    lost[:-1] = (lives[1:] < lives[:-1]) & (steps_left[:-1] > 1)
+    return lost
+
+
+def steps_to_end(steps_left: Tensor, ends: Tensor) -> Tensor:
+    """Steps to the end of the episode or to the next of `ends`, bool (T,), this one included: int64 (T,)."""
+    where = np.flatnonzero((steps_left == 1).numpy() | ends.numpy())
+    steps = np.arange(len(steps_left))
+    return torch.from_numpy(where[np.searchsorted(where, steps)] - steps + 1)
+
+
 def return_scale(returns: Tensor, v_max: float) -> float:
     """The factor on a game's rewards that brings the 99th percentile of |return| to 80% of `v_max`.
 

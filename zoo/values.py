@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -45,3 +47,21 @@ def value_diagnostics(
         "spread": spread.mean(1) / scale,
         "greedy_is_data": (best == actions).float().mean(1),
     }
+
+
+FLOOR = 0.25
+"""What a return counts at least for as a yardstick: of rewards clipped to 1, far below any that matters."""
+
+
+def drift(q_data: float, return_data: float) -> float:
+    """How far values are from the returns of the same states, as a share of these: 0 where right, 1 at twice them."""
+    return abs(q_data - return_data) / max(abs(return_data), FLOOR)
+
+
+def worst_game(values: Mapping[str, Mapping[str, float]]) -> str:
+    """The game whose values are farthest from its returns, with both, as text; empty where none has returns."""
+    known = [game for game, numbers in values.items() if "return_data" in numbers]
+    if not known:
+        return ""
+    worst = max(known, key=lambda game: drift(values[game]["q_data"], values[game]["return_data"]))
+    return f"{worst} Q {values[worst]['q_data']:.2f} for {values[worst]['return_data']:.2f}"

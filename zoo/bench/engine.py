@@ -21,6 +21,7 @@ from zoo.pretrain.checkpoint import RunState
 from zoo.pretrain.config import ComputeConfig, RunConfig
 from zoo.pretrain.log import RunLog
 from zoo.pretrain.run import new_objective
+from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.recordings.store import FrameStore
 
 PARTS = {
@@ -49,7 +50,9 @@ class Engine:
 
     def __init__(self, config: RunConfig, store: FrameStore, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.objective = new_objective(config, store.games).to(device)
+        objective = new_objective(config, store.games)
+        assert isinstance(objective, ScaledQL)
+        self.objective = objective.to(device)
         self.objective.train()
         self.optimizer = loop.make_optimizer(self.objective, config.optimizer)
         self.dtype = pick_precision(config.precision, device)

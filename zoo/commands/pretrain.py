@@ -28,11 +28,14 @@ from zoo.pretrain.config import ComputeConfig, RunConfig
 from zoo.recordings.datasets import CUSTOM
 
 if TYPE_CHECKING:
+    from zoo.critics.network import Critic
     from zoo.pretrain.data import TrainingData
     from zoo.pretrain.ranks import World
     from zoo.recordings.format import Recording
     from zoo.recordings.store import FrameStore
 
+SHOWN = ("td", "cql", "values", "policy", "agreement", "accuracy")
+"""Losses that the progress bar shows, of those that the objective has."""
 IF_FULL = "lower --batch-size, keep frames off the GPU (--frames host), or take a smaller --arch"
 
 
@@ -88,7 +91,9 @@ class Pretrain:
     fastest. host: from where --store keeps them, which leaves that memory to the network. auto: device, where raw
     frames take at most 80% of what is free there. What a step draws is the same."""
     cache: Path = Path("runs/frames")
-    """Folder of the files of frames, used again by every run on the same play; delete it when you like."""
+    """Folder of the files of frames and RAM, used again by every run on the same play; delete it when you like."""
+    critics: Path = Path("runs/critics")
+    """With --objective from_critic: the folder of the critics, as `zoo critic train` writes it."""
     device: str = "auto"
     """auto, cpu, cuda."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -116,6 +121,7 @@ class Pretrain:
             return self._run(world)
 
     def _run(self, world: World) -> dict[str, Any] | None:
+        from zoo.critics.network import critics_identity
         from zoo.device import pick_device, told_when_full
         from zoo.encoder import ARCHS
         from zoo.group_norm import allow_kernel
@@ -123,7 +129,7 @@ class Pretrain:
         from zoo.pretrain.data import DataRecord
         from zoo.pretrain.loop import TrainingProgress, train
         from zoo.pretrain.ranks import share_of
-        from zoo.pretrain.run import new_objective, write_run_model
+        from zoo.pretrain.run import new_objective, return_scales, write_run_model
         from zoo.recordings.store import place_store
 
         started = time.time()
@@ -146,18 +152,24 @@ class Pretrain:
             there = checkpoints_at(folder / CHECKPOINT, resume=self.resume)
             if not self.force_resume:
                 check_same_settings(there, self.run_config, chosen.games)
+            critics = self._critics(chosen)
             data, store = self._load(chosen.only(share.names), deadline, world)
+            wanted = self.run_config.objective
+            # What values are compared with: of a critic's, a lost life may be an end.
+            life_ends = any(critic.life_ends for critic in critics.values())
+            store = store.with_monte_carlo(wanted.gamma, wanted.reward_clip, life_ends=life_ends)
             store = place_store(store, device, self.frames)
-            objective = new_objective(self.run_config, chosen.games).to(device)
+            scales = world.union(return_scales(store, wanted))
+            objective = new_objective(self.run_config, chosen.games, scales, critics).to(device)
             allow_kernel(objective, self.compute.norm_kernel == "auto")
         record = DataRecord(chosen.games, chosen.selection, world.union(data.by_game()))
         with progress_bar(quiet=self.json or not world.leads) as bar:
             task = bar.add_task(self.name, total=self.run_config.steps, note="")
 
             def show(progress: TrainingProgress) -> None:
-                note = f"{progress.samples_per_second:.0f} samples/s, " + ", ".join(
-                    f"{name} {progress.losses[name]:.3f}" for name in ("td", "cql")
-                )
+                losses = [f"{name} {progress.losses[name]:.3f}" for name in SHOWN if name in progress.losses]
+                parts = [f"{progress.samples_per_second:.0f} samples/s", *losses, progress.worst]
+                note = ", ".join(filter(None, parts))
                 bar.update(task, completed=progress.step, note=note)
 
             run = train(
@@ -170,7 +182,7 @@ class Pretrain:
                 world=world.on(device),
                 share=share,
                 deadline=deadline,
-                identity=record.identity(),
+                identity={**record.identity(), **critics_identity(critics)},
                 resume=self.resume,
                 force=self.force_resume,
                 checkpoint_seconds=checkpoint_seconds,
@@ -230,6 +242,16 @@ class Pretrain:
             )
         return Chosen(tuple(games), selection, origins)
 
+    def _critics(self, chosen: Chosen) -> dict[str, Critic]:
+        """The critics of the games, where the objective wants them."""
+        from zoo.critics.network import load_critics
+
+        if not self.run_config.objective.needs_ram:
+            return {}
+        if chosen.origins:
+            raise QzooError("--imports: imported play has no RAM, which --objective from_critic needs; leave one out")
+        return load_critics(self.critics, chosen.games)
+
     def _load(self, chosen: Chosen, deadline: float, world: World) -> tuple[TrainingData, FrameStore]:
         """What was chosen, read, and the store that it gives."""
         from zoo.pretrain.data import TrainingData
@@ -255,7 +277,8 @@ class Pretrain:
                 if time.time() > deadline:
                     raise QzooError(f"--time-budget {self.time_budget}: over before the {total:,} steps were replayed")
 
-            return build_store(recordings, placement, self.cache, threads, advance)
+            ram = self.run_config.objective.needs_ram
+            return build_store(recordings, placement, self.cache, threads, advance, ram=ram)
 
     def _command(self) -> str:
         """What makes this model again, without what only parted the run in time."""

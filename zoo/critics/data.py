@@ -14,7 +14,7 @@ from zoo.critics.config import CriticConfig
 from zoo.errors import QzooError
 from zoo.recordings.format import Recording
 from zoo.recordings.replay import num_frames
-from zoo.returns import monte_carlo_returns, n_step_returns, return_scale
+from zoo.returns import lost_lives, monte_carlo_returns, n_step_returns, return_scale, steps_to_end
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class CriticData:
     rows: uint8 (F, 129), RAM and lives of each frame. frame: int64 (T,), the row of the state. start: int64 (T,), the
     first row of its episode. actions: int64 (T,), numbers within the game's minimal set. returns: float32 (T,), n-step,
     clipped and scaled. discounts: float32 (T,), of the successor's value, 0 after an end. successor: int64 (T,), its
-    row. next_action: int64 (T,), the action played there. monte_carlo: float32 (T,), the return to the end, clipped and scaled. scale: the game's return scale.
+    row. next_action: int64 (T,), the action played there. monte_carlo: float32 (T,), the return to the end, clipped and
+    scaled. scale: the game's return scale.
     """
 
     rows: Tensor
@@ -79,7 +80,9 @@ def critic_data(recordings: Sequence[Recording], rows: Tensor, config: CriticCon
     rewards = rewards.clamp(-config.reward_clip, config.reward_clip)
     cut = np.zeros(len(played), dtype=np.bool_)
     cut[np.cumsum(lengths) - 1] = [episode.truncated for episode in episodes]
-    left = steps_to_end(lengths, lost_lives(rows, frame, start) if config.life_ends else None)
+    left = torch.from_numpy(np.concatenate([length - np.arange(length) for length in lengths]))
+    if config.life_ends:
+        left = steps_to_end(left, lost_lives(rows[frame, RAM_BYTES], left))
     whole = monte_carlo_returns(rewards, left, config.gamma)
     scale = return_scale(whole, config.v_max) if config.scaled else 1.0
     n = config.n_step
@@ -99,22 +102,3 @@ def critic_data(recordings: Sequence[Recording], rows: Tensor, config: CriticCon
         monte_carlo=whole * scale,
         scale=scale,
     )
-
-
-def lost_lives(rows: Tensor, frame: Tensor, start: Tensor) -> Tensor:
-    """Whether a step cost a life, bool (T,): the next state of the episode has fewer."""
-    lives = rows[:, RAM_BYTES].to(torch.int16)[frame]
-    lost = torch.zeros(len(frame), dtype=torch.bool)
-    lost[:-1] = (lives[1:] < lives[:-1]) & (start[1:] == start[:-1])
-    return lost
-
-
-def steps_to_end(lengths: np.ndarray[tuple[int], np.dtype[np.int64]], ends: Tensor | None) -> Tensor:
-    """Steps to the end of the episode, or to the next of `ends` (bool (T,)), this one included: int64 (T,)."""
-    total = int(lengths.sum())
-    marks = np.zeros(total, dtype=np.bool_)
-    marks[np.cumsum(lengths) - 1] = True
-    if ends is not None:
-        marks |= ends.numpy()
-    where = np.flatnonzero(marks)
-    return torch.from_numpy(where[np.searchsorted(where, np.arange(total))] - np.arange(total) + 1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,16 @@ class Critic:
         """The game's minimal actions, as indices in the full set, in the order of the network's."""
         return minimal_actions(self.game)
 
+    @property
+    def life_ends(self) -> bool:
+        """Whether its values take a lost life for an end."""
+        return bool(self.facts["config"]["life_ends"])
+
+    @property
+    def spread(self) -> float:
+        """Mean standard deviation of its values over actions, in recorded states; of scaled values."""
+        return float(self.facts["values"]["spread"]) * self.scale
+
     def save(self, path: Path) -> None:
         """Write weights in fp16, and what they are, to a safetensors file, whole or not at all."""
         support = [self.support.v_min, self.support.v_max, self.support.num_atoms]
@@ -114,3 +125,28 @@ class Critic:
             raise QzooError(f"{path}: no such critic; `zoo critic train` makes it") from error
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise QzooError(f"{path}: no whole critic ({str(error).splitlines()[0]}); train it again") from error
+
+
+def load_critics(folder: Path, games: Sequence[str]) -> dict[str, Critic]:
+    """The critics of games, of the files GAME.safetensors in a folder.
+
+    Raises:
+        QzooError: some are missing (all are named), or damaged.
+    """
+    missing = [game for game in games if not (folder / f"{game}.safetensors").exists()]
+    if missing:
+        raise QzooError(
+            f"{folder}: no critic of {', '.join(missing)}; `zoo critic train {' '.join(missing)}` makes them"
+        )
+    return {game: Critic.load(folder / f"{game}.safetensors") for game in games}
+
+
+def critics_identity(critics: Mapping[str, Critic]) -> dict[str, Any]:
+    """What tells critics from others: a digest of each one's weights; nothing without critics."""
+    digests = {}
+    for game, critic in critics.items():
+        total = hashlib.sha256()
+        for name, value in critic.network.state_dict().items():
+            total.update(name.encode() + value.half().numpy().tobytes())
+        digests[game] = total.hexdigest()[:16]
+    return {"critics": digests} if digests else {}

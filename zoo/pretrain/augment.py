@@ -32,5 +32,5 @@ def shift_batch(batch: Batch, offsets: Tensor, pad: int) -> Batch:
     return replace(
         batch,
         observations=shift(batch.observations, offsets, pad),
-        next_observations=shift(batch.next_observations, offsets, pad),
+        next_observations=shift(batch.next_observations, offsets[: len(batch.next_observations)], pad),
     )

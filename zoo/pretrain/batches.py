@@ -132,7 +132,10 @@ def reference_batch(store: FrameStore, index: Tensor, offsets: Tensor | None, co
         offsets: how far to shift each, as `draw_offsets` drew, on that device; None: not at all.
     """
     objective = config.objective
-    batch = store.gather(index, objective.n_step, objective.gamma, objective.reward_clip)
+    successors, ram = objective.needs_successors, objective.needs_ram
+    batch = store.gather(
+        index, objective.n_step, objective.gamma, objective.reward_clip, successors=successors, ram=ram
+    )
     return batch if offsets is None else shift_batch(batch, offsets, config.random_shift)
 
 
@@ -144,12 +147,17 @@ def fused_batch(store: FrameStore, index: Tensor, offsets: Tensor | None, config
     frames, objective = store.frames.tensor, config.objective
     pad = 0 if offsets is None else config.random_shift
     shifts = index.new_zeros(len(index), 2) if offsets is None else offsets
-    shifts = torch.cat([shifts, shifts])  # a state and its successor alike
+    if objective.needs_successors:
+        shifts = torch.cat([shifts, shifts])  # a state and its successor alike
 
     def states(newest: Tensor, start: Tensor) -> Tensor:
         return stack_shift_scale(frames, newest, start, shifts, pad, SCALED)
 
-    return store.gather(index, objective.n_step, objective.gamma, objective.reward_clip, states)
+    return store.gather(
+        *(index, objective.n_step, objective.gamma, objective.reward_clip, states),
+        successors=objective.needs_successors,
+        ram=objective.needs_ram,
+    )
 
 
 def uses_kernel(store: FrameStore, config: RunConfig, device: torch.device, compute: ComputeConfig) -> bool:
@@ -174,7 +182,8 @@ def kernel_agrees(store: FrameStore, config: RunConfig) -> bool:
         logger.warning("--batch-kernel: does not run here (%s); going on without", str(error).split("\n")[0])
         return False
     pairs = (found.observations, wanted.observations), (found.next_observations, wanted.next_observations)
-    apart = float(torch.stack([(ours.float() - theirs / 255.0).abs().max() for ours, theirs in pairs]).max())
+    differences = [(ours.float() - theirs / 255.0).abs().max() for ours, theirs in pairs if theirs.numel()]
+    apart = float(torch.stack(differences).max())
     if not apart <= 2**-8:  # what bfloat16 rounds, or cuts
         logger.warning("--batch-kernel: %.3f from the plain path here; going on without", apart)
     return apart <= 2**-8

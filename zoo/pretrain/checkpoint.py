@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zoo.errors import QzooError
 from zoo.pretrain.config import RunConfig
-from zoo.pretrain.objective import Objective
+from zoo.pretrain.objective import OF_GAMES, Objective
 from zoo.state import (
     START_OVER,
     load_state,
@@ -28,7 +28,7 @@ from zoo.state import (
 )
 
 CHECKPOINT = "checkpoint.safetensors"
-STATE = ("step", "seconds", "summed")
+STATE = ("step", "seconds", "summed", "valued")
 """What a checkpoint says of the run besides what makes it the run it is."""
 logger = logging.getLogger(__name__)
 
@@ -44,14 +44,20 @@ class RunState:
     """Losses summed since the last line of the log."""
     summed: int = 0
     """Over how many steps."""
+    values: dict[str, Tensor] = field(default_factory=dict)
+    """What is logged game by game, vectors, float (G,), summed since its last line."""
+    valued: int = 0
+    """Over how many steps."""
     found: Path | None = None
     """The checkpoint that it goes on from."""
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Take in the losses of a step; nothing waits for the device."""
         for name, value in losses.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            sums, key = (self.values, name.removeprefix(OF_GAMES)) if name.startswith(OF_GAMES) else (self.sums, name)
+            sums[key] = sums[key] + value if key in sums else value
         self.summed += 1
+        self.valued += 1
 
     def take_means(self) -> dict[str, float]:
         """Means of the losses since this was asked last; waits for the device."""
@@ -59,6 +65,13 @@ class RunState:
         self.sums.clear()
         self.summed = 0
         return means
+
+    def take_values(self, games: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Means of what is logged game by game, since this was asked last, by game; waits for the device."""
+        means = {name: (total / self.valued).tolist() for name, total in self.values.items()}
+        self.values.clear()
+        self.valued = 0
+        return {game: {name: mean[number] for name, mean in means.items()} for number, game in enumerate(games)}
 
 
 def fetch(scalars: Mapping[str, Tensor]) -> dict[str, float]:
@@ -144,13 +157,14 @@ def save_checkpoint(
     """
     tensors = {
         **{f"sums.{name}": value for name, value in run.sums.items()},
+        **{f"values.{name}": value for name, value in run.values.items()},
         **module_tensors(objective, "objective"),
         **optimizer_tensors(optimizer, "optimizer"),
     }
     name = first_not_finite(tensors)
     if name is not None:
         raise QzooError(f"{path}: not written, {name} is not finite at step {run.step}; lower --learning-rate")
-    info = {**identity, "step": run.step, "seconds": run.seconds, "summed": run.summed}
+    info = {**identity, "step": run.step, "seconds": run.seconds, "summed": run.summed, "valued": run.valued}
     save_state(path, tensors, info, keep=previous_checkpoint(path))
 
 
@@ -185,9 +199,13 @@ def restore_checkpoint(
             "that, use another --out"
         ) from error
     device = next(objective.parameters()).device
-    sums = {name.removeprefix("sums."): t.to(device) for name, t in tensors.items() if name.startswith("sums.")}
-    summed = int(info.get("summed", 0))  # older checkpoints don't say
-    return RunState(int(info["step"]), float(info["seconds"]), sums if summed else {}, summed, found)
+    sums, values = (
+        {name.removeprefix(kind): t.to(device) for name, t in tensors.items() if name.startswith(kind)}
+        for kind in ("sums.", "values.")
+    )
+    summed, valued = int(info.get("summed", 0)), int(info.get("valued", 0))  # older checkpoints don't say
+    step, seconds = int(info["step"]), float(info["seconds"])
+    return RunState(step, seconds, sums if summed else {}, summed, values if valued else {}, valued, found)
 
 
 def check_same_run(

@@ -19,8 +19,11 @@ from zoo.errors import QzooError
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Scaled Q-learning: C51 cross-entropy TD error + alpha * CQL."""
+    """What is minimised: Scaled Q-learning (C51 cross-entropy TD error + alpha * CQL), or another objective."""
 
+    objective: Literal["scaled_ql", "from_critic", "bc"] = "scaled_ql"
+    """scaled_ql: offline Q-learning on frames. from_critic: the return distributions of critics on RAM, for every legal
+    action (--critics). bc: behaviour cloning, the values being preferences among actions."""
     n_step: int = 5
     """Rewards summed before bootstrapping. Ours: longer suits short runs. The paper's is unverified."""
     gamma: float = 0.99
@@ -34,8 +37,19 @@ class ObjectiveConfig:
     alpha: float = 1.0
     """Weight of the conservative term (CQL). Ours: in short trials on four games 0.1 scored worse, 4 no better. The
     paper's is unverified; 0.1 is usual in work on this kind of data."""
+    cql_temperature: float = 1.0
+    """Temperature t of the conservative term, t * logsumexp(Q / t) - Q(a): the gap between values that it asks for
+    shrinks with t. 1 is the paper's form."""
     reward_clip: float = 1.0
     """Rewards are clipped to [-c, c] in the loss. Paper: 1."""
+    scaled: bool = False
+    """Scale each game's clipped rewards so that the 99th percentile of its |returns| lies at 80% of `v_max`.
+    from_critic takes the critics' scales in any case."""
+    policy_weight: float = 1.0
+    """from_critic: weight of the divergence between the policies that critic's and network's values give."""
+    policy_temperature: float = 0.5
+    """from_critic: temperature of those policies, softmax(Q / t), relative to the spread of the critic's values over a
+    game's actions."""
     prior_std: float | None = 1.0
     """Heads start at a return distribution of this deviation around 0 (None: uniform). Ours, for small budgets."""
     double_q: bool = False
@@ -51,6 +65,16 @@ class ObjectiveConfig:
     def support(self) -> Support:
         """The atoms."""
         return Support(self.v_min, self.v_max, self.num_atoms)
+
+    @property
+    def needs_successors(self) -> bool:
+        """Whether batches must hold the frames of successors."""
+        return self.objective == "scaled_ql"
+
+    @property
+    def needs_ram(self) -> bool:
+        """Whether batches must hold RAM."""
+        return self.objective == "from_critic"
 
 
 @dataclass(frozen=True)
@@ -100,8 +124,16 @@ LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (("num_atoms",), lambda value: value >= 2, "at least 2"),
     (("seed",), lambda value: 0 <= value <= MAX_SEED, f"0 to {MAX_SEED}"),
     (("random_shift", "warmup_steps"), lambda value: value >= 0, "0 or more"),
-    (("alpha", "head_rate", "weight_decay"), lambda value: 0.0 <= value < math.inf, "0 or more, and finite"),
-    (("learning_rate", "epsilon", "prior_std"), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
+    (
+        ("alpha", "head_rate", "weight_decay", "policy_weight"),
+        lambda value: 0.0 <= value < math.inf,
+        "0 or more, and finite",
+    ),
+    (
+        ("learning_rate", "epsilon", "prior_std", "cql_temperature", "policy_temperature"),
+        lambda value: 0.0 < value < math.inf,
+        "more than 0, and finite",
+    ),
     (("reward_clip", "max_gradient_norm"), lambda value: value > 0.0, "more than 0"),  # inf: no clipping
     (("gamma", "target_rate"), lambda value: 0.0 < value <= 1.0, "more than 0, and at most 1"),
     (("final_rate",), lambda value: 0.0 <= value <= 1.0, "0 to 1"),

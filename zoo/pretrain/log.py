@@ -16,7 +16,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from zoo.files import write_text, writing
 
-LOG = "log.jsonl"
+LOG, VALUES = "log.jsonl", "values.jsonl"
 TENSORBOARD = "tensorboard"
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ class RunLog:
         self._path = out / LOG
         with writing(self._path):
             out.mkdir(parents=True, exist_ok=True)
-            drop_lines_after(self._path, step)
+            for path in (self._path, out / VALUES):
+                drop_lines_after(path, step)
             self._path.touch()
         # In the order of their names, as TensorBoard reads them.
         name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
@@ -47,6 +48,18 @@ class RunLog:
         with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._to_tensorboard(Event(step=step, summary=Summary(value=scalars)))
+
+    def write_values(self, step: int, values: Mapping[str, Mapping[str, float]]) -> None:
+        """Add a line to the log of values: numbers by name, of each game."""
+        path = self._path.with_name(VALUES)
+        with writing(path), path.open("a") as file:
+            file.write(json.dumps({"step": step, "games": values}) + "\n")
+        scalars = [
+            Summary.Value(tag=f"{name}/{game}", simple_value=value)
+            for game, numbers in values.items()
+            for name, value in numbers.items()
+        ]
         self._to_tensorboard(Event(step=step, summary=Summary(value=scalars)))
 
     def _to_tensorboard(self, event: Event) -> None:

@@ -41,8 +41,11 @@ from zoo.pretrain.log import RunLog
 from zoo.pretrain.objective import Objective
 from zoo.pretrain.ranks import ALONE, WHOLE, Share, World
 from zoo.recordings.store import Batch, FrameStore
+from zoo.values import worst_game
 
 LOG_EVERY = 50
+VALUES_EVERY = 250
+"""Steps between the lines of the log of values, which is long: a line has some numbers for each game."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class TrainingProgress:
     steps: int
     samples_per_second: float
     losses: dict[str, float]
+    worst: str = ""
+    """The game whose values are farthest from its returns, and both; empty before the first are known."""
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
@@ -142,6 +147,7 @@ def train(
         before, began = run.seconds, time.time()
         saved = logged = began
         logged_step = saved_step = run.step
+        worst = ""
 
         def save() -> tuple[float, int]:
             run.seconds = before + time.time() - began
@@ -163,7 +169,12 @@ def train(
                 logged, logged_step = now, run.step
                 if log is not None:
                     log.write(run.step, means, speed)
-                report(TrainingProgress(run.step, config.steps, speed, means))
+                if run.values and (run.step % VALUES_EVERY == 0 or run.step == config.steps):
+                    values = run.take_values(list(sizes))
+                    worst = worst_game(values)
+                    if log is not None:
+                        log.write_values(run.step, values)
+                report(TrainingProgress(run.step, config.steps, speed, means, worst))
             if world.leads and time.time() - saved > checkpoint_seconds:
                 saved, saved_step = save()
         if not all(map(math.isfinite, fetch(run.sums).values())):

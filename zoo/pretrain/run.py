@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from zoo.c51 import prior_logits
+from zoo.critics.network import Critic
 from zoo.device import computed_on
 from zoo.encoder import Encoder
 from zoo.errors import QzooError
 from zoo.model_folder import ModelConfig, write_model
+from zoo.pretrain.bc import BehaviourCloning
 from zoo.pretrain.checkpoint import RunState
 from zoo.pretrain.config import ObjectiveConfig, RunConfig
 from zoo.pretrain.data import DataRecord
+from zoo.pretrain.from_critic import FromCritic
 from zoo.pretrain.log import LOG
+from zoo.pretrain.objective import NO_SCALES, QObjective
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork
+from zoo.recordings.store import FrameStore
+from zoo.returns import return_scale
 
 CURVE_POINTS = 200
 
 
-def new_objective(config: RunConfig, games: Sequence[str]) -> ScaledQL:
+def new_objective(
+    config: RunConfig,
+    games: Sequence[str],
+    scales: Mapping[str, float] = NO_SCALES,
+    critics: Mapping[str, Critic] | None = None,
+) -> QObjective:
     """A network under the objective, fresh or from `config.init`; fresh weights depend on the seed alone.
 
+    Args:
+        scales: return scale of each game, as `return_scales` gives them.
+        critics: of each game, for `from_critic`, which takes the scales from them.
+
     Raises:
-        QzooError: `config.init` is no model, or one of another architecture or support.
+        QzooError: `config.init` is no model, or one of another architecture or support; critics missing or unfit.
     """
     torch.manual_seed(config.seed)
     encoder = Encoder(config.arch, config.feature_dim)
@@ -36,7 +51,22 @@ def new_objective(config: RunConfig, games: Sequence[str]) -> ScaledQL:
     start_heads(network, config.objective)
     if config.init is not None:
         start_from(network, config)
-    return ScaledQL(network, config.objective)
+    if config.objective.objective == "from_critic":
+        return FromCritic(network, config.objective, critics or {})
+    objective = BehaviourCloning if config.objective.objective == "bc" else ScaledQL
+    return objective(network, config.objective, scales)
+
+
+def return_scales(store: FrameStore, config: ObjectiveConfig) -> dict[str, float]:
+    """The return scale of each game of a store that knows Monte-Carlo returns; none where the run is not scaled."""
+    if not config.scaled or store.monte_carlo is None:
+        return {}
+    scales = {}
+    for game in store.games:
+        numbers = torch.arange(store.sizes[game], device=store.actions.device)
+        returns = store.monte_carlo[store.locate([game], numbers[None])]
+        scales[game] = return_scale(returns.cpu(), config.v_max)
+    return scales
 
 
 def start_from(network: QNetwork, config: RunConfig) -> None:
@@ -67,7 +97,7 @@ def write_run_model(
     folder: Path,
     name: str,
     data: DataRecord,
-    objective: ScaledQL,
+    objective: QObjective,
     config: RunConfig,
     run: RunState,
     device: torch.device,
@@ -100,9 +130,10 @@ def write_run_model(
         network,
         name=name,
         support=config.objective.support,
-        objective="scaled_ql",
+        objective=config.objective.objective,
         dataset=data.name,
         pretraining=config.to_dict(),
+        return_scales=objective.scales if config.objective.scaled or config.objective.needs_ram else {},
     )
     write_model(network, model_config, model, results={"training": training, "curve": thin(curve)})
     return model

@@ -4,45 +4,38 @@ For a transition with n-step return R, discount d (0 after an end) and successor
 
     a*   = argmax_a Q_target(s', a)                      (or argmax_a Q(s', a) with double Q)
     y    = project(R + d * z, p_target(s', a*))          equation 7 of Bellemare et al. 2017
-    loss = cross_entropy(y, p(s, a)) + alpha * (logsumexp_a Q(s, a) - Q(s, a))
+    loss = cross_entropy(y, p(s, a)) + alpha * (t * logsumexp_a (Q(s, a) / t) - Q(s, a))
 
-the first term the C51 error, the second CQL's (Kumar et al. 2020, equation 4 with H = entropy). Both the maximum and
-the logsumexp run over the game's own minimal actions, which are all that recordings hold. Imported play may hold others
-of the full set of 18; the logsumexp then takes in the action played as well, or nothing would keep its value down.
+R is scaled by the game's return scale, if the run has such, and all values with it. The first term is the C51 error,
+the second CQL's (Kumar et al. 2020, equation 4 with H = entropy) at a temperature t, 1 in the paper. Both the maximum
+and the logsumexp run over the game's own minimal actions, which are all that recordings hold. Imported play may hold
+others of the full set of 18; the logsumexp then takes in the action played as well, or nothing would keep its value
+down.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from zoo.atari import action_mask
 from zoo.c51 import cross_entropy, expectation, project
 from zoo.pretrain.compiled import Passes, compiled_passes
 from zoo.pretrain.config import ObjectiveConfig
-from zoo.pretrain.objective import Objective
+from zoo.pretrain.objective import NO_SCALES, QObjective
 from zoo.qnetwork import QNetwork
 from zoo.recordings.store import Batch
 
 
-class ScaledQL(Objective):
+class ScaledQL(QObjective):
     """The online network, its target, and the loss between them."""
 
-    atoms: Tensor
-    legal: Tensor
-
-    def __init__(self, network: QNetwork, config: ObjectiveConfig) -> None:
-        super().__init__()
-        self.network = network
+    def __init__(self, network: QNetwork, config: ObjectiveConfig, scales: Mapping[str, float] = NO_SCALES) -> None:
+        super().__init__(network, config, scales)
         self.target = copy.deepcopy(network).requires_grad_(False)
-        self.config = config
         self.passes = Passes(network, self.target)
-        self.register_buffer("atoms", config.support.atoms(), persistent=False)
-        legal = torch.stack([torch.from_numpy(action_mask(game)) for game in network.games])
-        self.register_buffer("legal", legal, persistent=False)  # bool (G, 18)
 
     def loss(self, batch: Batch, games: Tensor | None = None) -> dict[str, Tensor]:
         """Loss of a game-balanced batch, game-major (G * B transitions), of all games or of those numbered `games`.
@@ -52,7 +45,8 @@ class ScaledQL(Objective):
             games: int64 (G,), on that device too.
 
         Returns:
-            scalars: `loss` (to minimise), `td`, `cql` (before alpha), `q_data`, `q_max`.
+            scalars: `loss` (to minimise), `td`, `cql` (before alpha), `q_data`, `q_max`, as scaled; and the games'
+            `value_diagnostics`.
         """
         actions = batch.actions.view(len(self.network.games if games is None else games), -1)
         self.passes.begin()
@@ -63,14 +57,17 @@ class ScaledQL(Objective):
         chosen = logits.gather(2, index).squeeze(2)
         q_data = q_values.gather(2, actions[..., None])
         td = cross_entropy(chosen, target).mean()
-        masked = self._only_legal(q_values, games)
-        cql = (masked.scatter(2, actions[..., None], q_data).logsumexp(-1, keepdim=True) - q_data).mean()
+        masked = self.only_legal(q_values, games)
+        t = self.config.cql_temperature
+        soft_maximum = t * (masked.scatter(2, actions[..., None], q_data) / t).logsumexp(-1, keepdim=True)
+        cql = (soft_maximum - q_data).mean()
         return {
             "loss": td + self.config.alpha * cql,
             "td": td.detach(),
             "cql": cql.detach(),
             "q_data": q_data.detach().mean(),
             "q_max": masked.detach().amax(-1).mean(),
+            **self.diagnostics(logits, batch, games),
         }
 
     @torch.no_grad()
@@ -78,15 +75,12 @@ class ScaledQL(Objective):
         """y of the equation above: float32 (G, B, num_atoms)."""
         following = self.passes.target(batch.next_observations, games)
         choosing = self.passes.online(batch.next_observations, games) if self.config.double_q else following
-        best = self._only_legal(expectation(choosing, self.atoms), games).argmax(-1)
+        best = self.only_legal(expectation(choosing, self.atoms), games).argmax(-1)
         index = best[..., None, None].expand(-1, -1, 1, following.shape[-1])
         probabilities = following.gather(2, index).squeeze(2).softmax(-1)
-        projected = project(probabilities.flatten(0, 1), batch.returns, batch.discounts, self.config.support)
+        returns = (batch.returns.view(probabilities.shape[:2]) * self.of(self.scale, games)[:, None]).flatten()
+        projected = project(probabilities.flatten(0, 1), returns, batch.discounts, self.config.support)
         return projected.view_as(probabilities)
-
-    def _only_legal(self, q_values: Tensor, games: Tensor | None) -> Tensor:
-        legal = self.legal if games is None else self.legal[games]
-        return q_values.masked_fill(~legal[:, None, :], -torch.inf)
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -101,7 +95,3 @@ class ScaledQL(Objective):
     def compile_passes(self, device: torch.device) -> None:
         """Compile both networks; see `compiled_passes`."""
         self.passes = compiled_passes(self.network, self.target, device)
-
-    def parameter_groups(self) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
-        """(encoder's parameters, heads' parameters): the heads may have a learning rate of their own."""
-        return list(self.network.encoder.parameters()), [self.network.weight, self.network.bias]

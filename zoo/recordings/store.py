@@ -23,6 +23,7 @@ from zoo.recordings.format import Recording
 from zoo.recordings.frames import FRAME_BYTES, FrameSource, RawFrames
 from zoo.recordings.ram import ram_rows
 from zoo.recordings.replay import num_frames
+from zoo.returns import lost_lives, monte_carlo_returns, steps_to_end
 
 __all__ = [
     "Batch",
@@ -54,6 +55,10 @@ class Batch:
     discounts: float32 (B,), what the successor's value is multiplied with: gamma**n; 0 where the game ended
         within n steps; gamma**m where the step limit cut the episode after m <= n steps (the successor is
         then its last state).
+    next_observations: of no states at all, (0, ...), where successors were not asked for.
+    monte_carlo: float32 (B,), the discounted return to the end of the episode, rewards clipped as in `returns`; None
+        where the store doesn't know it.
+    ram: uint8 (B, 2, 128), RAM before and at the state; None where it was not asked for.
     """
 
     observations: Tensor
@@ -61,15 +66,21 @@ class Batch:
     returns: Tensor
     discounts: Tensor
     next_observations: Tensor
+    monte_carlo: Tensor | None = None
+    ram: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The columns that there are, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return Batch(*(send(getattr(self, name), device) for name in self.__dataclass_fields__))
+        return Batch(**{name: send(value, device) for name, value in self.tensors().items()})
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Keep the memory, which another stream of the GPU gave, until `stream` has done its work on it."""
-        for name in self.__dataclass_fields__:
-            getattr(self, name).record_stream(stream)
+        for value in self.tensors().values():
+            value.record_stream(stream)
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,7 @@ class FrameStore:
     episode's end, this one included. terminated: bool (T,), whether that end is the game's own.
     kept: int64 (K,), sorted: the transitions that may be drawn; None where all may.
     ram: uint8 (F, 129), RAM and the lives left beside each frame; None where it was not asked for.
+    monte_carlo: float32 (T,), what `with_monte_carlo` adds: the return from each state on.
     ranges: for each game the half-open range of its transitions, or of its entries in `kept`.
     """
 
@@ -95,6 +107,7 @@ class FrameStore:
     ranges: dict[str, tuple[int, int]]
     kept: Tensor | None = None
     ram: Tensor | None = None
+    monte_carlo: Tensor | None = None
 
     @property
     def transitions(self) -> int:
@@ -151,12 +164,17 @@ class FrameStore:
         gamma: float,
         reward_clip: float | None = 1.0,
         stack: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        successors: bool = True,
+        ram: bool = False,
     ) -> Batch:
         """The transitions `index` (int64 (B,)) with their n-step returns and successors; see `Batch`.
 
         Args:
             stack: what to make states by, in the place of `self.stack`: called once, with those of the B transitions
                 and then their B successors.
+            successors: whether to fetch the successors' frames, half of all.
+            ram: whether to give the states' RAM too, as `ram_states` does.
         """
         left = self.steps_left[index]
         steps = torch.arange(n_step, device=index.device)
@@ -173,15 +191,32 @@ class FrameStore:
         frame, start = self.frame_index[index], self.episode_start[index]
         # A terminated episode has no frame after its last state; its successor is never used (discount 0).
         successor = torch.where(ended, frame, frame + ahead)
-        # In one go: most states share a block with their successors.
-        states = (stack or self.stack)(torch.cat([frame, successor]), torch.cat([start, start]))
+        if successors:  # in one go: most states share a block with their successors
+            states = (stack or self.stack)(torch.cat([frame, successor]), torch.cat([start, start]))
+        else:
+            states = (stack or self.stack)(frame, start)
         return Batch(
             observations=states[: len(index)],
             actions=self.actions[index],
             returns=returns,
             discounts=discounts,
             next_observations=states[len(index) :],
+            monte_carlo=None if self.monte_carlo is None else self.monte_carlo[index],
+            ram=self.ram_states(index) if ram else None,
         )
+
+    def with_monte_carlo(self, gamma: float, reward_clip: float, *, life_ends: bool = False) -> FrameStore:
+        """The same store, which also knows the discounted return of clipped rewards from every state on.
+
+        Args:
+            life_ends: take a lost life for an end; needs RAM.
+        """
+        rewards, left = self.rewards.cpu().clamp(-reward_clip, reward_clip), self.steps_left.cpu()
+        if life_ends:
+            assert self.ram is not None
+            left = steps_to_end(left, lost_lives(self.ram[self.frame_index, RAM_BYTES].cpu(), left))
+        returns = monte_carlo_returns(rewards, left, gamma)
+        return replace(self, monte_carlo=returns.to(self.rewards.device))
 
     def sample(self, games: Sequence[str], per_game: int, generator: torch.Generator) -> Tensor:
         """Transitions drawn uniformly, as many of each game, game after game: int64 (games * per_game,)."""
