@@ -69,7 +69,7 @@ def test_files_give_the_same_batches_and_are_used_again(
     one, two = Batches(store, config, CPU), Batches(first, config, CPU)
     for step in (0, 1, 7):
         mine, theirs = one.get(step), two.get(step)
-        assert all(torch.equal(getattr(mine, name), getattr(theirs, name)) for name in vars(mine))
+        assert all(torch.equal(getattr(mine, name), getattr(theirs, name)) for name in mine.tensors())
     one.close()
     two.close()
     if placement == "memmap":

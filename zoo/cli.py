@@ -35,6 +35,8 @@ COMMANDS = {
     ),
     "evaluate": ("zoo.commands.evaluate", "Evaluate", "score a model, or random play, in seeded episodes"),
     "pretrain": ("zoo.commands.pretrain", "Pretrain", "train an encoder by offline Q-learning"),
+    "critic train": ("zoo.commands.critic", "CriticTrain", "train critics on RAM, teachers of encoders"),
+    "critic evaluate": ("zoo.commands.critic", "CriticEvaluate", "let critics play, and compare them with their data"),
     "report": ("zoo.commands.report", "Report", "evaluate a model folder and write its card"),
     "bench": ("zoo.commands.bench", "Bench", "speed of training and replay against this machine's limit"),
     "record learner": (

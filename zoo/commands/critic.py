@@ -1,0 +1,158 @@
+"""`zoo critic`: train critics on RAM, and let them play."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import tyro
+from rich.table import Table
+
+from zoo.commands.common import parse_duration, parse_games, print_table, progress_bar
+from zoo.cores import cores
+from zoo.critics.config import CriticConfig
+from zoo.errors import QzooError
+
+if TYPE_CHECKING:
+    from zoo.critics.jobs import Played
+    from zoo.critics.train import CriticProgress
+
+
+@dataclass
+class CriticTrain:
+    """Train a critic for each game: offline C51 Q-learning on RAM, over recorded play.
+
+    A critic is a small network that sees the emulator's RAM (two successive states) and so learns values in minutes. It
+    is a teacher: `zoo pretrain --objective from_critic` trains an encoder on frames to give its values. Each game takes
+    one process of one thread; what is finished is kept, and the same command resumes the rest.
+    """
+
+    IF_INTERRUPTED: ClassVar[str] = "the same command resumes"
+
+    games: tyro.conf.Positional[tuple[str, ...]] = ("train",)
+    """Games, or the groups train, held_out, all."""
+    dataset: str = "mixed40"
+    """A named dataset (`zoo data stats` lists them), or custom: all recorded play."""
+    per_game: int | None = None
+    """Take about this many transitions of each game, whole episodes at random; by default all."""
+    recordings: tuple[Path, ...] = ()
+    """Recording files or folders; by default those that travel with the package."""
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    workers: int = 0
+    """Processes, one game each; 0 takes every core."""
+    cache: Path = Path("runs/frames")
+    """Folder of the files of RAM, shared with `zoo pretrain`."""
+    out: Path = Path("runs/critics")
+    """Folder of the critics, GAME.safetensors."""
+    time_budget: str = ""
+    """Stop cleanly after this long, as in 9m or 1.5h."""
+    json: bool = False
+    """Print the result as JSON on standard output."""
+
+    def run(self) -> dict[str, Any]:
+        """Train; returns each game's file, None where it is not finished."""
+        from zoo.critics.jobs import CriticJob, train_critics
+        from zoo.recordings.datasets import Selection
+
+        if self.workers < 0:
+            raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
+        deadline = time.time() + parse_duration(self.time_budget) if self.time_budget else float("inf")
+        jobs = [
+            CriticJob(
+                game,
+                Selection(self.dataset, (game,), per_game=self.per_game),
+                self.critic,
+                self.out,
+                self.cache,
+                self.recordings,
+                deadline,
+            )
+            for game in parse_games(self.games)
+        ]
+        with progress_bar(quiet=self.json) as bar:
+            tasks = {job.game: bar.add_task(job.game, total=self.critic.samples, note="waiting") for job in jobs}
+
+            def show(progress: CriticProgress) -> None:
+                values = progress.values
+                note = f"replayed {values['replayed']:.0%}" if "replayed" in values else ""
+                if progress.samples:
+                    note = f"{progress.samples_per_second:,.0f} samples/s"
+                if "q_data" in values:
+                    note += f", Q {values['q_data']:.2f} for {values['return_data']:.2f}"
+                bar.update(tasks[progress.game], completed=progress.samples, note=note)
+
+            made = train_critics(jobs, min(self.workers or cores(), len(jobs)), show)
+        if late := [game for game, path in made.items() if path is None]:
+            print(f"stopped by --time-budget, not done: {', '.join(late)}; the same command resumes", file=sys.stderr)
+        return {game: path and str(path) for game, path in made.items()}
+
+
+@dataclass
+class CriticEvaluate:
+    """Let critics play seeded episodes and compare them with their data; results.json beside them keeps the figures."""
+
+    games: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Games; by default every critic in the folder."""
+    critics: Path = Path("runs/critics")
+    """Folder of the critics."""
+    episodes: int = 16
+    """Episodes a game, of fixed seeds; every one is played to its end."""
+    seed: int = 0
+    """Evaluation run; runs of different seeds share no episode."""
+    workers: int = 0
+    """Processes, one game each; 0 takes every core."""
+    json: bool = False
+    """Print the result as JSON on standard output."""
+
+    def run(self) -> dict[str, Any]:
+        """Play; returns what results.json holds."""
+        from zoo.commands.evaluate import check_settings
+        from zoo.critics.jobs import evaluate_critics
+
+        check_settings(self.episodes, 0.0, self.seed)
+        there = sorted(path.stem for path in self.critics.glob("*.safetensors") if "." not in path.stem)
+        games = parse_games(self.games) if self.games else there
+        missing = [game for game in games if game not in there]
+        if missing or not games:
+            named = ", ".join(missing) or "any game"
+            raise QzooError(f"--critics {self.critics}: no critic of {named}; `zoo critic train` makes them")
+        with progress_bar(quiet=self.json) as bar:
+            task = bar.add_task("critics", total=self.episodes * len(games), note="")
+
+            def show(played: Played) -> None:
+                bar.advance(task)
+                bar.update(task, note=f"{played.game} {played.score:,.0f}")
+
+            workers = min(self.workers or cores(), len(games))
+            results = evaluate_critics(self.critics, games, self.episodes, workers, seed=self.seed, report=show)
+        if not self.json:
+            print_table(critics_table(results))
+            iqm = results["iqm"]
+            print(
+                f"IQM, human-normalized: {iqm['value']:.3f} [{iqm['low']:.3f}, {iqm['high']:.3f}], data's mean "
+                f"{results['data_iqm']:.3f}; above its data's mean in {results['beats_data']} of {results['of']} games"
+            )
+        return results
+
+
+def critics_table(results: dict[str, Any]) -> Table:
+    """One row a game."""
+    table = Table("game", "score", "95%", "data, mean", "data, last 20%", "human-normalized", "Q of data", "return")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for game, result in sorted(results["games"].items()):
+        last, values = result["data_last20"], result["values"]
+        table.add_row(
+            game,
+            f"{result['mean']:,.1f}",
+            f"{result['low']:,.1f} to {result['high']:,.1f}",
+            f"{result['data_mean']:,.1f}",
+            "–" if last is None else f"{last:,.1f}",
+            f"{result['human_normalized']:.2f}",
+            f"{values['q_data']:.2f}",
+            f"{values['return_data']:.2f}",
+        )
+    return table

@@ -1,0 +1,171 @@
+"""Critics of many games: trained and played side by side, one thread and one process a game."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zoo.critics.config import CriticConfig
+from zoo.critics.data import critic_data
+from zoo.critics.evaluate import play_critic
+from zoo.critics.network import Critic
+from zoo.critics.train import CriticProgress, train_critic
+from zoo.errors import QzooError
+from zoo.evaluate import human_iqm, summarize
+from zoo.files import write_json
+from zoo.games import get_game
+from zoo.metrics import interquartile_mean
+from zoo.model_folder import read_json
+from zoo.recordings.build import fingerprint
+from zoo.recordings.datasets import Selection
+from zoo.recordings.pool import run_all
+from zoo.recordings.ram import ram_rows
+from zoo.recordings.stats import last_episodes
+
+RESULTS = "results.json"
+Report = Callable[[CriticProgress], None]
+
+
+@dataclass(frozen=True)
+class CriticJob:
+    """The training of one game's critic.
+
+    selection: what to learn from, of this game alone. recordings: where it is; by default in the package. cache: folder
+    of RAM. deadline: `time.time()` at which to stop.
+    """
+
+    game: str
+    selection: Selection
+    config: CriticConfig
+    out: Path
+    cache: Path
+    recordings: tuple[Path, ...] = ()
+    deadline: float = math.inf
+
+
+def train_critics(
+    jobs: Sequence[CriticJob], workers: int, report: Report = lambda progress: None
+) -> dict[str, Path | None]:
+    """Train critics, `workers` games at a time; those that are finished in `out` are kept.
+
+    Returns:
+        For each game the critic's file; None where the deadline came first.
+
+    Raises:
+        QzooError: bad settings, play that can't be read or replayed, files of other settings, a full disk.
+    """
+    for job in jobs:
+        job.config.check()
+    paths = run_all(_train, jobs, workers, report)
+    return {job.game: path for job, path in zip(jobs, paths, strict=True)}
+
+
+def _train(job: CriticJob, report: Report) -> Path | None:
+    torch.set_num_threads(1)
+    recordings = job.selection.load(job.recordings)
+    scores = [episode.score for recording in recordings for episode in recording.episodes]
+    last = [episode.score for recording in recordings for episode in last_episodes(recording.episodes)]
+    identity = {
+        "game": job.game,
+        "selection": json.loads(json.dumps(job.selection.to_dict())),
+        "data": fingerprint(recordings),
+        "data_mean": float(np.mean(scores)),
+        "data_last20": float(np.mean(last)) if last else None,
+    }
+    finished = job.out / f"{job.game}.safetensors"
+    if finished.exists():
+        facts = Critic.load(finished).facts
+        wanted = {**identity, "config": asdict(job.config)}
+        if differing := [name for name in wanted if facts.get(name) != wanted[name]]:
+            raise QzooError(f"{finished}: made with other settings ({', '.join(differing)}); give another --out")
+        return finished
+    total, done = sum(recording.steps for recording in recordings), 0
+
+    def replayed(steps: int) -> None:
+        nonlocal done
+        done += steps
+        if time.time() >= job.deadline:
+            raise _OutOfTimeError
+        report(CriticProgress(job.game, 0, job.config.samples, 0.0, {"replayed": done / total}))
+
+    try:
+        rows = ram_rows(recordings, job.cache, replayed)
+    except _OutOfTimeError:
+        return None
+    data = critic_data(recordings, rows, job.config)
+    made = train_critic(job.game, data, job.config, job.out, identity=identity, deadline=job.deadline, report=report)
+    return finished if made else None
+
+
+class _OutOfTimeError(Exception):
+    """The deadline came in the replay; what was replayed is kept."""
+
+
+@dataclass(frozen=True)
+class PlayJob:
+    """Episodes of one critic."""
+
+    path: Path
+    episodes: int
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Played:
+    """An episode ended."""
+
+    game: str
+    score: float
+
+
+def evaluate_critics(
+    folder: Path,
+    games: Sequence[str],
+    episodes: int,
+    workers: int,
+    *,
+    seed: int = 0,
+    report: Callable[[Played], None] = lambda played: None,
+) -> dict[str, Any]:
+    """Let critics play seeded episodes and write `folder/results.json`, which keeps the figures of other games.
+
+    Returns:
+        `games`: for each game its scores as `zoo.evaluate.summarize` gives them, mean and last 20% of its data, and how
+        it was made; `iqm` over those games, as `human_iqm`, and `beats_data`, in how many its mean is above its data's.
+    """
+    jobs = [PlayJob(folder / f"{game}.safetensors", episodes, seed) for game in games]
+    played = run_all(_play, jobs, workers, report)
+    path = folder / RESULTS
+    before = read_json(path)["games"] if path.exists() else {}
+    results = {"games": {**before, **{result["game"]: result for result in played}}}
+    results |= critics_summary(results["games"])
+    write_json(path, results)
+    return results
+
+
+def _play(job: PlayJob, report: Callable[[Played], None]) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    critic = Critic.load(job.path)
+    scores = play_critic(
+        critic, job.episodes, seed=job.seed, on_episode=lambda score: report(Played(critic.game, score))
+    )
+    return {"game": critic.game, "seed": job.seed, **summarize(critic.game, scores), **critic.facts}
+
+
+def critics_summary(games: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Interquartile means over games of the critics and of their data, and in how many they are above it."""
+    data = [get_game(game).human_normalized(result["data_mean"]) for game, result in games.items()]
+    return {
+        "iqm": human_iqm({game: np.array(result["scores"]) for game, result in games.items()}),
+        "data_iqm": interquartile_mean(np.array(data)),
+        "beats_data": sum(result["mean"] > result["data_mean"] for result in games.values()),
+        "of": len(games),
+    }
