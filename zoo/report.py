@@ -15,8 +15,9 @@ from zoo.model_folder import CARD, ModelConfig, read_config, read_results
 from zoo.recordings.datasets import CUSTOM, DATASETS, Selection
 from zoo.recordings.format import Recording
 from zoo.recordings.stats import play_stats
-from zoo.report_card import SCORES_PLOT, TRAINING_PLOT, render_card, score_rows
+from zoo.report_card import SCORES_PLOT, TRAINING_PLOT, known_values, render_card, score_rows
 from zoo.report_plots import draw_scores, draw_training
+from zoo.values_plot import VALUES_PLOT, draw_values
 
 
 def recorded_data(
@@ -100,6 +101,9 @@ def write_report(folder: Path) -> list[Path]:
         draw_training(written[-1], results["curve"], config.name)
     else:
         (folder / TRAINING_PLOT).unlink(missing_ok=True)  # of earlier results
+    if known_values(results):
+        written.append(folder / VALUES_PLOT)
+        draw_values(written[-1], results["values"], config.name)
     card = render_card(config, results)
     written.append(folder / CARD)
     write_text(written[-1], card)

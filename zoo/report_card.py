@@ -21,6 +21,8 @@ from zoo.model_folder import CONFIG, RESULTS, ModelConfig
 from zoo.recordings.datasets import DATASETS
 from zoo.recordings.stats import commands
 from zoo.transfer_card import transfer_section
+from zoo.values import DRIFT, drift
+from zoo.values_plot import VALUES_PLOT
 
 SCORES_PLOT, TRAINING_PLOT = "scores.png", "training.png"
 
@@ -43,7 +45,11 @@ SCORE_COLUMNS = (
     *("game", "policy", "95% interval", "random play", "data, mean", "data, last 20%"),
     *("human-normalized", "episodes"),
 )
-OBJECTIVES = {"scaled_ql": "C51 cross-entropy TD error plus a conservative term (CQL)"}
+OBJECTIVES = {
+    "scaled_ql": "C51 cross-entropy TD error plus a conservative term (CQL)",
+    "from_critic": "the return distributions of critics on the emulator's RAM, which training alone sees",
+    "bc": "behaviour cloning: the values are preferences among actions, no returns",
+}
 PAPER_DATA = "40 games, 400 million transitions (sub-optimal) or 2 billion (near-optimal)"
 
 
@@ -212,7 +218,8 @@ def _making(config: ModelConfig, results: Mapping[str, Any]) -> str:
     if unseen:
         facts.append(f"Never seen in training, for tests of transfer: {', '.join(unseen)}.")
     plot = f"![Losses over training]({TRAINING_PLOT})" if results.get("curve") else ""
-    parts = (f"Trained on {_data_text(config, results)}:", table, bullets(facts), imports_text(results), plot)
+    values = f"![Values beside returns]({VALUES_PLOT})" if known_values(results) else ""
+    parts = (f"Trained on {_data_text(config, results)}:", table, bullets(facts), imports_text(results), plot, values)
     return "\n\n".join(["## How it was made", *filter(None, parts)])
 
 
@@ -248,6 +255,12 @@ def _settings(config: ModelConfig, results: Mapping[str, Any]) -> str:
         '"Stop Regressing" ([arXiv 2403.03950](https://arxiv.org/abs/2403.03950)), which works on the same setup.'
         f"\n\n{table}"
     )
+
+
+def known_values(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The last values of each game that are known beside returns; see `zoo.values.value_diagnostics`."""
+    last = results["values"][-1]["games"] if results.get("values") else {}
+    return {game: numbers for game, numbers in last.items() if "return_data" in numbers}
 
 
 def _setting(settings: Mapping[str, Any], key: str) -> str:
@@ -298,6 +311,15 @@ def limitations(rows: Sequence[Mapping[str, Any]], config: ModelConfig, results:
         )
         found.append(
             f"Half of the episodes or more ended with the same score, as of a policy that is stuck, in {named}."
+        )
+    values = known_values(results)
+    if drifted := [game for game in values if drift(values[game]["q_data"], values[game]["return_data"]) > DRIFT]:
+        named = ", ".join(
+            f"{game} ({values[game]['q_data']:.2f} for {values[game]['return_data']:.2f})" for game in drifted
+        )
+        found.append(
+            f"In {len(drifted)} of {len(values)} games its values are more than half off the returns that followed in "
+            f"the data (those of a policy that plays better may be higher): {named}."
         )
     untold = [game for game in config.games if game not in {row["game"] for row in rows}]
     if untold:

@@ -49,6 +49,8 @@ def value_diagnostics(
     }
 
 
+DRIFT = 0.5
+"""Values farther than this from the returns of their states (`drift`) are told of."""
 FLOOR = 0.25
 """What a return counts at least for as a yardstick: of rewards clipped to 1, far below any that matters."""
 

@@ -139,12 +139,12 @@ class CriticEvaluate:
 
 
 def critics_table(results: dict[str, Any]) -> Table:
-    """One row a game."""
-    table = Table("game", "score", "95%", "data, mean", "data, last 20%", "human-normalized", "Q of data", "return")
+    """One row a game; Q is the mean value of what the critic played, earned the mean return that followed."""
+    table = Table("game", "score", "95%", "data, mean", "data, last 20%", "human-normalized", "Q", "earned")
     for column in table.columns[1:]:
         column.justify = "right"
     for game, result in sorted(results["games"].items()):
-        last, values = result["data_last20"], result["values"]
+        last = result["data_last20"]
         table.add_row(
             game,
             f"{result['mean']:,.1f}",
@@ -152,7 +152,7 @@ def critics_table(results: dict[str, Any]) -> Table:
             f"{result['data_mean']:,.1f}",
             "–" if last is None else f"{last:,.1f}",
             f"{result['human_normalized']:.2f}",
-            f"{values['q_data']:.2f}",
-            f"{values['return_data']:.2f}",
+            f"{result['value']:.2f}",
+            f"{result['earned']:.2f}",
         )
     return table

@@ -154,10 +154,11 @@ def evaluate_critics(
 def _play(job: PlayJob, report: Callable[[Played], None]) -> dict[str, Any]:
     torch.set_num_threads(1)
     critic = Critic.load(job.path)
-    scores = play_critic(
+    played = play_critic(
         critic, job.episodes, seed=job.seed, on_episode=lambda score: report(Played(critic.game, score))
     )
-    return {"game": critic.game, "seed": job.seed, **summarize(critic.game, scores), **critic.facts}
+    came_true = {"value": played.value, "earned": played.earned}
+    return {"game": critic.game, "seed": job.seed, **summarize(critic.game, played.scores), **came_true, **critic.facts}
 
 
 def critics_summary(games: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

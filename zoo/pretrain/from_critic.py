@@ -58,8 +58,8 @@ class FromCritic(QObjective):
 
         Returns:
             scalars: `loss` (to minimise), `values` (the cross-entropy), `policy` (the divergence, before its weight),
-            `agreement` (share of states with the critic's best action); and the games' `value_diagnostics` and
-            `agreement`.
+            `agreement` (share of states with the critic's best action); and the games' `value_diagnostics`,
+            `agreement` and `q_critic` (the critic's mean value of the action played).
         """
         assert batch.ram is not None
         legal = self.of(self.legal, games)[:, None, :]
@@ -77,6 +77,7 @@ class FromCritic(QObjective):
         # Where an action is illegal both are zero: as a logarithm something finite, which is then multiplied by zero.
         log_wanted, log_policy = (p.log_softmax(-1).masked_fill(~legal, 0.0) for p in policies)
         policy = (log_wanted.exp() * (log_wanted - log_policy) * legal).sum(-1).mean()
+        actions = batch.actions.view(len(legal), -1, 1)
         agree = (policies[0].argmax(-1) == policies[1].argmax(-1)).float().mean(1)
         return {
             "loss": values + self.config.policy_weight * policy,
@@ -84,5 +85,8 @@ class FromCritic(QObjective):
             "policy": policy.detach(),
             "agreement": agree.mean(),
             "games.agreement": self.over_games(agree, games),
+            "games.q_critic": self.over_games(
+                q_wanted.gather(2, actions).mean((1, 2)) / self.of(self.scale, games), games
+            ),
             **self.diagnostics(logits, batch, games),
         }

@@ -20,14 +20,16 @@ from zoo.pretrain.checkpoint import RunState
 from zoo.pretrain.config import ObjectiveConfig, RunConfig
 from zoo.pretrain.data import DataRecord
 from zoo.pretrain.from_critic import FromCritic
-from zoo.pretrain.log import LOG
+from zoo.pretrain.log import LOG, VALUES
 from zoo.pretrain.objective import NO_SCALES, QObjective
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork
 from zoo.recordings.store import FrameStore
 from zoo.returns import return_scale
+from zoo.values_plot import VALUES_PLOT, draw_values, read_values
 
-CURVE_POINTS = 200
+CURVE_POINTS, VALUES_POINTS = 200, 25
+"""Lines of the logs that results.json keeps."""
 
 
 def new_objective(
@@ -135,7 +137,11 @@ def write_run_model(
         pretraining=config.to_dict(),
         return_scales=objective.scales if config.objective.scaled or config.objective.needs_ram else {},
     )
-    write_model(network, model_config, model, results={"training": training, "curve": thin(curve)})
+    values = read_values(folder / VALUES)
+    results = {"training": training, "curve": thin(curve), "values": _rounded(thin(values, VALUES_POINTS))}
+    write_model(network, model_config, model, results=results)
+    if values and "return_data" in next(iter(values[-1]["games"].values())):
+        draw_values(folder / VALUES_PLOT, values, name)
     return model
 
 
@@ -144,7 +150,21 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def thin(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """About `CURVE_POINTS` of the lines, the last one included."""
-    stride = max(1, len(curve) // CURVE_POINTS)
+def _rounded(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of the log of values with four significant digits."""
+    return [
+        {
+            "step": line["step"],
+            "games": {
+                game: {name: float(f"{value:.4g}") for name, value in numbers.items()}
+                for game, numbers in line["games"].items()
+            },
+        }
+        for line in lines
+    ]
+
+
+def thin(curve: list[dict[str, Any]], points: int = CURVE_POINTS) -> list[dict[str, Any]]:
+    """About so many of the lines, the last one included."""
+    stride = max(1, len(curve) // points)
     return curve[::-1][::stride][::-1]
