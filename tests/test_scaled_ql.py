@@ -1,6 +1,7 @@
 """The objective against slow, plain arithmetic in float64."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -10,17 +11,18 @@ from tests.conftest import GAMES
 from zoo.atari import action_mask
 from zoo.encoder import Encoder
 from zoo.pretrain.config import ObjectiveConfig
+from zoo.pretrain.objective import NO_SCALES
 from zoo.pretrain.scaled_ql import ScaledQL
 from zoo.qnetwork import QNetwork
 from zoo.recordings.store import Batch, FrameStore
 
 
-def make_objective(**settings: object) -> ScaledQL:
+def make_objective(scales: Mapping[str, float] = NO_SCALES, **settings: object) -> ScaledQL:
     torch.manual_seed(1)
     network = QNetwork(Encoder("nature", 16), GAMES)
     with torch.no_grad():  # away from the near-uniform start, so that actions and games differ
         network.weight.mul_(30)
-    objective = ScaledQL(network, ObjectiveConfig(**settings))  # type: ignore[arg-type]
+    objective = ScaledQL(network, ObjectiveConfig(**settings), scales)  # type: ignore[arg-type]
     with torch.no_grad():
         objective.target.weight.mul_(0.5)
     return objective
@@ -57,20 +59,26 @@ def reference(objective: ScaledQL, batch: Batch) -> tuple[float, float, float]:
             p = softmax(target[g, b, best])
             y = np.zeros(config.num_atoms)
             for j, z in enumerate(atoms):
-                moved = min(max(float(batch.returns[i]) + float(batch.discounts[i]) * z, config.v_min), config.v_max)
+                scaled = objective.scales[game] * float(batch.returns[i])
+                moved = min(max(scaled + float(batch.discounts[i]) * z, config.v_min), config.v_max)
                 for k, atom in enumerate(atoms):
                     y[k] += p[j] * max(0.0, 1.0 - abs(moved - atom) / spacing)
             action = int(batch.actions[i])
             tds.append(-float(y @ np.log(softmax(online[g, b, action]))))
             q = np.array([softmax(online[g, b, a]) @ atoms for a in range(18)])
-            cqls.append(math.log(np.exp(q[legal]).sum()) - q[action])
+            t = config.cql_temperature
+            cqls.append(t * math.log(np.exp(q[legal] / t).sum()) - q[action])
     td, cql = float(np.mean(tds)), float(np.mean(cqls))
     return td + config.alpha * cql, td, cql
 
 
-@pytest.mark.parametrize("double_q", [False, True])
-def test_loss_equals_plain_arithmetic(store: FrameStore, double_q: bool) -> None:
-    objective = make_objective(double_q=double_q, alpha=0.3)
+@pytest.mark.parametrize(
+    "double_q, temperature, scales", [(False, 1.0, {}), (True, 1.0, {}), (False, 0.2, {GAMES[0]: 5.0, GAMES[1]: 0.5})]
+)
+def test_loss_equals_plain_arithmetic(
+    store: FrameStore, double_q: bool, temperature: float, scales: dict[str, float]
+) -> None:
+    objective = make_objective(scales, double_q=double_q, alpha=0.3, cql_temperature=temperature)
     batch = make_batch(store)
     assert (batch.discounts == 0).any() and (batch.discounts > 0).any()
     losses = objective.loss(batch)

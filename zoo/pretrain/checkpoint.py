@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import QzooError
-from zoo.pretrain.config import RunConfig
+from zoo.pretrain.config import ADDED, RunConfig
 from zoo.pretrain.objective import OF_GAMES, Objective
 from zoo.state import (
     START_OVER,
@@ -219,7 +219,8 @@ def check_same_run(
     if info.get("games") != identity.get("games"):
         trained = ", ".join(info.get("games", ()))
         raise QzooError(f"{found}: the run's games are {trained}, in this order; give them so, or use another --out")
-    saved, current = flat(dict(info)), flat(dict(identity))
+    added = {f"config.{name}": value for name, value in ADDED.items()} if "config" in info else {}
+    saved, current = {**added, **flat(dict(info))}, flat(dict(identity))
     names = dict.fromkeys([*current, *saved])
     differing = [name for name in names if name not in STATE and saved.get(name) != current.get(name)]
     if differing and not force:

@@ -34,12 +34,12 @@ class ObjectiveConfig:
     """Highest atom. Paper, by "Stop Regressing"."""
     num_atoms: int = 51
     """Atoms of the return distribution. C51's own number; the paper's is unverified."""
-    alpha: float = 1.0
-    """Weight of the conservative term (CQL). Ours: in short trials on four games 0.1 scored worse, 4 no better. The
-    paper's is unverified; 0.1 is usual in work on this kind of data."""
-    cql_temperature: float = 1.0
+    alpha: float = 0.1
+    """Weight of the conservative term (CQL). Ours: at 1, which runs had before, values leave what rewards give and
+    climb to the end of the support. The paper's is unverified; 0.1 is usual in work on this kind of data."""
+    cql_temperature: float = 0.1
     """Temperature t of the conservative term, t * logsumexp(Q / t) - Q(a): the gap between values that it asks for
-    shrinks with t. 1 is the paper's form."""
+    shrinks with t. Ours; 1, which runs had before, is the paper's form."""
     reward_clip: float = 1.0
     """Rewards are clipped to [-c, c] in the loss. Paper: 1."""
     scaled: bool = False
@@ -115,6 +115,14 @@ class ComputeConfig:
     when tried at the start; not in compiled passes; unmeasured. off: PyTorch's."""
 
 
+ADDED: dict[str, Any] = {
+    "objective.objective": "scaled_ql",
+    "objective.cql_temperature": 1.0,
+    "objective.scaled": False,
+    "objective.policy_weight": 1.0,
+    "objective.policy_temperature": 0.5,
+}
+"""Settings that older runs don't name, and what these were in them."""
 COMPUTE = ComputeConfig()
 """How a run is computed by default."""
 

@@ -22,11 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.atari import PROTOCOL, ROW_BYTES, action_values, make_ale, play_step, reseed, take_row
+from zoo.atari import PROTOCOL, RAM_BYTES, ROW_BYTES, action_values, make_ale, play_step, reseed, take_row
 from zoo.errors import QzooError
 from zoo.files import writing
 from zoo.locks import lock_beside
-from zoo.recordings.format import Episode, Recording
+from zoo.recordings.format import CHECK_INTERVAL, Episode, Recording, check_value
 from zoo.recordings.replay import Mismatch, num_frames
 
 MAGIC = b"qram"
@@ -163,6 +163,7 @@ def keeps_ram(recording: Recording, cache: Path) -> Callable[[int, Rows], None]:
     file = RamFile.of(cache, recording.metadata.game)
 
     def keep(number: int, rows: Rows) -> None:
+        check_rows(recording, number, rows)
         file.add(episode_digest(recording.metadata.rom_md5, recording.episodes[number]), rows)
 
     return keep
@@ -194,4 +195,18 @@ def replay_rows(ale: ale_py.ALEInterface, recording: Recording, number: int, on_
         told = f"replay gives (reward, terminated) {rewards[step], bool(over[step])}"
         what = f"{told}, recorded {int(episode.rewards[step]), bool(wanted[step])}"
         raise QzooError(str(Mismatch(recording.name, number, step, what)))
+    check_rows(recording, number, rows)
     return rows
+
+
+def check_rows(recording: Recording, number: int, rows: Rows) -> None:
+    """Compare an episode's RAM with the checksums that its recording has of it.
+
+    Raises:
+        QzooError: a difference, naming file, episode and step.
+    """
+    episode = recording.episodes[number]
+    for check, step in enumerate(range(CHECK_INTERVAL, episode.length, CHECK_INTERVAL)):
+        found = check_value(bytearray(episode.actions[step - CHECK_INTERVAL : step]), rows[step, :RAM_BYTES])
+        if found != episode.checks[check]:
+            raise QzooError(str(Mismatch(recording.name, number, step - 1, "RAM differs from the recording's")))
