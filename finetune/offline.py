@@ -22,13 +22,13 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from zoo.critics.network import Critic, critics_identity
 from zoo.device import pick_precision
 from zoo.encoder import Encoder, project
 from zoo.group_norm import allow_kernel
 from zoo.pretrain.config import COMPUTE, ComputeConfig, ObjectiveConfig, OptimizerConfig, RunConfig
 from zoo.pretrain.loop import TrainingProgress, train
-from zoo.pretrain.run import start_heads
-from zoo.pretrain.scaled_ql import ScaledQL
+from zoo.pretrain.run import objective_on, return_scales, start_heads
 from zoo.qnetwork import QNetwork
 from zoo.recordings.store import FeatureStore, FrameStore, feature_store
 
@@ -109,6 +109,7 @@ def finetune(
     out: Path,
     *,
     compute: ComputeConfig = COMPUTE,
+    critic: Critic | None = None,
     deadline: float = float("inf"),
     identity: Mapping[str, Any] = MappingProxyType({}),
     resume: bool = False,
@@ -121,13 +122,14 @@ def finetune(
         encoder: pretrained, on the device to train on; in mode scratch only its architecture counts.
         out: folder of checkpoint and logs.
         compute: how to compute it, as in `train`.
+        critic: of the game, the teacher where the objective is `from_critic`; the store must then hold RAM.
         deadline: `time.time()` at which to stop, having saved.
         identity: what tells the data from other data; a run of other data is not gone on with.
         resume: go on from the checkpoint in `out`.
         force: even where settings or data differ from the run's.
 
     Returns:
-        (the network with a head for `game`, in eval mode; steps taken and seconds of each part).
+        (the network with a head for `game`, in eval mode; steps taken, seconds of each part, and the return scale).
     """
     device = next(encoder.parameters()).device
     network = start_network(encoder, game, mode, config)
@@ -141,7 +143,10 @@ def finetune(
         data = frozen_features(network.encoder, store, config)
         trained = behind_trunk(network, game, config)
     features_seconds = time.time() - began
-    objective = ScaledQL(trained, config.objective).to(device)
+    critics = {} if critic is None else {game: critic}
+    wanted = config.objective
+    data = data.with_monte_carlo(wanted.gamma, wanted.reward_clip, life_ends=critic is not None and critic.life_ends)
+    objective = objective_on(trained, wanted, return_scales(data, wanted), critics).to(device)
     run = train(
         objective,
         data,
@@ -150,13 +155,14 @@ def finetune(
         device=device,
         compute=compute,
         deadline=deadline,
-        identity={"mode": mode, "encoder": weights_digest(encoder), **identity},
+        identity={"mode": mode, "encoder": weights_digest(encoder), **critics_identity(critics), **identity},
         resume=resume,
         force=force,
         report=report,
     )
     seconds = {"features": features_seconds, "total": time.time() - began}
-    return network.eval(), {"mode": mode, "steps": run.step, "seconds": seconds}
+    scale = objective.scales[game]
+    return network.eval(), {"mode": mode, "steps": run.step, "seconds": seconds, "return_scale": scale}
 
 
 def weights_digest(encoder: Encoder) -> str:

@@ -12,10 +12,12 @@ import tyro
 from finetune.offline import FinetuneConfig, Mode
 from zoo.commands.choose import Chosen, open_sets, refuse_limits, sets_of, takes_recordings
 from zoo.commands.common import parse_duration, progress_bar, typed_command
+from zoo.errors import QzooError
 from zoo.pretrain.config import ComputeConfig
 from zoo.recordings.datasets import CUSTOM, Selection
 
 if TYPE_CHECKING:
+    from zoo.critics.network import Critic
     from zoo.encoder import Encoder
     from zoo.pretrain.data import TrainingData
     from zoo.qnetwork import QNetwork
@@ -57,6 +59,10 @@ class FinetuneOffline:
     """Episodes to score the agent by, 0 to leave that out."""
     device: str = "auto"
     """auto, cpu, cuda."""
+    critic: Path | None = None
+    """With --objective from_critic: a critic of the game, as `zoo critic train GAME` writes it."""
+    cache: Path = Path("runs/frames")
+    """With a critic: folder of the files of RAM."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     time_budget: str = ""
     """Stop training cleanly after this long, as in 9m."""
@@ -97,10 +103,13 @@ class FinetuneOffline:
         chosen = self.choose(game)
         device = pick_device(self.device)
         encoder = load(self.encoder, device=device)
+        critic = self._critic(game)
         data, store = self._load(chosen, deadline)
         record = DataRecord(chosen.games, chosen.selection, data.by_game())
         folder = self.out / f"{game}.{self.mode}.{Path(self.encoder).name}"
-        network, result = self._train(encoder, game, place_store(store, device), record.identity(), folder, deadline)
+        network, result = self._train(
+            encoder, game, place_store(store, device), record.identity(), folder, deadline, critic
+        )
         result |= {
             "game": game,
             "encoder": self.encoder,
@@ -115,14 +124,33 @@ class FinetuneOffline:
             network,
             name=f"{encoder.arch}.{self.mode}_{game.lower()}",
             support=self.finetune_config.objective.support,
-            objective="scaled_ql",
+            objective=self.finetune_config.objective.objective,
             dataset=f"{game}, {store.transitions} transitions" + ", imported" * bool(data.sets),
             pretraining={"encoder": self.encoder, **run_config.to_dict()},
+            return_scales={game: result["return_scale"]},
         )
         write_model(network, config, folder / "model", results=result)
         if not self.json:
             print(summary(result))
         return {**result, "model": str(folder / "model"), "wall_seconds": time.time() - started}
+
+    def _critic(self, game: str) -> Critic | None:
+        """The teacher, where the objective wants one."""
+        from zoo.critics.network import Critic
+
+        wanted = self.finetune_config.objective.needs_ram
+        if wanted != (self.critic is not None):
+            raise QzooError(
+                "--critic: give it with --objective from_critic, which needs it, and with no other objective"
+            )
+        if self.critic is None:
+            return None
+        critic = Critic.load(self.critic)
+        if critic.game != game:
+            raise QzooError(
+                f"--critic {self.critic}: it is one of {critic.game}; train one with `zoo critic train {game}`"
+            )
+        return critic
 
     def choose(self, game: str) -> Chosen:
         """Which recordings and imported sets to train on.
@@ -157,7 +185,10 @@ class FinetuneOffline:
         if chosen.selection:
             with progress_bar(quiet=self.json) as bar:
                 task = bar.add_task("replay", total=sum(recording.steps for recording in recordings), note="")
-                replayed = build_store(recordings, on_steps=lambda steps: bar.advance(task, steps))
+                cache, ram = self.cache, self.finetune_config.objective.needs_ram
+                replayed = build_store(
+                    recordings, cache=cache, on_steps=lambda steps: bar.advance(task, steps), ram=ram
+                )
         return data, data.store(chosen.games, replayed, allow_mix=self.allow_mixed_origins)
 
     def _train(
@@ -168,6 +199,7 @@ class FinetuneOffline:
         identity: dict[str, Any],
         folder: Path,
         deadline: float,
+        critic: Critic | None,
     ) -> tuple[QNetwork, dict[str, Any]]:
         """Fine-tune, with a bar."""
         from finetune.offline import finetune
@@ -177,7 +209,7 @@ class FinetuneOffline:
             task = bar.add_task(f"{self.mode}", total=self.finetune_config.steps, note="")
 
             def show(progress: TrainingProgress) -> None:
-                note = f"{progress.samples_per_second:.0f} samples/s, td {progress.losses['td']:.3f}"
+                note = f"{progress.samples_per_second:.0f} samples/s, loss {progress.losses['loss']:.3f}"
                 bar.update(task, completed=progress.step, note=note)
 
             return finetune(
@@ -188,6 +220,7 @@ class FinetuneOffline:
                 self.finetune_config,
                 folder,
                 compute=self.compute,
+                critic=critic,
                 deadline=deadline,
                 identity=identity,
                 resume=self.resume,

@@ -53,10 +53,20 @@ def new_objective(
     start_heads(network, config.objective)
     if config.init is not None:
         start_from(network, config)
-    if config.objective.objective == "from_critic":
-        return FromCritic(network, config.objective, critics or {})
-    objective = BehaviourCloning if config.objective.objective == "bc" else ScaledQL
-    return objective(network, config.objective, scales)
+    return objective_on(network, config.objective, scales, critics)
+
+
+def objective_on(
+    network: QNetwork,
+    config: ObjectiveConfig,
+    scales: Mapping[str, float] = NO_SCALES,
+    critics: Mapping[str, Critic] | None = None,
+) -> QObjective:
+    """The objective that a config names, on a network; arguments and errors as `new_objective`."""
+    if config.objective == "from_critic":
+        return FromCritic(network, config, critics or {})
+    objective = BehaviourCloning if config.objective == "bc" else ScaledQL
+    return objective(network, config, scales)
 
 
 def return_scales(store: FrameStore, config: ObjectiveConfig) -> dict[str, float]:

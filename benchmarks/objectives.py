@@ -1,0 +1,246 @@
+"""Objectives of pretraining compared: values beside returns, and scores, on the same games, data and network.
+
+    python benchmarks/objectives.py mend     # scaled_ql and its settings, on six games: benchmarks/objective.md
+    python benchmarks/objectives.py teach    # from_critic, scaled_ql, bc, on all forty: benchmarks/teaching.md
+
+A run trains a network by one of a study's variants, and plays seeded episodes of every game. Runs are kept in
+runs/objectives, finished ones as JSON in benchmarks; the same command resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+
+from zoo.agent import Agent
+from zoo.bench.timing import machine
+from zoo.critics.network import critics_identity, load_critics
+from zoo.evaluate import human_iqm, play_episodes, summarize
+from zoo.files import write_json, write_text
+from zoo.games import games_of, get_game
+from zoo.markdown import markdown_table, score_text
+from zoo.metrics import hierarchical_bootstrap_interval, interquartile_mean
+from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
+from zoo.pretrain.log import VALUES
+from zoo.pretrain.loop import train
+from zoo.pretrain.run import new_objective, return_scales
+from zoo.recordings.build import fingerprint
+from zoo.recordings.datasets import Selection
+from zoo.recordings.store import build_store
+from zoo.values_plot import read_values
+
+BEFORE = {"alpha": 1.0, "cql_temperature": 1.0}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs that are compared: games, transitions and training samples a game, network, and named variants."""
+
+    page: str
+    title: str
+    games: tuple[str, ...]
+    per_game: int
+    samples: int
+    variants: Mapping[str, Mapping[str, Any]]
+    arch: str = "nature"
+
+
+STUDIES = {
+    "mend": Study(
+        page="objective",
+        title="Settings of scaled_ql",
+        games=("Boxing", "Breakout", "Gopher", "Kangaroo", "Qbert", "Seaquest"),
+        per_game=150_000,
+        samples=500_000,
+        variants={
+            "alpha 1, temperature 1": BEFORE,
+            "alpha 0.1, temperature 1": {"alpha": 0.1, "cql_temperature": 1.0},
+            "alpha 0.1, temperature 0.1": {},
+            "the same, scaled": {"scaled": True},
+            "scaled, n 3": {"scaled": True, "n_step": 3},
+            "scaled, n 10": {"scaled": True, "n_step": 10},
+            "scaled, double Q": {"scaled": True, "double_q": True},
+            "scaled, hard target": {"scaled": True, "target": "hard", "target_every": 500},
+            "scaled, alpha 0": {"scaled": True, "alpha": 0.0},
+        },
+    ),
+    "teach": Study(
+        page="teaching",
+        title="Objectives on forty games",
+        games=games_of("train"),
+        per_game=150_000,
+        samples=50_000,
+        variants={
+            "scaled_ql before": BEFORE,
+            "scaled_ql": {"scaled": True},
+            "bc": {"objective": "bc"},
+            "from_critic, policy 0": {"objective": "from_critic", "policy_weight": 0.0},
+            "from_critic": {"objective": "from_critic"},
+            "from_critic, policy 4": {"objective": "from_critic", "policy_weight": 4.0},
+        },
+    ),
+}
+
+
+@dataclass
+class Compare:
+    """Train and play the runs of a study, and write its page."""
+
+    study: tyro.conf.Positional[Literal["mend", "teach"]]
+    variants: tuple[str, ...] = ()
+    """Which of the variants; by default all."""
+    samples: int | None = None
+    """Training samples a game; by default the study's."""
+    seeds: tuple[int, ...] = (0, 1)
+    episodes: int = 8
+    batch_size: int = 240
+    learning_rate: float = 1e-3
+    critics: Path = Path("runs/critics")
+    cache: Path = Path("runs/frames")
+    runs: Path = Path("runs/objectives")
+    out: Path = field(default_factory=lambda: Path(__file__).parent)
+
+    def run(self) -> None:
+        """One run after the other, on one thread: start the command twice, with other seeds, for two cores."""
+        torch.set_num_threads(1)
+        study = STUDIES[self.study]
+        folder = self.out / study.page
+        for seed in self.seeds:
+            for name in self.variants or study.variants:
+                path = folder / f"{_slug(name)}.{self.samples or study.samples}.{seed}.json"
+                if not path.exists():
+                    write_json(path, self.measure(study, name, seed))
+                write_text(folder.with_suffix(".md"), page(study, folder))
+
+    def measure(self, study: Study, name: str, seed: int) -> dict[str, Any]:
+        """Train a variant and play: scores and values of every game, and what made them."""
+        samples = self.samples or study.samples
+        per_step = self.batch_size // len(study.games)
+        config = RunConfig(
+            arch=study.arch,
+            steps=samples // per_step,
+            batch_size=self.batch_size,
+            seed=seed,
+            objective=ObjectiveConfig(**study.variants[name]),
+            optimizer=OptimizerConfig(learning_rate=self.learning_rate),
+        )
+        recordings = Selection("mixed40", study.games, per_game=study.per_game).load()
+        wanted = config.objective
+        critics = load_critics(self.critics, study.games) if wanted.needs_ram else {}
+        store = build_store(recordings, "blocks", self.cache, 1, ram=wanted.needs_ram)
+        life_ends = any(critic.life_ends for critic in critics.values())
+        store = store.with_monte_carlo(wanted.gamma, wanted.reward_clip, life_ends=life_ends)
+        objective = new_objective(config, store.games, return_scales(store, wanted), critics)
+        out = self.runs / study.page / f"{_slug(name)}.{samples}.{seed}"
+        state = train(
+            objective,
+            store,
+            config,
+            out,
+            device=torch.device("cpu"),
+            identity={"data": fingerprint(recordings), **critics_identity(critics)},
+            resume=True,
+            report=lambda progress: print(name, seed, progress, file=sys.stderr, flush=True),
+        )
+        network, began, games = objective.network.eval(), time.time(), {}
+        values = read_values(out / VALUES)
+        data = {
+            game: [e.score for r in recordings if r.metadata.game == game for e in r.episodes] for game in study.games
+        }
+        for game in study.games:
+            agent = Agent(network, game, wanted.support, seed=seed)
+            scores = play_episodes(agent, game, self.episodes, seed=seed, num_threads=1)
+            last = values[-1]["games"][game] if values else {}
+            games[game] = {**summarize(game, scores), "data_mean": float(np.mean(data[game])), "values": last}
+        return {
+            "variant": name,
+            "seed": seed,
+            "samples": samples * len(study.games),
+            "seconds": state.seconds,
+            "play_seconds": time.time() - began,
+            "iqm": human_iqm({game: np.array(result["scores"]) for game, result in games.items()}),
+            "games": games,
+            "config": config.to_dict(),
+            "machine": machine(torch.device("cpu")),
+            "command": shlex.join(["python", *sys.argv]),
+        }
+
+
+def _slug(name: str) -> str:
+    return name.replace(", ", ".").replace(" ", "_")
+
+
+def page(study: Study, folder: Path) -> str:
+    """The tables, in Markdown, of all runs that are finished."""
+    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    names = [name for name in study.variants if any(run["variant"] == name for run in runs)]
+    groups = [
+        (name, samples, [run for run in runs if (run["variant"], run["samples"]) == (name, samples)])
+        for name in names
+        for samples in sorted({run["samples"] for run in runs if run["variant"] == name})
+    ]
+    summary, scores, values = [], [], []
+    for name, samples, mine in groups:
+        trainings = [[_human(game, run["games"][game]["scores"]) for game in study.games] for run in mine]
+        low, high = hierarchical_bootstrap_interval(trainings)
+        value = interquartile_mean(np.concatenate([np.concatenate(training) for training in trainings]))
+        beats = [sum(result["mean"] > result["data_mean"] for result in run["games"].values()) for run in mine]
+        minutes = np.mean([run["seconds"] for run in mine]) / 60
+        summary.append(
+            (
+                name,
+                f"{samples:,}",
+                len(mine),
+                f"{value:.3f}",
+                f"{low:.3f} to {high:.3f}",
+                f"{np.mean(beats):.1f} of {len(study.games)}",
+                f"{minutes:.0f}",
+            )
+        )
+        if len(study.games) <= 8:
+            means = [np.mean([run["games"][game]["mean"] for run in mine]) for game in study.games]
+            scores.append((name, f"{samples:,}", *map(score_text, means)))
+        known = [run["games"] for run in mine if "return_data" in run["games"][study.games[0]]["values"]]
+        if known:
+            ratios = [
+                np.mean([games[game]["values"]["q_data"] for games in known])
+                / max(abs(np.mean([games[game]["values"]["return_data"] for games in known])), 0.25)
+                for game in study.games
+            ]
+            cells = [f"{ratio:.2f}" for ratio in ratios] if len(study.games) <= 8 else [f"{np.median(ratios):.2f}"]
+            values.append((name, f"{samples:,}", *cells))
+    games = list(study.games) if len(study.games) <= 8 else ["median over games"]
+    data = next(iter(runs))["games"]
+    scores.insert(0, ("data, mean", "", *(score_text(data[game]["data_mean"]) for game in study.games)))
+    parts = [
+        f"# {study.title}",
+        f"`{runs[-1]['command']}`: `{study.arch}`, {len(study.games)} games of mixed40, about {study.per_game:,} "
+        "transitions each, one thread of a CPU. IQM: interquartile mean of human-normalized scores over games, episodes "
+        "and trainings, with a 95% interval over trainings and episodes. Beats data: games whose mean is above their "
+        "data's, in a training.",
+        markdown_table(("variant", "samples", "trainings", "IQM", "95%", "beats data", "minutes"), summary),
+        "Mean value of the data's actions divided by the return that followed (1 is right; a policy better than its "
+        "data may have more):",
+        markdown_table(("variant", "samples", *games), values),
+    ]
+    if len(study.games) <= 8:
+        parts += ["Mean scores:", markdown_table(("variant", "samples", *study.games), scores)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _human(game: str, scores: list[float]) -> Any:
+    return np.array([get_game(game).human_normalized(score) for score in scores])
+
+
+if __name__ == "__main__":
+    tyro.cli(Compare, config=(tyro.conf.OmitArgPrefixes,)).run()
