@@ -225,8 +225,8 @@ def page(study: Study, folder: Path) -> str:
     parts = [
         f"# {study.title}",
         f"`{runs[-1]['command']}`: `{study.arch}`, {len(study.games)} games of mixed40, about {study.per_game:,} "
-        "transitions each, one thread of a CPU. IQM: interquartile mean of human-normalized scores over games, episodes "
-        "and trainings, with a 95% interval over trainings and episodes. Beats data: games whose mean is above their "
+        "transitions each, one thread of a CPU. IQM: interquartile mean of human-normalized scores over games, "
+        "episodes and trainings, with a 95% interval over the latter two. Beats data: games whose mean is above their "
         "data's, in a training.",
         markdown_table(("variant", "samples", "trainings", "IQM", "95%", "beats data", "minutes"), summary),
         "Mean value of the data's actions divided by the return that followed (1 is right; a policy better than its "
