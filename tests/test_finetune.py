@@ -131,6 +131,27 @@ def test_command_writes_a_model_that_plays(encoder: Encoder, recordings_dir: Pat
     assert actions.shape == (3,)
 
 
+def test_a_critic_of_the_game_may_teach(encoder: Encoder, recordings_dir: Path, tmp_path: Path) -> None:
+    """And only one of this game, with the objective that wants it."""
+    play = ["--recordings", str(recordings_dir), "--cache", str(tmp_path / "cache")]
+    small = ["--dataset", "custom", "--samples", "2560", "--width", "16", "--workers", "1"]
+    run_command("critic train", [GAME, "Breakout", *play, *small, "--out", str(tmp_path)])
+    network = QNetwork(encoder, ["Breakout"])
+    config = ModelConfig.of(
+        network, name="nature.tiny", support=ObjectiveConfig().support, objective="bc", dataset="none", pretraining={}
+    )
+    write_model(network, config, tmp_path / "pretrained")
+    tune = [GAME, "--encoder", str(tmp_path / "pretrained"), *play, "--sources", "random", "--steps", "5"]
+    tune += ["--transitions", "300", "--episodes", "0", "--batch-size", "8", "--out", str(tmp_path / "out")]
+    taught = [*tune, "--objective", "from_critic", "--mode", "frozen", "--critic"]
+    result = run_command("finetune offline", [*taught, str(tmp_path / f"{GAME}.safetensors")])
+    written = load_qnetwork(result["model"]).model_config
+    assert written.objective == "from_critic" and written.return_scales[GAME] == pytest.approx(result["return_scale"])
+    refused(lambda: run_command("finetune offline", [*taught, str(tmp_path / "Breakout.safetensors")]), "of Breakout")
+    refused(lambda: run_command("finetune offline", taught[:-1]), "--critic")
+    refused(lambda: run_command("finetune offline", [*tune, "--critic", "any"]), "--critic")
+
+
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """They would write one folder. Rank 0 says so, the others just end."""
     command = [GAME, "--encoder", "nature.scaledql_learner12", "--out", str(tmp_path)]
