@@ -10,7 +10,7 @@ from tests.command_helpers import run_command
 from tests.recording_helpers import refused
 from zoo.encoder import Encoder
 from zoo.errors import QzooError
-from zoo.hub import load_agent, load_qnetwork
+from zoo.hub import load_agent, load_qnetwork, model_info
 from zoo.model_folder import ModelConfig, write_model
 from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig
 from zoo.qnetwork import QNetwork
@@ -108,7 +108,9 @@ def test_a_run_goes_on_with_its_own_encoder_and_mode_only(
         finetune(encoder, GAME, game_store, "frozen", CONFIG, tmp_path, resume=True)
 
 
-def test_command_writes_a_model_that_plays(encoder: Encoder, recordings_dir: Path, tmp_path: Path) -> None:
+def test_command_writes_a_model_that_plays(
+    encoder: Encoder, recordings_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     network = QNetwork(encoder, ["Breakout"])
     support = ObjectiveConfig().support
     config = ModelConfig.of(
@@ -127,6 +129,9 @@ def test_command_writes_a_model_that_plays(encoder: Encoder, recordings_dir: Pat
     assert 300 <= result["transitions"] < 3_000
     tuned = load_qnetwork(result["model"])
     assert tuned.games == (GAME,) and tuned.model_config.name == "nature.full_spaceinvaders"
+    assert model_info(result["model"])["results"]["evaluation"]["episodes"] == 2
+    run_command("info", [result["model"]])
+    assert f"{result['evaluation']['mean']:,.1f}" in capsys.readouterr().out
     actions = load_agent(result["model"], GAME)(torch.zeros(3, 4, 84, 84, dtype=torch.uint8))
     assert actions.shape == (3,)
 
@@ -145,6 +150,8 @@ def test_a_critic_of_the_game_may_teach(encoder: Encoder, recordings_dir: Path, 
     tune += ["--transitions", "300", "--episodes", "0", "--batch-size", "8", "--out", str(tmp_path / "out")]
     taught = [*tune, "--objective", "from_critic", "--mode", "frozen", "--critic"]
     result = run_command("finetune offline", [*taught, str(tmp_path / f"{GAME}.safetensors")])
+    assert model_info(result["model"])["results"]["evaluation"] is None
+    run_command("info", [result["model"]])
     written = load_qnetwork(result["model"]).model_config
     assert written.objective == "from_critic" and written.return_scales[GAME] == pytest.approx(result["return_scale"])
     refused(lambda: run_command("finetune offline", [*taught, str(tmp_path / "Breakout.safetensors")]), "of Breakout")

@@ -1,7 +1,9 @@
 """Run states: saved whole or not at all, and a restored optimizer goes on as if never stopped."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 
 from tests.recording_helpers import refused
 from zoo.state import (
+    checksum,
     load_state,
     module_tensors,
     optimizer_tensors,
@@ -34,6 +37,41 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 def test_a_state_without_tensors_is_fine(tmp_path: Path) -> None:
     save_state(tmp_path / "state", {}, {"played": 12})
     assert load_state(tmp_path / "state") == ({}, {"played": 12})
+
+
+def header_of(path: Path) -> tuple[dict[str, Any], bytes]:
+    """A safetensors file's header, and its data."""
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size]), content[8 + size :]
+
+
+def write_header(path: Path, header: dict[str, Any], data: bytes) -> None:
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+@pytest.mark.parametrize("change", [{"dtype": "I32"}, {"shape": [3, 2]}])
+def test_a_changed_type_or_shape_is_damage(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "state"
+    save_state(path, {"moment": torch.randn(2, 3)}, {})
+    header, data = header_of(path)
+    header["moment"] |= change
+    write_header(path, header, data)
+    refused(lambda: load_state(path), path, "checksum")
+
+
+def test_states_of_before_are_read_by_their_own_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    tensors = {"moment": torch.randn(2, 3)}
+    save_state(path, tensors, {"step": 3})
+    header, data = header_of(path)
+    text = header["__metadata__"]["info"]
+    header["__metadata__"] = {"info": text, "crc32": str(checksum(tensors, text, old=True))}
+    write_header(path, header, data)
+    assert torch.equal(load_state(path)[0]["moment"], tensors["moment"])
+    write_header(path, header, data[:-1] + b"\x00")
+    refused(lambda: load_state(path), path, "checksum")
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

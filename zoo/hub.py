@@ -28,6 +28,7 @@ from zoo.model_folder import (
     ModelConfig,
     check_protocol,
     check_weights,
+    evaluation_of,
     read_config,
     read_results,
     write_model,
@@ -310,10 +311,13 @@ def load_agent(
 
 def _scores(results: dict[str, Any]) -> dict[str, Any]:
     """Of a model's results the scores alone, or nothing where it was not evaluated."""
-    if "evaluation" not in results:
+    evaluation = evaluation_of(results)
+    if not evaluation["games"]:
         return {}
-    games = {game: scores["mean"] for game, scores in results["evaluation"]["games"].items()}
-    return {"iqm_human": results["evaluation"]["iqm_human"], "games": games}
+    return {
+        "iqm_human": evaluation["iqm_human"],
+        "games": {game: scores["mean"] for game, scores in evaluation["games"].items()},
+    }
 
 
 def _summary(folder: Path, config: ModelConfig) -> dict[str, Any]:

@@ -226,6 +226,20 @@ def read_results(folder: str | Path) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
+def evaluation_of(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What results.json says of scores: `games`, with what `zoo.evaluate.summarize` gives, and `iqm_human` or None.
+
+    `zoo evaluate` writes it in this form. `zoo finetune offline` writes the summary of its one game, or null.
+    """
+    evaluation = results.get("evaluation")
+    if not isinstance(evaluation, dict) or not evaluation:
+        return {"games": {}, "iqm_human": None}
+    games = evaluation.get("games")
+    if games is None:
+        games = {results["game"]: evaluation} if "game" in results and "mean" in evaluation else {}
+    return {"games": games, "iqm_human": evaluation.get("iqm_human")}
+
+
 def default_card(config: ModelConfig) -> str:
     """A minimal README.md, for a model that was saved without a card of its own."""
     return (

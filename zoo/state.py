@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from zoo.errors import QzooError
 from zoo.files import replacing
 
-INFO_KEY, CHECKSUM_KEY = "info", "crc32"
+INFO_KEY, CHECKSUM_KEY, OLD_CHECKSUM_KEY = "info", "checksum", "crc32"
+"""The old checksum, of files written before, left types and shapes out."""
 START_OVER = "; delete it to start over"
 """What to do about a damaged file, where there is no other one to go on from."""
 
@@ -49,7 +50,8 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     with _opened(path) as (file, metadata):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if metadata[CHECKSUM_KEY] != str(checksum(tensors, metadata[INFO_KEY])):
+    old = CHECKSUM_KEY not in metadata
+    if metadata[OLD_CHECKSUM_KEY if old else CHECKSUM_KEY] != str(checksum(tensors, metadata[INFO_KEY], old=old)):
         raise QzooError(f"{path}: damaged (its checksum is not that of its content){START_OVER}")
     return tensors, json.loads(metadata[INFO_KEY])
 
@@ -70,9 +72,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            for key in (INFO_KEY, CHECKSUM_KEY):
-                if key not in metadata:
-                    raise QzooError(f"{path}: holds no run state of this version (its metadata has no {key!r})")
+            for names in ((INFO_KEY,), (CHECKSUM_KEY, OLD_CHECKSUM_KEY)):
+                if not any(name in metadata for name in names):
+                    raise QzooError(f"{path}: holds no run state of this version (its metadata has no {names[0]!r})")
             yield file, metadata
     except FileNotFoundError as error:
         raise QzooError(f"{path}: no such file") from error
@@ -80,11 +82,16 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
         raise QzooError(f"{path}: damaged ({error}){START_OVER}") from error
 
 
-def checksum(tensors: Mapping[str, Tensor], text: str) -> int:
-    """crc32 over a text and the names and bytes of contiguous tensors on the CPU."""
+def checksum(tensors: Mapping[str, Tensor], text: str, *, old: bool = False) -> int:
+    """crc32 over a text and the names, types, shapes and bytes of contiguous tensors on the CPU.
+
+    Args:
+        old: leave types and shapes out, as files written before do.
+    """
     value = zlib.crc32(text.encode())
     for name in sorted(tensors):
-        value = zlib.crc32(name.encode(), value)
+        kind = "" if old else f" {tensors[name].dtype} {tuple(tensors[name].shape)}"
+        value = zlib.crc32(f"{name}{kind}".encode(), value)
         value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, value)
     return value
 

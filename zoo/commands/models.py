@@ -90,6 +90,8 @@ def _show_list(models: list[dict[str, Any]]) -> None:
 
 def _show_info(info: dict[str, Any], name: str) -> None:
     """All of it for a person; `name` is what it was found by."""
+    from zoo.model_folder import evaluation_of
+
     facts = {
         "encoder": f"{info['arch']}, {info['parameters']:,} parameters, {info['feature_dim']} features",
         "heads": f"{len(info['games'])} games, {info['num_actions']} actions x {info['num_atoms']} atoms "
@@ -97,14 +99,14 @@ def _show_info(info: dict[str, Any], name: str) -> None:
         "trained with": f"{info['objective']} on {info['dataset']}",
         "weights": f"{size_text(info['bytes'])}, sha256 {info['sha256']}",
         "folder": info["path"],
-        "human-normalized IQM": iqm_text(info["results"].get("evaluation", {})),
+        "human-normalized IQM": iqm_text(evaluation_of(info["results"])),
         "load": f'zoo.load("{name}")',
     }
     console = Console()
     console.print(info["name"], style="bold", markup=False)
     for fact, value in facts.items():
         console.print(f"  {fact}: {value}", markup=False, highlight=False, soft_wrap=True)
-    scores = info["results"].get("evaluation", {}).get("games", {})
+    scores = evaluation_of(info["results"])["games"]
     table = Table("game", "score", "95% interval", "human-normalized")
     for game in info["games"]:
         row = scores.get(game)
