@@ -350,10 +350,22 @@ def worth_page(content: Mapping[str, Any]) -> str:
         f"training{'s' if several else ''} each; each policy then played {episodes} episodes of every game. IQM: "
         f"interquartile mean\nhuman-normalized score, with its bootstrap interval {over}. Under each game the mean "
         f"score, and in\nbrackets the mean return of the data. A training took {duration_text(took[0])} "
-        f"to {duration_text(took[-1])} ({'; '.join(where)}).\n\n"
+        f"to {duration_text(took[-1])} ({'; '.join(where)}).\n\n{_caveat(config['objective'])}"
         f"{table}\n\nTransitions of the candidates, by game and source of play:\n\n{made}\n\n"
         f"Made by\n\n```bash\n{content['command']}\n```\n\n"
         "on play recorded by\n\n```bash\n" + "\n".join(content["recorded_by"]) + "\n```\n"
+    )
+
+
+def _caveat(objective: Mapping[str, Any]) -> str:
+    """What is to be said of a comparison whose trainings could not value play rightly."""
+    if objective["alpha"] * objective.get("cql_temperature", 1.0) < 0.5:
+        return ""
+    return (
+        "**Read with care.** These trainings gave the conservative term the weight "
+        f"{objective['alpha']:g} at temperature {objective.get('cql_temperature', 1.0):g}. Under that, values climb to "
+        "the end of their support\nwhatever is earned, so the scores tell little of what the play could teach; nothing "
+        "is concluded from them any more.\n\n"
     )
 
 

@@ -60,9 +60,9 @@ DATASETS = (
         name="mixed40",
         summary="the mixture for pretraining: whole lives of learners, random to good, and random play",
         games=games_of("train"),
-        # Measured: no later half alone, no planner or model play among it, and no tenth of random play clearly taught
-        # more, as trainings on the same play differ as much as the mixtures do (benchmarks/worth*/worth.md). So it is
-        # what is shipped, of which random play is a hundredth.
+        # All that is shipped; a hundredth of it is random play. Comparisons with other mixtures (benchmarks/worth*)
+        # were made by trainings whose values were inflated, so they decide nothing. Critics on RAM play better the more
+        # of it they learn from.
         parts=(Part("learner"), Part("random")),
     ),
     Dataset(
