@@ -30,7 +30,7 @@ from zoo.games import get_game
 from zoo.markdown import markdown_table, score_text
 from zoo.recordings.datasets import Selection
 
-BASE = CriticConfig(samples=4_000_000)
+BASE = CriticConfig()
 PLAY = "per_game"
 SETTINGS: dict[str, dict[str, Any]] = {
     "base": {},

@@ -15,9 +15,9 @@ from zoo.errors import QzooError
 class CriticConfig:
     """Offline C51 Q-learning on RAM."""
 
-    samples: int = 8_000_000
+    samples: int = 4_000_000
     """Transitions drawn in training."""
-    batch_size: int = 512
+    batch_size: int = 256
     """Transitions a step."""
     width: int = 512
     """Units of each of the two hidden layers."""
@@ -46,7 +46,7 @@ class CriticConfig:
     """Peak learning rate of AdamW."""
     min_lr_ratio: float = 0.1
     """What a half cosine leaves of the learning rate at the end."""
-    tau: float = 0.01
+    tau: float = 0.005
     """Share of the online network that moves into the target network at each step."""
     max_gradient_norm: float = 10.0
     """Clipping by global norm."""
