@@ -20,11 +20,14 @@ from tests.test_pretrain import CPU, SMALL, log_of, run
 from zoo.pretrain import loop
 from zoo.pretrain.checkpoint import (
     CHECKPOINT,
+    check_same_run,
     damaged_checkpoint,
     previous_checkpoint,
     restore_checkpoint,
+    run_identity,
     save_checkpoint,
 )
+from zoo.pretrain.config import ADDED
 from zoo.pretrain.loop import make_optimizer, train
 from zoo.pretrain.run import new_objective
 from zoo.pretrain.scaled_ql import ScaledQL
@@ -237,3 +240,13 @@ def test_another_network_is_refused_even_when_forced(halfway: Path, store: Frame
         train(new_objective(other, store.games), store, other, tmp_path, device=CPU, resume=True, force=True)
 
     refused(go_on, halfway, "config.feature_dim", "use another --out")
+
+
+def test_settings_that_older_runs_do_not_name_are_what_they_were_then() -> None:
+    before = replace(SMALL, objective=replace(SMALL.objective, cql_temperature=1.0))
+    info = run_identity(before, {GAMES[0]: 5}, {})
+    for name in ADDED:
+        del info["config"]["objective"][name.removeprefix("objective.")]
+    assert check_same_run(Path("checkpoint"), info, run_identity(before, {GAMES[0]: 5}, {})) == []
+    now = run_identity(replace(SMALL, objective=replace(SMALL.objective, cql_temperature=0.1)), {GAMES[0]: 5}, {})
+    refused(lambda: check_same_run(Path("checkpoint"), info, now), "config.objective.cql_temperature")

@@ -193,6 +193,22 @@ def test_card_and_plots_are_written(folder: Path) -> None:
     assert "training.png" not in (folder / "README.md").read_text()
 
 
+def test_values_that_left_their_returns_are_marked(folder: Path, config: ModelConfig) -> None:
+    values = {
+        "Pong": {"q_data": -1.4, "return_data": -1.5, "edge_high": 0.0},
+        "Breakout": {"q_data": 6.5, "return_data": 1.25, "edge_high": 0.4},
+    }
+    results = {**example(), "values": [{"step": 250, "games": values}, {"step": 500, "games": values}]}
+    assert "In 1 of 2 games its values are more than half off" in render_card(config, results)
+    assert "Breakout (6.50 for 1.25)" in render_card(config, results)
+    right = {**values, "Breakout": {**values["Breakout"], "q_data": 1.5}}
+    assert "more than half off" not in render_card(config, {**results, "values": [{"step": 500, "games": right}]})
+    assert "more than half off" not in render_card(config, example())
+    write_json(folder / "results.json", results)
+    assert folder / "values.png" in write_report(folder)
+    assert (folder / "values.png").read_bytes().startswith(PNG)
+
+
 @pytest.mark.parametrize("part", ["evaluation", "random", "data"])
 def test_missing_parts_are_named(part: str, folder: Path) -> None:
     results = example()
