@@ -248,6 +248,15 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert factors[-1] == pytest.approx(0.1, abs=0.01)
 
 
+def test_a_constant_rate_decays_at_the_end_alone() -> None:
+    config = OptimizerConfig(warmup_steps=10, final_rate=0.2, schedule="constant", decay_steps=20)
+    rates = [learning_rate_factor(step, 100, config) for step in range(100)]
+    assert rates[4] == pytest.approx(0.5) and rates[10:81] == [1.0] * 71
+    assert rates[90] == pytest.approx(0.6) and rates[99] == pytest.approx(0.24)
+    endless = replace(config, decay_steps=0)
+    assert [learning_rate_factor(step, 100, endless) for step in (10, 50, 99)] == [1.0] * 3
+
+
 def test_optimizer_groups_hold_every_parameter_once(store: FrameStore) -> None:
     objective = new_objective(SMALL, store.games)
     optimizer = make_optimizer(objective, OptimizerConfig(head_rate=3.0, weight_decay=0.5))

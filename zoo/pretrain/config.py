@@ -79,7 +79,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, warm-up, cosine decay, clipping."""
+    """AdamW, warm-up, decay, clipping."""
 
     learning_rate: float = 2e-4
     """Peak. Paper, by "Stop Regressing": 2e-4 at batch 512. In short runs of `nature` 1e-3 scored better."""
@@ -91,8 +91,14 @@ class OptimizerConfig:
     """Adam's. PyTorch's own default."""
     warmup_steps: int = 500
     """Steps of linear warm-up. Ours."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: half a cosine down to the last step, or constant, but for the last `decay_steps`. A constant
+    run needs no end: copies of its folder resume with --force-resume, --steps and --decay-steps to models of several
+    budgets."""
+    decay_steps: int = 0
+    """With the constant schedule: steps of linear decay at the end. Ours."""
     final_rate: float = 0.1
-    """What the cosine leaves of the learning rate at the last step. Ours."""
+    """What the decay leaves of the learning rate at the last step. Ours."""
     max_gradient_norm: float = 10.0
     """Clipping by global norm. Ours."""
 
@@ -121,6 +127,8 @@ ADDED: dict[str, Any] = {
     "objective.scaled": False,
     "objective.policy_weight": 1.0,
     "objective.policy_temperature": 0.5,
+    "optimizer.schedule": "cosine",
+    "optimizer.decay_steps": 0,
 }
 """Settings that older runs don't name, and what these were in them."""
 COMPUTE = ComputeConfig()
@@ -131,7 +139,7 @@ LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (("steps", "batch_size", "feature_dim", "n_step", "target_every"), lambda value: value >= 1, "at least 1"),
     (("num_atoms",), lambda value: value >= 2, "at least 2"),
     (("seed",), lambda value: 0 <= value <= MAX_SEED, f"0 to {MAX_SEED}"),
-    (("random_shift", "warmup_steps"), lambda value: value >= 0, "0 or more"),
+    (("random_shift", "warmup_steps", "decay_steps"), lambda value: value >= 0, "0 or more"),
     (
         ("alpha", "head_rate", "weight_decay", "policy_weight"),
         lambda value: 0.0 <= value < math.inf,

@@ -61,9 +61,12 @@ class TrainingProgress:
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Linear warm-up, then a half cosine down to `final_rate`; `step` counts from 0."""
+    """Linear warm-up, then down to `final_rate` as the schedule says; `step` counts from 0."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        left = min(1.0, (steps - step) / max(1, config.decay_steps))
+        return config.final_rate + (1.0 - config.final_rate) * left
     progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     return config.final_rate + (1.0 - config.final_rate) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
