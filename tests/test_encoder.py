@@ -65,10 +65,21 @@ def test_gradients_reach_every_parameter(arch: str) -> None:
     assert without == []
 
 
-@pytest.mark.parametrize(("arch", "width"), [("nature", 512), ("impala", 512), ("resnet18", 2048)])
+@pytest.mark.parametrize(("arch", "width"), [("nature", 512), ("resnet18w32", 512), ("resnet18", 2048)])
 def test_default_width(arch: str, width: int) -> None:
     with torch.device("meta"):
         assert Encoder(arch).feature_dim == width
+
+
+def test_narrow_resnets_are_the_usual_ones_with_fewer_channels() -> None:
+    with torch.device("meta"):
+        usual, half, quarter = (Encoder(arch, 8).trunk for arch in ("resnet18", "resnet18w32", "resnet18w16"))
+    for trunk, part in ((half, 2), (quarter, 4)):
+        for wide, narrow in zip(usual.modules(), trunk.modules(), strict=True):
+            assert type(wide) is type(narrow)
+            if isinstance(wide, nn.Conv2d) and isinstance(narrow, nn.Conv2d):
+                assert wide.out_channels == part * narrow.out_channels and wide.stride == narrow.stride
+        assert trunk.bn1.num_groups == trunk.bn1.num_channels // 2
 
 
 def test_features_have_the_norm_sqrt_d() -> None:

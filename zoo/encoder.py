@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,8 @@ class ArchSettings:
 
     feature_dim: int
     map_shape: tuple[int, int, int]
+    base_width: int = 64
+    """Of a ResNet: channels of its first stage; each further one has twice as many."""
 
     @property
     def map_size(self) -> int:
@@ -47,6 +50,10 @@ class ArchSettings:
 ARCHS: dict[str, ArchSettings] = {
     "nature": ArchSettings(512, (64, 7, 7)),
     "impala": ArchSettings(512, (32, 11, 11)),
+    # Narrow ones, for small budgets: of a quarter or half of the channels, and a sixteenth or quarter of the arithmetic.
+    "resnet18w16": ArchSettings(512, (128, 3, 3), base_width=16),
+    "resnet18w32": ArchSettings(512, (256, 3, 3), base_width=32),
+    "resnet34w32": ArchSettings(512, (256, 3, 3), base_width=32),
     "resnet18": ArchSettings(2048, (512, 3, 3)),
     "resnet34": ArchSettings(2048, (512, 3, 3)),
     "resnet50": ArchSettings(2048, (2048, 3, 3)),
@@ -131,16 +138,37 @@ def resnet_trunk(arch: str) -> nn.Module:
     """timm's ResNet without pooling and classifier: (B, 4, 84, 84) to (B, C, 3, 3).
 
     Group norm is sourced, the number of groups is not: 32 is the default of timm and of the group norm paper
-    (Wu and He 2018). Weights start as timm starts them, the last norm of each block at zero included.
+    (Wu and He 2018); narrow ResNets have groups of two channels in their first stage, as the usual ones do. Weights
+    start as timm starts them, the last norm of each block at zero included.
     """
     import timm  # here, as it takes seconds to import, and torchvision and torch's compiler with it
 
+    width = ARCHS[arch].base_width
     trunk: nn.Module = timm.create_model(
-        arch, pretrained=False, in_chans=INPUT_SHAPE[0], num_classes=0, global_pool="", norm_layer=GroupNorm
+        arch.split("w")[0],
+        pretrained=False,
+        in_chans=INPUT_SHAPE[0],
+        num_classes=0,
+        global_pool="",
+        norm_layer=partial(GroupNorm, num_groups=width // 2),
+        channels=tuple(width * 2**stage for stage in range(4)),
     )
+    if width != 64:
+        narrow_stem(trunk, width)
     join_relus(trunk)
     trunk.maxpool = FastMaxPool(3, stride=2, padding=1)
     return trunk
+
+
+def narrow_stem(trunk: nn.Module, width: int) -> None:
+    """Give a ResNet of basic blocks a stem of `width` channels, its first stage's, where timm's always has 64."""
+    stem = nn.Conv2d(INPUT_SHAPE[0], width, 7, stride=2, padding=3, bias=False)
+    first = nn.Conv2d(width, width, 3, padding=1, bias=False)
+    for layer in (stem, first):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    trunk.conv1, trunk.bn1 = stem, GroupNorm(width, num_groups=width // 2)
+    block: Any = trunk.layer1[0]  # type: ignore[index]
+    block.conv1, block.downsample = first, None  # which was there to go from 64 channels to these
 
 
 def scale_features(features: Tensor) -> Tensor:
@@ -189,8 +217,9 @@ class Encoder(nn.Module):
     """Stacked frames, uint8 (B, 4, 84, 84), to features, float32 (B, D).
 
     Args:
-        arch: a key of `ARCHS`: nature, impala, resnet18, resnet34, resnet50 or resnet101.
-        feature_dim: D; by default 512 for nature and impala, 2048 for the ResNets.
+        arch: a key of `ARCHS`: nature, impala, resnet18, resnet34, resnet50, resnet101, or a narrow ResNet of base
+            width 16 or 32: resnet18w16, resnet18w32, resnet34w32.
+        feature_dim: D; by default 512 for nature, impala and the narrow ResNets, 2048 for the other ResNets.
         feature_norm: end in ReLU and `scale_features` (every feature vector has the norm sqrt(D)); False ends
             in the ReLU alone, the classic form.
         memory_format: how the convolutions see their weights and input; by default `best_memory_format`, anew when

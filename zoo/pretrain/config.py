@@ -162,9 +162,9 @@ class RunConfig:
     """What decides the result of a run: another value, another model."""
 
     arch: str = "nature"
-    """nature, impala, resnet18, resnet34, resnet50, resnet101."""
+    """nature, impala, resnet18, resnet34, resnet50, resnet101, or narrow: resnet18w16, resnet18w32, resnet34w32."""
     feature_dim: int | None = None
-    """Width of the features; by default 512 for nature and impala, 2048 for the ResNets."""
+    """Width of the features; by default 512 for nature, impala and the narrow ResNets, 2048 for the other ResNets."""
     init: str | None = None
     """Start from the weights of this model (name or folder): its encoder, and its heads for the games in common."""
     steps: int = 100_000
