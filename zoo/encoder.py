@@ -50,7 +50,7 @@ class ArchSettings:
 ARCHS: dict[str, ArchSettings] = {
     "nature": ArchSettings(512, (64, 7, 7)),
     "impala": ArchSettings(512, (32, 11, 11)),
-    # Narrow ones, for small budgets: of a quarter or half of the channels, and a sixteenth or quarter of the arithmetic.
+    # Narrow ones, for small budgets: a quarter or half of the channels, a sixteenth or a quarter of the arithmetic.
     "resnet18w16": ArchSettings(512, (128, 3, 3), base_width=16),
     "resnet18w32": ArchSettings(512, (256, 3, 3), base_width=32),
     "resnet34w32": ArchSettings(512, (256, 3, 3), base_width=32),
