@@ -127,7 +127,8 @@ class PlainStep:
             wanted = self.project(target[best].softmax(0), total, discount)
             td = -(wanted * online[action].log_softmax(0)).sum()
             values = (online.softmax(1) * self.atoms).sum(1)
-            cql = values[legal].logsumexp(0) - values[action]
+            t = self.config.objective.cql_temperature
+            cql = t * (values[legal] / t).logsumexp(0) - values[action]
             losses.append(td + self.config.objective.alpha * cql)
         return torch.stack(losses).mean()
 

@@ -222,7 +222,7 @@ def test_cloning_is_a_cross_entropy_over_legal_actions(recordings: list[Recordin
         for b in range(4):
             legal = q[g, b, list(minimal_actions(game))]
             wanted.append(np.log(np.exp(legal).sum()) - q[g, b, int(batch.actions[4 * g + b])])
-    assert float(objective.loss(batch)["loss"]) == pytest.approx(np.mean(wanted), rel=1e-4)
+    assert objective.loss(batch)["loss"].item() == pytest.approx(np.mean(wanted), rel=1e-4)
 
 
 def test_the_commands_train_evaluate_and_teach(recordings_dir: Path, tmp_path: Path) -> None:
