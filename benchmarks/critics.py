@@ -30,7 +30,7 @@ from zoo.games import get_game
 from zoo.markdown import markdown_table, score_text
 from zoo.recordings.datasets import Selection
 
-BASE = CriticConfig()
+BASE = CriticConfig(n_step=7, data_action=0.0)
 PLAY = "per_game"
 SETTINGS: dict[str, dict[str, Any]] = {
     "base": {},
@@ -38,6 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "n 3": {"n_step": 3},
     "n 10": {"n_step": 10},
     "data's own action, 0.25": {"data_action": 0.25},
+    "data's own action, 0.5": {"data_action": 0.5},
     "double Q": {"double_q": True},
     "width 256": {"width": 256},
     "no return scale": {"scaled": False},
