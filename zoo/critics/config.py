@@ -39,7 +39,7 @@ class CriticConfig:
     """Take a lost life for an end of the return."""
     double_q: bool = False
     """Choose the bootstrapped action with the online network."""
-    data_action: float = 0.0
+    data_action: float = 0.25
     """Chance that a sample bootstraps from the action that was played next, not from the best one: 0 is Q-learning, 1
     values the data's own policy. In between, values lean on actions that were seen."""
     learning_rate: float = 5e-4
