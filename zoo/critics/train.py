@@ -183,14 +183,16 @@ def train_critic(
     if not training.step:
         log.unlink(missing_ok=True)
     began = saved = time.time()
-    first_step, losses = training.step, torch.zeros(())
+    first_step = logged_step = training.step
+    losses = torch.zeros(())
     values: dict[str, float] = {}
     with stop_signals() as interrupted:
         while training.step < config.steps:
             losses += training.train_step()
             if training.step % LOG_EVERY == 0 or training.step == config.steps:
                 now = time.time()
-                loss, losses = float(losses) / LOG_EVERY, torch.zeros(())
+                loss, losses = float(losses) / (training.step - logged_step), torch.zeros(())
+                logged_step = training.step
                 if not math.isfinite(loss):
                     raise QzooError(f"{game}: the loss is {loss} at step {training.step:,}; lower learning_rate")
                 values = training.values()
