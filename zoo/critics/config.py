@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from zoo.atari import MAX_SEED
 from zoo.c51 import Support
@@ -50,6 +51,8 @@ class CriticConfig:
     """Share of the online network that moves into the target network at each step."""
     max_gradient_norm: float = 10.0
     """Clipping by global norm."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of products in training: bfloat16 autocast where the processor has it (auto), or as told."""
     seed: int = 0
     """Seeds the network and the batches."""
 

@@ -45,8 +45,8 @@ class RamNetwork(nn.Module):
         self.head = nn.Linear(width, num_actions * num_atoms)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Logits for every action: uint8 (B, 2, 128) to float32 (B, A, N)."""
-        logits: Tensor = self.head(self.trunk(encode_ram(states)))
+        """Logits for every action: uint8 (B, 2, 128) to float32 (B, A, N), under autocast too."""
+        logits: Tensor = self.head(self.trunk(encode_ram(states))).float()
         return logits.view(-1, self.num_actions, self.num_atoms)
 
     def chosen(self, states: Tensor, counts: list[int]) -> Tensor:
@@ -57,12 +57,12 @@ class RamNetwork(nn.Module):
             counts: how many states of each action, A numbers.
 
         Returns:
-            float32 (B, N).
+            float32 (B, N), under autocast too.
         """
         parts = self.trunk(encode_ram(states)).split(counts)
         weights = self.head.weight.view(self.num_actions, self.num_atoms, self.width).unbind(0)
         biases = self.head.bias.view(self.num_actions, self.num_atoms).unbind(0)
-        return torch.cat([F.linear(*each) for each in zip(parts, weights, biases, strict=True)])
+        return torch.cat([F.linear(*each) for each in zip(parts, weights, biases, strict=True)]).float()
 
 
 @dataclass(frozen=True)

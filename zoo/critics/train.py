@@ -28,6 +28,7 @@ from zoo.c51 import cross_entropy, expectation, project
 from zoo.critics.config import CriticConfig
 from zoo.critics.data import CriticData
 from zoo.critics.network import Critic, RamNetwork
+from zoo.device import pick_precision
 from zoo.errors import QzooError
 from zoo.interrupt import stop_signals
 from zoo.state import load_state, module_tensors, optimizer_tensors, restore_module, restore_optimizer, save_state
@@ -62,6 +63,7 @@ class CriticTraining:
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         rate = config.learning_rate
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=rate, weight_decay=0.0, eps=1e-5, fused=True)
+        self.precision = pick_precision(config.precision, torch.device("cpu"))
         self.generator = torch.Generator().manual_seed(config.seed)
         self.step = 0
         self.held = torch.randint(len(data), (HELD,), generator=torch.Generator().manual_seed(0))
@@ -80,8 +82,10 @@ class CriticTraining:
             group["lr"] = config.learning_rate * factor
         index = self.draw()
         counts = torch.bincount(data.actions[index], minlength=self.num_actions).tolist()
-        target = self.target_distribution(index)
-        loss = cross_entropy(self.network.chosen(data.states(index), counts), target).mean()
+        with torch.autocast("cpu", self.precision, enabled=self.precision != torch.float32):
+            target = self.target_distribution(index)
+            logits = self.network.chosen(data.states(index), counts)
+        loss = cross_entropy(logits, target).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), config.max_gradient_norm)
@@ -97,7 +101,9 @@ class CriticTraining:
         """y of the equation above, float32 (B, N)."""
         states = self.data.successors(index)
         probabilities = self.target(states).softmax(-1)
-        values = expectation(self.network(states), self.atoms) if self.config.double_q else probabilities @ self.atoms
+        values = (probabilities * self.atoms).sum(-1)
+        if self.config.double_q:
+            values = expectation(self.network(states), self.atoms)
         action = values.argmax(1)
         if self.config.data_action:
             played = torch.rand(len(index), generator=self.generator) < self.config.data_action
