@@ -30,10 +30,11 @@ test: $(STAMP) ## run the tests but for the slow ones (no network or GPU needed)
 test-all: $(STAMP) ## run every test; ARGS= goes to pytest, as in ARGS=--cov
 	$(PYTEST) $(ARGS)
 
-lint: $(STAMP) ## check style, formatting and types
+lint: $(STAMP) ## check style, formatting, types and layers of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict -n auto zoo finetune
+	$(BIN)/mypy --strict -n auto
+	$(BIN)/lint-imports
 
 bench: $(STAMP) ## measure speed against this machine's limit and against peers
 	$(BIN)/zoo bench

@@ -22,16 +22,16 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from zoo.atari import FRAME_SIZE, STACK
-from zoo.bench.engine import limit_step
-from zoo.bench.hardware import count_flops, matmul
-from zoo.bench.tables import text
-from zoo.bench.timing import Turn, in_turns, machine, ratio, repeated, spread
-from zoo.device import keep_freed_memory, pick_precision
-from zoo.encoder import Encoder
-from zoo.files import write_json, write_text
-from zoo.group_norm import GroupNorm
-from zoo.markdown import markdown_table
+from benchmarks.speed.engine import limit_step
+from benchmarks.speed.hardware import count_flops, matmul
+from benchmarks.speed.tables import text
+from benchmarks.speed.timing import Turn, in_turns, machine, ratio, repeated, spread
+from zoo.atari.protocol import FRAME_SIZE, STACK
+from zoo.models.encoder import Encoder
+from zoo.models.group_norm import GroupNorm
+from zoo.support.device import keep_freed_memory, pick_precision
+from zoo.support.files import write_json, write_text
+from zoo.support.markdown import markdown_table
 
 OUT = Path(__file__).with_suffix(".json")
 CPU = torch.device("cpu")

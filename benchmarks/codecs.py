@@ -4,7 +4,7 @@
 
 Figures are for one thread, by the processor's time, so that other work disturbs them little: bytes a frame, and frames
 a second packed and unpacked. The block store's choice is lz4_raw at the level and block length of
-`zoo/recordings/blocks.py`, without differences.
+`zoo/frames/blocks.py`, without differences.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import numpy as np
 import pyarrow as pa
 import tyro
 
-from zoo.files import write_json
-from zoo.recordings.blocks import LEVEL
-from zoo.recordings.build import ram_frames
-from zoo.recordings.frames import FRAME_BYTES
+from zoo.frames.blocks import LEVEL
+from zoo.frames.build import ram_frames
+from zoo.frames.frames import FRAME_BYTES
+from zoo.frames.replay import Frames
 from zoo.recordings.library import load_recordings
-from zoo.recordings.replay import Frames
+from zoo.support.files import write_json
 
 CODECS = (("lz4_raw", None), ("lz4_raw", 3), ("lz4_raw", LEVEL), ("lz4_raw", 9), ("zstd", 1), ("zstd", 3), ("zstd", 9))
 LENGTHS = (8, 16, 32)

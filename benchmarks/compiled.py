@@ -13,13 +13,13 @@ from pathlib import Path
 
 import tyro
 
-from zoo.bench.engine import Engine
-from zoo.bench.timing import in_turns, machine, ratio, repeated, spread
-from zoo.device import pick_device
-from zoo.files import write_json
-from zoo.pretrain.config import RunConfig
+from benchmarks.speed.engine import Engine
+from benchmarks.speed.timing import in_turns, machine, ratio, repeated, spread
+from zoo.frames.store import build_store
 from zoo.recordings.library import load_recordings
-from zoo.recordings.store import build_store
+from zoo.support.device import pick_device
+from zoo.support.files import write_json
+from zoo.training.config import RunConfig
 
 OUT = Path(__file__).with_suffix(".json")
 

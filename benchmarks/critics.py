@@ -21,14 +21,14 @@ import numpy as np
 import torch
 import tyro
 
-from zoo.bench.timing import machine
-from zoo.cores import cores
+from benchmarks.speed.timing import machine
+from zoo.atari.games import get_game
 from zoo.critics.config import CriticConfig
 from zoo.critics.jobs import CriticJob, evaluate_critics, train_critics
-from zoo.files import write_json, write_text
-from zoo.games import get_game
-from zoo.markdown import markdown_table, score_text
 from zoo.recordings.datasets import Selection
+from zoo.support.cores import cores
+from zoo.support.files import write_json, write_text
+from zoo.support.markdown import markdown_table, score_text
 
 BASE = CriticConfig(n_step=7, data_action=0.0)
 PLAY = "per_game"

@@ -28,17 +28,18 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from zoo.bench.timing import machine
-from zoo.cores import cores
-from zoo.files import write_json, write_text
-from zoo.games import get_game
-from zoo.markdown import markdown_table, score_text
+from benchmarks.speed.timing import machine
+from zoo.atari.games import get_game
+from zoo.recorders.job import SEEDS_PER_RUN, RecordJob
+from zoo.recorders.learner import Learner, LearnerConfig
+from zoo.recorders.play import RAM_BYTES, Players
+from zoo.recorders.record import record
 from zoo.recordings.format import read_recording
-from zoo.recordings.learner import Learner, LearnerConfig
-from zoo.recordings.play import RAM_BYTES, Players
-from zoo.recordings.pool import run_all
-from zoo.recordings.record import SEEDS_PER_RUN, RecordJob, record
 from zoo.recordings.stats import last_episodes
+from zoo.support.cores import cores
+from zoo.support.files import write_json, write_text
+from zoo.support.markdown import markdown_table, score_text
+from zoo.support.pool import run_all
 
 WAYS = ("plain", "novelty", "held", "demonstrations")
 GAMES = ("Alien", "Amidar", "Gravitar", "Seaquest")

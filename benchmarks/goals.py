@@ -10,9 +10,9 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from zoo.bench.tables import text
-from zoo.files import write_text
-from zoo.markdown import markdown_table
+from benchmarks.speed.tables import text
+from zoo.support.files import write_text
+from zoo.support.markdown import markdown_table
 
 HERE = Path(__file__).parent
 PAGE = HERE / "goals.md"

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from zoo.files import write_text
-from zoo.markdown import markdown_table
-from zoo.pretrain.config import RunConfig
-from zoo.pretrain.run import new_objective
-from zoo.pretrain.scaled_ql import ScaledQL
+from zoo.frames.frames import FRAME_BYTES
+from zoo.frames.store import Batch
+from zoo.objectives.scaled_ql import ScaledQL
 from zoo.recordings.datasets import get_dataset
-from zoo.recordings.frames import FRAME_BYTES
-from zoo.recordings.store import Batch
+from zoo.support.files import write_text
+from zoo.support.markdown import markdown_table
+from zoo.training.config import RunConfig
+from zoo.training.run import new_objective
 
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 BEGIN, END = "<!-- written by benchmarks/gpu_memory.py -->", "<!-- end of the memory -->"
@@ -45,7 +45,7 @@ def fake_gpu() -> Iterator[torch.device]:
         stack.enter_context(patch("torch.cuda.is_bf16_supported", lambda including_emulation=True: True))
         # cuDNN's layout, which PyTorch asks cuDNN for.
         stack.enter_context(patch("torch._C._conv_determine_backend_memory_format", lambda *_: torch.channels_last))
-        stack.enter_context(patch("zoo.group_norm.kernel_agrees", lambda device, dtype: True))
+        stack.enter_context(patch("zoo.models.group_norm.kernel_agrees", lambda device, dtype: True))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         yield torch.device("cuda")
 

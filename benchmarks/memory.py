@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import tyro
 
-from zoo.bench.timing import machine
-from zoo.device import pick_device
-from zoo.files import write_json
-from zoo.pretrain.config import RunConfig
-from zoo.pretrain.loop import TrainingProgress, train
-from zoo.pretrain.run import new_objective
+from benchmarks.speed.timing import machine
+from zoo.frames.store import build_store, place_store
 from zoo.recordings.library import load_recordings
-from zoo.recordings.store import build_store, place_store
+from zoo.support.device import pick_device
+from zoo.support.files import write_json
+from zoo.training.config import RunConfig
+from zoo.training.loop import TrainingProgress, train
+from zoo.training.run import new_objective
 
 GAMES = ("Breakout", "Boxing", "Freeway", "Qbert")
 OUT = Path(__file__).with_suffix(".json")

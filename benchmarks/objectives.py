@@ -22,22 +22,23 @@ import numpy as np
 import torch
 import tyro
 
-from zoo.agent import Agent
-from zoo.bench.timing import machine
+from benchmarks.speed.timing import machine
+from zoo.atari.games import games_of, get_game
 from zoo.critics.network import critics_identity, load_critics
-from zoo.evaluate import human_iqm, play_episodes, summarize
-from zoo.files import write_json, write_text
-from zoo.games import games_of, get_game
-from zoo.markdown import markdown_table, score_text
-from zoo.metrics import hierarchical_bootstrap_interval, interquartile_mean
-from zoo.pretrain.config import ObjectiveConfig, OptimizerConfig, RunConfig
-from zoo.pretrain.log import VALUES
-from zoo.pretrain.loop import train
-from zoo.pretrain.run import new_objective, return_scales
-from zoo.recordings.build import fingerprint
+from zoo.evaluation.episodes import human_iqm, play_episodes, summarize
+from zoo.frames.build import fingerprint
+from zoo.frames.store import build_store
+from zoo.models.agent import Agent
+from zoo.objectives.config import ObjectiveConfig
 from zoo.recordings.datasets import Selection
-from zoo.recordings.store import build_store
-from zoo.values_plot import read_values
+from zoo.support.files import write_json, write_text
+from zoo.support.markdown import markdown_table, score_text
+from zoo.support.metrics import hierarchical_bootstrap_interval, interquartile_mean
+from zoo.training.config import OptimizerConfig, RunConfig
+from zoo.training.log import VALUES
+from zoo.training.loop import train
+from zoo.training.run import new_objective, return_scales
+from zoo.training.values_plot import read_values
 
 BEFORE = {"alpha": 1.0, "cql_temperature": 1.0}
 

@@ -92,7 +92,7 @@ def encoder_factory(arch: str) -> Any:
     if arch == "nature":
         return PixelEncoderFactory()
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from zoo.encoder import ARCHS, SpatialEmbedding, impala_trunk, resnet_trunk
+    from zoo.models.encoder import ARCHS, SpatialEmbedding, impala_trunk, resnet_trunk
 
     @dataclass()
     class TrunkFactory(EncoderFactory):

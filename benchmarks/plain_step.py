@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.atari import STACK, minimal_actions
-from zoo.encoder import Encoder
-from zoo.pretrain.config import RunConfig
-from zoo.pretrain.scaled_ql import ScaledQL
-from zoo.recordings.store import Batch, FrameStore
+from zoo.atari.emulator import minimal_actions
+from zoo.atari.protocol import STACK
+from zoo.frames.store import Batch, FrameStore
+from zoo.models.encoder import Encoder
+from zoo.objectives.scaled_ql import ScaledQL
+from zoo.training.config import RunConfig
 
 DIFFERS = (
     "float32 throughout, contiguous memory format",

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 import tyro
 
-from zoo.bench.replay import bench_replay
-from zoo.bench.timing import machine
-from zoo.cores import cores
-from zoo.files import write_json
+from benchmarks.speed.replay import bench_replay
+from benchmarks.speed.timing import machine
 from zoo.recordings.library import load_recordings, subsample
+from zoo.support.cores import cores
+from zoo.support.files import write_json
 
 GAMES = ("Breakout", "Boxing", "Freeway", "Gopher", "Qbert", "SpaceInvaders")
 OUT = Path(__file__).with_suffix(".json")

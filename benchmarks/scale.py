@@ -19,17 +19,17 @@ from typing import Any
 import torch
 import tyro
 
-from zoo.bench.replay import bench_store
-from zoo.bench.timing import machine
-from zoo.encoder import Encoder
-from zoo.files import write_json, write_text
-from zoo.markdown import markdown_table
-from zoo.pretrain.config import RunConfig
-from zoo.pretrain.ranks import World, share_of
-from zoo.qnetwork import QNetwork
+from benchmarks.speed.replay import bench_store
+from benchmarks.speed.timing import machine
+from zoo.frames.frames import FRAME_BYTES
+from zoo.frames.store import build_store
+from zoo.models.encoder import Encoder
+from zoo.models.qnetwork import QNetwork
 from zoo.recordings.datasets import Selection, get_dataset
-from zoo.recordings.frames import FRAME_BYTES
-from zoo.recordings.store import build_store
+from zoo.support.files import write_json, write_text
+from zoo.support.markdown import markdown_table
+from zoo.training.config import RunConfig
+from zoo.training.ranks import World, share_of
 
 HERE = Path(__file__).parent
 RESULTS, BLOCKS, PAGE = HERE / "results.json", HERE / "blocks.json", HERE.parent / "docs" / "scale.md"

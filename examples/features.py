@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 import zoo
-from zoo.atari import make_vector_env
+from zoo.atari.vector_env import make_vector_env
 
 encoder = zoo.load("nature.scaledql_learner12")  # a torch.nn.Module in eval mode; scaling is inside
 

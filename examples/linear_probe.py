@@ -8,9 +8,9 @@ import argparse
 import torch
 
 import zoo
-from zoo.encoder import Encoder
+from zoo.frames.store import FrameStore, build_store
+from zoo.models.encoder import Encoder
 from zoo.recordings.library import load_recordings
-from zoo.recordings.store import FrameStore, build_store
 
 HORIZON = 10
 

@@ -23,14 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from zoo.critics.network import Critic, critics_identity
-from zoo.device import pick_precision
-from zoo.encoder import Encoder, project
-from zoo.group_norm import allow_kernel
-from zoo.pretrain.config import COMPUTE, ComputeConfig, ObjectiveConfig, OptimizerConfig, RunConfig
-from zoo.pretrain.loop import TrainingProgress, train
-from zoo.pretrain.run import objective_on, return_scales, start_heads
-from zoo.qnetwork import QNetwork
-from zoo.recordings.store import FeatureStore, FrameStore, feature_store
+from zoo.frames.store import FeatureStore, FrameStore, feature_store
+from zoo.models.encoder import Encoder, project
+from zoo.models.group_norm import allow_kernel
+from zoo.models.qnetwork import QNetwork
+from zoo.objectives.config import ObjectiveConfig
+from zoo.support.device import pick_precision
+from zoo.training.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig
+from zoo.training.loop import TrainingProgress, train
+from zoo.training.run import objective_on, return_scales, start_heads
 
 Mode = Literal["frozen", "full", "scratch"]
 

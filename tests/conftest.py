@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from zoo.frames.store import FrameStore, build_store
+from zoo.recorders.job import RecordJob
+from zoo.recorders.record import record
 from zoo.recordings.format import Recording, read_recording
-from zoo.recordings.record import RecordJob, record
-from zoo.recordings.store import FrameStore, build_store
 
 GAMES = ("Breakout", "SpaceInvaders")
 torch.set_num_threads(1)

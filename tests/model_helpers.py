@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from zoo.c51 import Support
-from zoo.encoder import Encoder
-from zoo.errors import QzooError
-from zoo.model_folder import ModelConfig
-from zoo.qnetwork import QNetwork
+from zoo.models.c51 import Support
+from zoo.models.encoder import Encoder
+from zoo.models.model_folder import ModelConfig
+from zoo.models.qnetwork import QNetwork
+from zoo.support.errors import QzooError
 
 NAME = "nature.test"
 GAMES = ("Pong", "Breakout")

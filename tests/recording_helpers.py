@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from zoo.atari import minimal_actions
-from zoo.errors import QzooError
+from zoo.atari.emulator import minimal_actions
+from zoo.recorders.play import Players
 from zoo.recordings.format import CHECK_INTERVAL, METADATA_KEY, Episode, new_metadata, read_recording, write_recording
-from zoo.recordings.play import Players
 from zoo.recordings.verify import verify_episode
+from zoo.support.errors import QzooError
 
 MADE_UP_SEEDS = count()
 

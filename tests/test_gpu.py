@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_checkpoint import assert_equal
-from tests.test_pretrain import SMALL, log_of
-from zoo.device import deterministic
-from zoo.pretrain import batches, loop
-from zoo.pretrain.batches import Batches
-from zoo.pretrain.checkpoint import CHECKPOINT
-from zoo.pretrain.config import ComputeConfig, RunConfig
-from zoo.pretrain.loop import train
-from zoo.pretrain.run import new_objective
-from zoo.recordings.store import FrameStore
+from tests.training.test_checkpoint import assert_equal
+from tests.training.test_pretrain import SMALL, log_of
+from zoo.frames.store import FrameStore
+from zoo.support.device import deterministic
+from zoo.training import batches, loop
+from zoo.training.batches import Batches
+from zoo.training.checkpoint import CHECKPOINT
+from zoo.training.config import ComputeConfig, RunConfig
+from zoo.training.loop import train
+from zoo.training.run import new_objective
 
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))
 HALF = replace(SMALL, steps=12, random_shift=4, precision="bfloat16")

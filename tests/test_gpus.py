@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.test_no_waits import small_store
-from zoo.device import pick_device
-from zoo.errors import QzooError
-from zoo.pretrain import batches
-from zoo.pretrain.batches import Batches
-from zoo.pretrain.config import RunConfig
-from zoo.pretrain.ranks import ALONE, World
+from tests.training.test_no_waits import small_store
+from zoo.support.device import pick_device
+from zoo.support.errors import QzooError
+from zoo.training import batches
+from zoo.training.batches import Batches
+from zoo.training.config import RunConfig
+from zoo.training.ranks import ALONE, World
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo import data
-    from zoo.hub import list_models, load, load_agent, load_qnetwork, model_info
+    from zoo.models.hub import list_models, load, load_agent, load_qnetwork, model_info
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "data", "list_models", "load", "load_agent", "load_qnetwork", "model_info"]
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
     if name == "data":
         return importlib.import_module("zoo.data")
     if name in __all__:
-        from zoo import hub
+        from zoo.models import hub
 
         return getattr(hub, name)
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")

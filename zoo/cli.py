@@ -5,10 +5,13 @@ Bad input is one clear line and exit code 2. Commands are imported when they are
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
+import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -16,8 +19,8 @@ from typing import Any
 
 import tyro
 
-from zoo.errors import QzooError
-from zoo.interrupt import sigterm_interrupts
+from zoo.support.errors import QzooError
+from zoo.support.interrupt import sigterm_interrupts
 
 # name: (module, class, what it does)
 COMMANDS = {
@@ -38,7 +41,6 @@ COMMANDS = {
     "critic train": ("zoo.commands.critic", "CriticTrain", "train critics on RAM, teachers of encoders"),
     "critic evaluate": ("zoo.commands.critic", "CriticEvaluate", "let critics play, and compare them with their data"),
     "report": ("zoo.commands.report", "Report", "evaluate a model folder and write its card"),
-    "bench": ("zoo.commands.bench", "Bench", "speed of training and replay against this machine's limit"),
     "record learner": (
         "zoo.commands.record",
         "RecordLearner",
@@ -51,10 +53,21 @@ COMMANDS = {
     "data page": ("zoo.commands.data", "Page", "the page of the recordings, with its picture"),
     "data stats": ("zoo.commands.data", "Stats", "episodes, transitions, scores and bytes of recordings"),
     "data verify": ("zoo.commands.data", "Verify", "replay recordings and compare"),
-    "data worth": ("zoo.commands.worth", "Worth", "compare recorded play by what can be learned from it"),
     "data import": ("zoo.commands.exchange", "Import", "read play of DQN Replay or Minari as frames"),
     "data export": ("zoo.commands.exchange", "Export", "write recordings as Minari or Parquet datasets"),
 }
+if importlib.util.find_spec("benchmarks") and importlib.util.find_spec("benchmarks.speed"):
+    # Measuring code is in a checkout, not in the wheel.
+    COMMANDS["bench"] = (
+        "benchmarks.speed.command",
+        "Bench",
+        "speed of training and replay against the machine's limit",
+    )
+    COMMANDS["data worth"] = (
+        "benchmarks.data_worth.command",
+        "Worth",
+        "compare play by what is learned from it",
+    )
 SETTINGS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
@@ -126,7 +139,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         with sigterm_interrupts():
             result = command.run()
     except QzooError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_flags(str(error), command)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as error:
         told = ("interrupted", str(error), getattr(command, "IF_INTERRUPTED", ""))
@@ -135,6 +148,25 @@ def run(arguments: Sequence[str] | None = None) -> None:
     if command.json and result is not None:
         print(json.dumps(result, indent=2))
     sys.exit(getattr(command, "exit_code", 0))
+
+
+def with_flags(message: str, command: Any) -> str:
+    """An error as the command line says it: settings of the command, at the start or in backticks, as flags."""
+
+    def names(settings: Any) -> set[str]:
+        parts = [vars(settings)[field.name] for field in dataclasses.fields(settings)]
+        return {field.name for field in dataclasses.fields(settings)}.union(
+            *(names(part) for part in parts if dataclasses.is_dataclass(part))
+        )
+
+    if command is None:
+        return message
+    known = names(command)
+
+    def flag(match: re.Match[str]) -> str:
+        return f"--{match[1].replace('_', '-')}" if match[1] in known else match[0]
+
+    return re.sub(r"^(\w+)(?=[ :])", flag, re.sub(r"`(\w+)`", flag, message))
 
 
 def parse_command(name: str, arguments: Sequence[str]) -> Any:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeAlias
 
-from zoo.errors import QzooError
-from zoo.games import get_game
+from zoo.atari.games import get_game
 from zoo.recordings.datasets import DATASETS, Selection, get_dataset, missing_games
 from zoo.recordings.format import Recording
 from zoo.recordings.library import load_recordings, recorded_files, recorded_games
+from zoo.support.errors import QzooError
 
 __all__ = ["list_datasets", "load", "read"]
 
@@ -32,7 +32,7 @@ def load(
     seed: SupportsIndex = 0,
     recordings: Paths = (),
 ) -> list[Recording]:
-    """Recordings of a dataset, game after game, one a file; `zoo.recordings.store.build_store` makes frames of them.
+    """Recordings of a dataset, game after game, one a file; `zoo.frames.store.build_store` makes frames of them.
 
     Args:
         name: as `list_datasets` tells: "novice40", "mixed40", "heldout5", "learner12".

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from rich.progress import TaskID
 
-from zoo.commands.common import GROUPS, parse_games, progress_bar
-from zoo.errors import QzooError
-from zoo.games import games_of, get_game
+from zoo.atari.games import GROUPS, games_of, get_game, parse_games
+from zoo.commands.common import progress_bar
 from zoo.recordings.datasets import CUSTOM
+from zoo.support.errors import QzooError
 
 if TYPE_CHECKING:
-    from zoo.exchange.frame_set import FrameSet, Origin
+    from zoo.converters.frame_set import FrameSet, Origin
     from zoo.recordings.datasets import Selection
 
 
@@ -157,8 +157,8 @@ def open_sets(
     Raises:
         QzooError: a damaged set; or the time was over before all were read.
     """
-    from zoo.exchange.frame_set import open_frame_set
-    from zoo.exchange.imports import draw_episodes
+    from zoo.converters.frame_set import open_frame_set
+    from zoo.converters.imports import draw_episodes
 
     opened = []
     with progress_bar(quiet=quiet) as bar:

@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -21,11 +21,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from zoo.errors import QzooError
-from zoo.games import Split, all_games, games_of, get_game
+from zoo.support.errors import QzooError
 
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-GROUPS: tuple[Split, ...] = ("train", "held_out", "extra")
 
 console = Console(stderr=True)
 
@@ -36,29 +34,6 @@ def parse_duration(text: str, option: str = "--time-budget") -> float:
     if match is None:
         raise QzooError(f"{option} {text!r}: give a number and a unit, as in 90s, 9m or 1.5h")
     return float(match[1]) * SECONDS[match[2]]
-
-
-def parse_games(names: Sequence[str], available: Collection[str] | None = None) -> list[str]:
-    """Game names; `train`, `held_out`, `extra` and `all` stand for groups: for what is `available` of them, if given.
-
-    Raises:
-        QzooError: an unknown game, no game at all, or a group of which none is available.
-    """
-    groups: dict[str, Collection[str]] = {"all": all_games()}
-    groups |= {group: games_of(group) for group in GROUPS}
-    games: list[str] = []
-    for name in names:
-        if name not in groups:
-            games.append(get_game(name).name)
-            continue
-        found = [game for game in groups[name] if available is None or game in available]
-        if not found:
-            there = ", ".join(sorted(available or ()))
-            raise QzooError(f"--games {name}: there is no game of this group; there are {there}")
-        games += found
-    if not games:
-        raise QzooError("--games: name at least one game, or train, held_out, extra, all")
-    return list(dict.fromkeys(games))
 
 
 def typed_command(*, without: Sequence[str] = ()) -> str:

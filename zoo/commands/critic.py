@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import tyro
 from rich.table import Table
 
-from zoo.commands.common import parse_duration, parse_games, print_table, progress_bar
-from zoo.cores import cores
+from zoo.atari.games import parse_games
+from zoo.commands.common import parse_duration, print_table, progress_bar
 from zoo.critics.config import CriticConfig
-from zoo.errors import QzooError
+from zoo.support.cores import cores
+from zoo.support.errors import QzooError
 
 if TYPE_CHECKING:
     from zoo.critics.jobs import Played
@@ -109,10 +110,10 @@ class CriticEvaluate:
 
     def run(self) -> dict[str, Any]:
         """Play; returns what results.json holds."""
-        from zoo.commands.evaluate import check_settings
         from zoo.critics.jobs import evaluate_critics
+        from zoo.evaluation.scores import check_evaluation
 
-        check_settings(self.episodes, 0.0, self.seed)
+        check_evaluation(self.episodes, 0.0, self.seed)
         there = sorted(path.stem for path in self.critics.glob("*.safetensors") if "." not in path.stem)
         games = parse_games(self.games) if self.games else there
         missing = [game for game in games if game not in there]

@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 import tyro
 from rich.table import Table
 
-from zoo.commands.common import parse_games, print_table, progress_bar
-from zoo.cores import cores
-from zoo.errors import QzooError
-from zoo.games import get_game
+from zoo.atari.games import get_game, parse_games
+from zoo.commands.common import print_table, progress_bar
 from zoo.recordings.datasets import Selection, dataset_files, datasets_stats, get_dataset
 from zoo.recordings.format import Recording
 from zoo.recordings.library import SHIPPED, read_files, recorded_files, sources_of
 from zoo.recordings.stats import DatasetStats, SourceStats, dataset_stats, play_stats
 from zoo.recordings.verify import verify_files
+from zoo.support.cores import cores
+from zoo.support.errors import QzooError
 
 IQM_NOTE = (
     "IQM human: interquartile mean over games of the human-normalized mean return; sourced: without the games whose "
@@ -208,7 +208,7 @@ class Page:
 
     def run(self) -> dict[str, Any]:
         """Write; returns where."""
-        from zoo.data_card import write_page
+        from zoo.reports.data_card import write_page
 
         page, picture = write_page(self.folder, self.out or self.folder / "README.md")
         written = {"page": str(page), "picture": None if picture is None else str(picture)}

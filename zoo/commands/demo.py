@@ -12,7 +12,7 @@ from rich.table import Table
 
 from finetune.offline import FinetuneConfig
 from zoo.commands.common import progress_bar, typed_command
-from zoo.transfer_card import ARMS
+from zoo.reports.transfer_card import ARMS
 
 
 @dataclass
@@ -43,13 +43,13 @@ class Demo:
 
     def run(self) -> dict[str, Any]:
         """Run the demo; returns what results.json holds."""
-        from zoo.commands.evaluate import check_settings
-        from zoo.demo import DemoConfig, run_demo
-        from zoo.device import pick_device
-        from zoo.games import get_game
+        from finetune.demo import DemoConfig, run_demo
+        from zoo.atari.games import get_game
+        from zoo.evaluation.scores import check_evaluation
+        from zoo.support.device import pick_device
 
         game = get_game(self.game).name
-        check_settings(self.episodes, 0.0, self.finetune_config.seed)
+        check_evaluation(self.episodes, 0.0, self.finetune_config.seed)
         self.finetune_config.check()
         config = DemoConfig(game, self.encoder, self.transitions, self.episodes, self.finetune_config)
         started = time.time()

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from zoo.atari import MAX_SEED
-from zoo.commands.common import parse_games, progress_bar
-from zoo.cores import cores
-from zoo.errors import QzooError
-from zoo.evaluate import Policy, human_iqm, play_episodes, random_policy, summarize
-from zoo.games import OTHER_PLAYERS, get_game
+from zoo.commands.common import progress_bar
+from zoo.support.errors import QzooError
 
-RANDOM = "random"
-"""The name that stands for uniformly random play."""
-MAX_EPISODES = 1_000
-"""Runs of different seeds share no episode up to this number (see `play_episodes`)."""
+if TYPE_CHECKING:
+    from zoo.evaluation.scores import EvaluationProgress
 
 
 @dataclass
@@ -56,20 +47,17 @@ class Evaluate:
 
     def run(self) -> dict[str, Any]:
         """Play; returns scores by game and their interquartile mean."""
-        check_settings(self.episodes, self.epsilon, self.seed)
+        from zoo.evaluation.scores import evaluate
+
         if self.out is not None and not self.out.resolve().parent.is_dir():
-            raise QzooError(f"--out {self.out}: no such folder {self.out.resolve().parent}")
+            raise QzooError(f"out {self.out}: no such folder {self.out.resolve().parent}")
         with progress_bar(quiet=self.json) as bar:
-            if self.name == RANDOM:
-                if not self.games:
-                    raise QzooError("--games: name the games to play at random")
-                result = evaluate_random(parse_games(self.games), self.episodes, self.seed, bar)
-            else:
-                result = evaluate_model(self.name, self.games, self.episodes, self.epsilon, self.seed, self.device, bar)
-                if self.random:
-                    result["random"] = evaluate_random(list(result["games"]), self.episodes, self.seed, bar)
+            run: dict[str, Any] = {"episodes": self.episodes, "seed": self.seed, "report": EpisodeBars(bar)}
+            result = evaluate(self.name, self.games, epsilon=self.epsilon, device=self.device, **run)
+            if self.random and self.name != "random":
+                result["random"] = evaluate("random", list(result["games"]), **run)
         if self.out is not None:
-            from zoo.files import write_json
+            from zoo.support.files import write_json
 
             write_json(self.out, result)
         if not self.json:
@@ -77,110 +65,21 @@ class Evaluate:
         return result
 
 
-def check_settings(episodes: int, epsilon: float, seed: int) -> None:
-    """Refuse settings that can't be played.
+class EpisodeBars:
+    """A bar for each game that a policy plays."""
 
-    Raises:
-        QzooError: names the setting.
-    """
-    if not 1 <= episodes <= MAX_EPISODES:
-        raise QzooError(f"--episodes {episodes}: must be 1 to {MAX_EPISODES}")
-    if not 0.0 <= epsilon <= 1.0:
-        raise QzooError(f"--epsilon {epsilon}: must be 0 to 1")
-    if not 0 <= seed <= MAX_SEED:
-        raise QzooError(f"--seed {seed}: must be 0 to {MAX_SEED}")
+    def __init__(self, bar: Progress) -> None:
+        self.bar = bar
+        self.tasks: dict[tuple[str, str], TaskID] = {}
 
-
-def evaluate_model(
-    name: str | Path,
-    games: Sequence[str],
-    episodes: int,
-    epsilon: float,
-    seed: int,
-    device: str,
-    bar: Progress,
-) -> dict[str, Any]:
-    """Score a model in `games`, or in every game it has a head for where none is named.
-
-    Raises:
-        QzooError: no such model, no such device, or a game without a head.
-    """
-    from zoo.agent import Agent
-    from zoo.device import device_name, pick_device
-    from zoo.hub import find_model, load_qnetwork
-
-    chosen_device = pick_device(device)
-    network = load_qnetwork(find_model(name), device=chosen_device)
-    config = network.model_config
-    chosen = parse_games(games) if games else list(config.games)
-    agents = {game: Agent(network, game, config.support, epsilon, seed) for game in chosen}
-    result = _evaluate(agents.__getitem__, chosen, episodes, seed, f"{config.name} ", bar)
-    arguments = ["zoo", "evaluate", config.name]
-    if chosen != list(config.games):
-        arguments += ["--games", *chosen]
-    arguments += ["--episodes", str(episodes), "--epsilon", str(epsilon), "--seed", str(seed)]
-    return {
-        **result,
-        "policy": config.name,
-        "epsilon": epsilon,
-        "device": device_name(chosen_device),
-        "command": shlex.join(arguments),
-    }
-
-
-def evaluate_random(games: Sequence[str], episodes: int, seed: int, bar: Progress) -> dict[str, Any]:
-    """Score random play, uniform over each game's minimal actions, in the form of `evaluate_model`."""
-    result = _evaluate(lambda game: random_policy(game, seed), games, episodes, seed, "random play, ", bar)
-    arguments = [
-        "zoo",
-        "evaluate",
-        RANDOM,
-        "--games",
-        *games,
-        "--episodes",
-        str(episodes),
-        "--seed",
-        str(seed),
-    ]
-    return {**result, "policy": RANDOM, "epsilon": 1.0, "device": "CPU", "command": shlex.join(arguments)}
-
-
-def _evaluate(
-    policy_of: Callable[[str], Policy],
-    games: Sequence[str],
-    episodes: int,
-    seed: int,
-    title: str,
-    bar: Progress,
-) -> dict[str, Any]:
-    """Play and score game after game, with a bar each."""
-    started = time.time()
-    tasks = {game: bar.add_task(f"{title}{game}", total=episodes, note="waiting") for game in games}
-    scores = {}
-    for game in games:
-        ended: list[float] = []
-
-        def show(score: float, game: str = game, ended: list[float] = ended) -> None:
-            ended.append(score)
-            bar.update(tasks[game], completed=len(ended), note=f"mean {sum(ended) / len(ended):,.1f}")
-
-        def tick(steps: int, game: str = game, ended: list[float] = ended) -> None:
-            if steps % 500 == 0:  # an agent may be stuck for all of an episode's 27,000 steps
-                mean = f"mean {sum(ended) / len(ended):,.1f}, " if ended else ""
-                bar.update(tasks[game], note=f"{mean}{steps:,} steps of each emulator")
-
-        bar.update(tasks[game], note="")
-        scores[game] = play_episodes(
-            policy_of(game), game, episodes, seed=seed, num_threads=cores(), on_episode=show, on_step=tick
-        )
-    result: dict[str, Any] = {
-        "games": {game: summarize(game, raw) for game, raw in scores.items()},
-        "iqm_human": human_iqm(scores),
-    }
-    sourced = {game: raw for game, raw in scores.items() if get_game(game).human_source != OTHER_PLAYERS}
-    if sourced and len(sourced) < len(scores):
-        result["iqm_human_sourced"] = human_iqm(sourced)
-    return {**result, "episodes": episodes, "seed": seed, "seconds": round(time.time() - started, 1)}
+    def __call__(self, progress: EvaluationProgress) -> None:
+        """Show how far a game is."""
+        key = progress.policy, progress.game
+        if key not in self.tasks:
+            self.tasks[key] = self.bar.add_task(f"{progress.policy}, {progress.game}", total=progress.episodes, note="")
+        mean = "" if progress.mean is None else f"mean {progress.mean:,.1f}"
+        steps = f"{progress.steps:,} steps of each emulator" if progress.steps else ""
+        self.bar.update(self.tasks[key], completed=progress.ended, note=", ".join(filter(None, (mean, steps))))
 
 
 def _show(result: dict[str, Any]) -> None:

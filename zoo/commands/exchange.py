@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from zoo.commands.common import parse_games, progress_bar, typed_command
-from zoo.errors import QzooError
+from zoo.atari.games import parse_games
+from zoo.commands.common import progress_bar, typed_command
 from zoo.recordings.datasets import CUSTOM
+from zoo.support.errors import QzooError
 
 if TYPE_CHECKING:
-    from zoo.exchange.frame_set import Origin
+    from zoo.converters.frame_set import Origin
     from zoo.recordings.format import Recording
 
 Format = Literal["dqn_replay", "minari"]
@@ -77,7 +78,7 @@ class Import:
     ) -> tuple[Path, Origin]:
         game, command = self.game or None, typed_command()
         if self.format == "dqn_replay":
-            from zoo.exchange.dqn_replay import import_dqn_replay
+            from zoo.converters.dqn_replay import import_dqn_replay
 
             return import_dqn_replay(
                 self.path,
@@ -89,7 +90,7 @@ class Import:
                 on_start=on_start,
                 on_rows=on_done,
             )
-        from zoo.exchange.minari import import_minari
+        from zoo.converters.minari import import_minari
 
         return import_minari(
             self.path, self.out, game=game, source=source, command=command, on_start=on_start, on_steps=on_done
@@ -133,7 +134,7 @@ class Export:
 
     def run(self) -> dict[str, Any]:
         """Export, one game and source after the other."""
-        from zoo.exchange.export import sources_of
+        from zoo.converters.export import sources_of
         from zoo.recordings.datasets import Selection
 
         if self.workers < 0:
@@ -152,7 +153,7 @@ class Export:
                 about = self._export(recordings, partial(bar.advance, task))
                 parts.append({"game": game, "source": source, "episodes": episodes, "steps": steps, **about})
         if self.format == "parquet":
-            from zoo.exchange.export_parquet import write_card
+            from zoo.converters.export_parquet import write_card
 
             write_card(self.out)
         for part in parts:
@@ -169,11 +170,11 @@ class Export:
     def _export(self, recordings: list[Recording], on_steps: Callable[[int], None]) -> dict[str, Any]:
         workers, command = self.workers or None, typed_command()
         if self.format == "minari":
-            from zoo.exchange.export_minari import export_minari
+            from zoo.converters.export_minari import export_minari
 
             name, path = export_minari(recordings, self.out, command=command, workers=workers, on_steps=on_steps)
             return {"id": name, "path": str(path)}
-        from zoo.exchange.export_parquet import export_parquet
+        from zoo.converters.export_parquet import export_parquet
 
         written = export_parquet(recordings, self.out, command=command, workers=workers, on_steps=on_steps)
         return {"path": str(written)}

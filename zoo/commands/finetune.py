@@ -12,16 +12,16 @@ import tyro
 from finetune.offline import FinetuneConfig, Mode
 from zoo.commands.choose import Chosen, open_sets, refuse_limits, sets_of, takes_recordings
 from zoo.commands.common import parse_duration, progress_bar, typed_command
-from zoo.errors import QzooError
-from zoo.pretrain.config import ComputeConfig
 from zoo.recordings.datasets import CUSTOM, Selection
+from zoo.support.errors import QzooError
+from zoo.training.config import ComputeConfig
 
 if TYPE_CHECKING:
     from zoo.critics.network import Critic
-    from zoo.encoder import Encoder
-    from zoo.pretrain.data import TrainingData
-    from zoo.qnetwork import QNetwork
-    from zoo.recordings.store import FrameStore
+    from zoo.frames.store import FrameStore
+    from zoo.models.encoder import Encoder
+    from zoo.models.qnetwork import QNetwork
+    from zoo.training.data import TrainingData
 
 
 @dataclass
@@ -77,8 +77,8 @@ class FinetuneOffline:
 
     def run(self) -> dict[str, Any]:
         """Fine-tune, save, evaluate."""
-        from zoo.device import deterministic, told_when_full
-        from zoo.pretrain.ranks import refuse_ranks
+        from zoo.support.device import deterministic, told_when_full
+        from zoo.training.ranks import refuse_ranks
 
         refuse_ranks("zoo finetune offline")
         full = told_when_full("lower --batch-size or --transitions, or take a smaller --encoder")
@@ -86,17 +86,17 @@ class FinetuneOffline:
             return self._run()
 
     def _run(self) -> dict[str, Any]:
-        from zoo.commands.evaluate import check_settings
-        from zoo.device import pick_device
-        from zoo.games import get_game
-        from zoo.hub import load
-        from zoo.model_folder import ModelConfig, write_model
-        from zoo.pretrain.data import DataRecord
-        from zoo.recordings.store import place_store
+        from zoo.atari.games import get_game
+        from zoo.evaluation.scores import check_evaluation
+        from zoo.frames.store import place_store
+        from zoo.models.hub import load
+        from zoo.models.model_folder import ModelConfig, write_model
+        from zoo.support.device import pick_device
+        from zoo.training.data import DataRecord
 
         self.finetune_config.check()
         if self.episodes:
-            check_settings(self.episodes, 0.0, self.finetune_config.seed)
+            check_evaluation(self.episodes, 0.0, self.finetune_config.seed)
         started = time.time()
         deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
         game = get_game(self.game).name
@@ -158,8 +158,8 @@ class FinetuneOffline:
         Raises:
             QzooError: no such set, none of the game, or a mix that is not allowed.
         """
-        from zoo.exchange.imports import find_sets
-        from zoo.exchange.origins import check_origins
+        from zoo.converters.imports import find_sets
+        from zoo.converters.origins import check_origins
 
         refuse_limits(self.imports, uniform=self.uniform)
         origins = sets_of(find_sets(self.imports), [game])
@@ -175,8 +175,8 @@ class FinetuneOffline:
 
     def _load(self, chosen: Chosen, deadline: float) -> tuple[TrainingData, FrameStore]:
         """What was chosen, read, and the store that it gives."""
-        from zoo.pretrain.data import TrainingData
-        from zoo.recordings.store import build_store
+        from zoo.frames.store import build_store
+        from zoo.training.data import TrainingData
 
         recordings = chosen.selection.load(self.recordings) if chosen.selection else []
         seed = self.finetune_config.seed
@@ -203,7 +203,7 @@ class FinetuneOffline:
     ) -> tuple[QNetwork, dict[str, Any]]:
         """Fine-tune, with a bar."""
         from finetune.offline import finetune
-        from zoo.pretrain.loop import TrainingProgress
+        from zoo.training.loop import TrainingProgress
 
         with progress_bar(quiet=self.json) as bar:
             task = bar.add_task(f"{self.mode}", total=self.finetune_config.steps, note="")
@@ -230,8 +230,8 @@ class FinetuneOffline:
 
     def _evaluate(self, network: QNetwork, game: str) -> dict[str, Any] | None:
         """Score the agent, if that is wanted."""
-        from zoo.agent import Agent
-        from zoo.evaluate import play_episodes, summarize
+        from zoo.evaluation.episodes import play_episodes, summarize
+        from zoo.models.agent import Agent
 
         if not self.episodes:
             return None

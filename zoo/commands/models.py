@@ -19,7 +19,7 @@ class List:
 
     def run(self) -> list[dict[str, Any]]:
         """Show the table; returns what `zoo.list_models` gives."""
-        from zoo.hub import list_models
+        from zoo.models.hub import list_models
 
         models = list_models()
         if not self.json:
@@ -40,7 +40,7 @@ class Info:
 
     def run(self) -> dict[str, Any]:
         """Show it; returns the entry of `zoo list`, every field of config.json, the results and the path."""
-        from zoo.hub import model_info
+        from zoo.models.hub import model_info
 
         info = model_info(self.name, revision=self.revision)
         if not self.json:
@@ -65,7 +65,7 @@ def iqm_text(scores: dict[str, Any]) -> str:
 
 
 def _show_list(models: list[dict[str, Any]]) -> None:
-    from zoo.hub import models_dirs
+    from zoo.models.hub import models_dirs
 
     console = Console()
     if not models:
@@ -90,7 +90,7 @@ def _show_list(models: list[dict[str, Any]]) -> None:
 
 def _show_info(info: dict[str, Any], name: str) -> None:
     """All of it for a person; `name` is what it was found by."""
-    from zoo.model_folder import evaluation_of
+    from zoo.models.model_folder import evaluation_of
 
     facts = {
         "encoder": f"{info['arch']}, {info['parameters']:,} parameters, {info['feature_dim']} features",

@@ -22,17 +22,17 @@ from zoo.commands.choose import (
     takes_recordings,
 )
 from zoo.commands.common import parse_duration, progress_bar, typed_command
-from zoo.cores import cores
-from zoo.errors import QzooError
-from zoo.pretrain.config import ComputeConfig, RunConfig
 from zoo.recordings.datasets import CUSTOM
+from zoo.support.cores import cores
+from zoo.support.errors import QzooError
+from zoo.training.config import ComputeConfig, RunConfig
 
 if TYPE_CHECKING:
     from zoo.critics.network import Critic
-    from zoo.pretrain.data import TrainingData
-    from zoo.pretrain.ranks import World
+    from zoo.frames.store import FrameStore
     from zoo.recordings.format import Recording
-    from zoo.recordings.store import FrameStore
+    from zoo.training.data import TrainingData
+    from zoo.training.ranks import World
 
 SHOWN = ("td", "cql", "values", "policy", "agreement", "accuracy")
 """Losses that the progress bar shows, of those that the objective has."""
@@ -114,23 +114,23 @@ class Pretrain:
 
     def run(self) -> dict[str, Any] | None:
         """Train; returns where the run stands, or None where another rank does."""
-        from zoo.device import deterministic, told_when_full
-        from zoo.pretrain.ranks import join
+        from zoo.support.device import deterministic, told_when_full
+        from zoo.training.ranks import join
 
         with deterministic(self.compute.deterministic), told_when_full(IF_FULL), join() as world:
             return self._run(world)
 
     def _run(self, world: World) -> dict[str, Any] | None:
         from zoo.critics.network import critics_identity
-        from zoo.device import pick_device, told_when_full
-        from zoo.encoder import ARCHS
-        from zoo.group_norm import allow_kernel
-        from zoo.pretrain.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
-        from zoo.pretrain.data import DataRecord
-        from zoo.pretrain.loop import TrainingProgress, train
-        from zoo.pretrain.ranks import share_of
-        from zoo.pretrain.run import new_objective, return_scales, write_run_model
-        from zoo.recordings.store import place_store
+        from zoo.frames.store import place_store
+        from zoo.models.encoder import ARCHS
+        from zoo.models.group_norm import allow_kernel
+        from zoo.support.device import pick_device, told_when_full
+        from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
+        from zoo.training.data import DataRecord
+        from zoo.training.loop import TrainingProgress, train
+        from zoo.training.ranks import share_of
+        from zoo.training.run import new_objective, return_scales, write_run_model
 
         started = time.time()
         folder = self.out / self.name
@@ -213,8 +213,8 @@ class Pretrain:
             QzooError: an unknown dataset or game, no such set, a mix that is not allowed, or held-out games without
                 --allow-held-out.
         """
-        from zoo.exchange.imports import find_sets
-        from zoo.exchange.origins import check_origins
+        from zoo.converters.imports import find_sets
+        from zoo.converters.origins import check_origins
         from zoo.recordings.datasets import Selection
 
         refuse_limits(self.imports, uniform=self.uniform, per_game=self.per_game)
@@ -254,7 +254,7 @@ class Pretrain:
 
     def _load(self, chosen: Chosen, deadline: float, world: World) -> tuple[TrainingData, FrameStore]:
         """What was chosen, read, and the store that it gives."""
-        from zoo.pretrain.data import TrainingData
+        from zoo.training.data import TrainingData
 
         recordings = chosen.selection.load(self.recordings) if chosen.selection else []
         quiet = self.json or not world.leads
@@ -264,7 +264,7 @@ class Pretrain:
         return data, data.store(chosen.games, replayed, allow_mix=self.allow_mixed_origins)
 
     def _store(self, recordings: list[Recording], deadline: float, world: World) -> FrameStore:
-        from zoo.recordings.store import build_store, choose_placement
+        from zoo.frames.store import build_store, choose_placement
 
         placement = self.store if self.store != "auto" else choose_placement(recordings, world.local_size)
         threads = None if world.local_size == 1 else max(1, cores() // world.local_size)

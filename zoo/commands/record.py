@@ -13,11 +13,12 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from zoo.commands.common import parse_duration, parse_games, progress_bar
-from zoo.cores import cores
-from zoo.errors import QzooError
-from zoo.recordings.pool import record_all
-from zoo.recordings.record import Progress, RecordJob, Source
+from zoo.atari.games import parse_games
+from zoo.commands.common import parse_duration, progress_bar
+from zoo.recorders.job import Progress, RecordJob, Source
+from zoo.recorders.record import record_all
+from zoo.support.cores import cores
+from zoo.support.errors import QzooError
 
 
 @dataclass
@@ -155,8 +156,8 @@ class RecordPolicy(_Record):
 
     def run(self) -> Any:
         """Record; one entry a game."""
-        from zoo.hub import find_model
-        from zoo.model_folder import read_config
+        from zoo.models.hub import find_model
+        from zoo.models.model_folder import read_config
 
         if not self.model:
             raise QzooError("MODEL: name the model that plays; `zoo list` tells them")
@@ -202,7 +203,7 @@ class RecordPlanner(_Record):
                 source_paths(recorded_files(self.take_over), game, "learner")
             words += ["--take-over", *map(str, self.take_over)]
         if self.plan is not None:
-            from zoo.recordings.planner import PlanSettings
+            from zoo.recorders.planner import PlanSettings
 
             PlanSettings(*self.plan)  # refuse here, before any process starts
             words += ["--plan", *map(str, self.plan)]

@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 from zoo.commands.common import progress_bar
-from zoo.commands.evaluate import check_settings, evaluate_model, evaluate_random
+from zoo.commands.evaluate import EpisodeBars
 
 
 @dataclass
@@ -43,10 +43,10 @@ class Report:
 
     def run(self) -> dict[str, Any]:
         """Score, write; returns what results.json holds."""
-        from zoo.files import write_json
-        from zoo.model_folder import RESULTS, read_config, read_results
-        from zoo.report import write_report
-        from zoo.transfer_card import read_transfer
+        from zoo.models.model_folder import RESULTS, read_config, read_results
+        from zoo.reports.report import write_report
+        from zoo.reports.transfer_card import read_transfer
+        from zoo.support.files import write_json
 
         transfer = read_transfer(self.transfer, read_config(self.folder))
         if not self.card_only:
@@ -59,16 +59,16 @@ class Report:
 
     def _score(self) -> None:
         """Fill `evaluation`, `random` and `data` of results.json; what the training wrote there stays."""
-        from zoo.files import write_json
-        from zoo.model_folder import RESULTS, read_config, read_results
-        from zoo.report import recorded_data
+        from zoo.evaluation.scores import check_evaluation, evaluate
+        from zoo.models.model_folder import RESULTS, read_config, read_results
+        from zoo.reports.report import recorded_data
+        from zoo.support.files import write_json
 
-        check_settings(self.episodes, self.epsilon, self.seed)
+        check_evaluation(self.episodes, self.epsilon, self.seed)
         config, results = read_config(self.folder), read_results(self.folder) or {}
         results["data"] = recorded_data(config, results, self.recordings, self.dataset)
         with progress_bar(quiet=self.json) as bar:
-            results["random"] = evaluate_random(config.games, self.episodes, self.seed, bar)
-            results["evaluation"] = evaluate_model(
-                self.folder, (), self.episodes, self.epsilon, self.seed, self.device, bar
-            )
+            settings: dict[str, Any] = {"episodes": self.episodes, "seed": self.seed, "report": EpisodeBars(bar)}
+            results["random"] = evaluate("random", config.games, **settings)
+            results["evaluation"] = evaluate(self.folder, epsilon=self.epsilon, device=self.device, **settings)
         write_json(self.folder / RESULTS, results)

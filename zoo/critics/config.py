@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.atari import MAX_SEED
-from zoo.c51 import Support
-from zoo.errors import QzooError
+from zoo.atari.protocol import MAX_SEED
+from zoo.models.c51 import Support
+from zoo.support.errors import QzooError
 
 
 @dataclass(frozen=True)

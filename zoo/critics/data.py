@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.atari import RAM_BYTES, minimal_actions
+from zoo.atari.emulator import minimal_actions
+from zoo.atari.protocol import RAM_BYTES
 from zoo.critics.config import CriticConfig
-from zoo.errors import QzooError
+from zoo.frames.replay import num_frames
+from zoo.frames.returns import lost_lives, monte_carlo_returns, n_step_returns, return_scale, steps_to_end
 from zoo.recordings.format import Recording
-from zoo.recordings.replay import num_frames
-from zoo.returns import lost_lives, monte_carlo_returns, n_step_returns, return_scale, steps_to_end
+from zoo.support.errors import QzooError
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def critic_data(recordings: Sequence[Recording], rows: Tensor, config: CriticCon
     """Transitions of one game's recordings.
 
     Args:
-        rows: uint8 (F, 129), as `zoo.recordings.ram.ram_rows` gives them for these recordings.
+        rows: uint8 (F, 129), as `zoo.frames.ram.ram_rows` gives them for these recordings.
 
     Raises:
         QzooError: play with actions that are not of the game's minimal set.

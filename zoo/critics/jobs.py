@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from zoo.atari.games import get_game
 from zoo.critics.config import CriticConfig
 from zoo.critics.data import critic_data
 from zoo.critics.evaluate import play_critic
 from zoo.critics.network import Critic
 from zoo.critics.train import CriticProgress, train_critic
-from zoo.errors import QzooError
-from zoo.evaluate import human_iqm, summarize
-from zoo.files import write_json
-from zoo.games import get_game
-from zoo.metrics import interquartile_mean
-from zoo.model_folder import read_json
-from zoo.recordings.build import fingerprint
+from zoo.evaluation.episodes import human_iqm, summarize
+from zoo.frames.build import fingerprint
+from zoo.frames.ram import ram_rows
+from zoo.models.model_folder import read_json
 from zoo.recordings.datasets import Selection
-from zoo.recordings.pool import run_all
-from zoo.recordings.ram import ram_rows
 from zoo.recordings.stats import last_episodes
+from zoo.support.errors import QzooError
+from zoo.support.files import write_json
+from zoo.support.metrics import interquartile_mean
+from zoo.support.pool import run_all
 
 RESULTS = "results.json"
 Report = Callable[[CriticProgress], None]
@@ -85,7 +85,7 @@ def _train(job: CriticJob, report: Report) -> Path | None:
         facts = Critic.load(finished).facts
         wanted = {**identity, "config": asdict(job.config)}
         if differing := [name for name in wanted if facts.get(name) != wanted[name]]:
-            raise QzooError(f"{finished}: made with other settings ({', '.join(differing)}); give another --out")
+            raise QzooError(f"{finished}: made with other settings ({', '.join(differing)}); give another `out`")
         return finished
     total, done = sum(recording.steps for recording in recordings), 0
 
@@ -138,8 +138,9 @@ def evaluate_critics(
     """Let critics play seeded episodes and write `folder/results.json`, which keeps the figures of other games.
 
     Returns:
-        `games`: for each game its scores as `zoo.evaluate.summarize` gives them, mean and last 20% of its data, and how
-        it was made; `iqm` over those games, as `human_iqm`, and `beats_data`, in how many its mean is above its data's.
+        `games`: for each game its scores as `zoo.evaluation.episodes.summarize` gives them, mean and last 20% of its
+        data, and how it was made; `iqm` over those games, as `human_iqm`, and `beats_data`, in how many its mean is
+        above its data's.
     """
     jobs = [PlayJob(folder / f"{game}.safetensors", episodes, seed) for game in games]
     played = run_all(_play, jobs, workers, report)

@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from zoo.atari import RAM_BYTES, minimal_actions
-from zoo.c51 import Support
-from zoo.errors import QzooError
-from zoo.files import replacing, writing
+from zoo.atari.emulator import minimal_actions
+from zoo.atari.protocol import RAM_BYTES
+from zoo.models.c51 import Support
+from zoo.support.errors import QzooError
+from zoo.support.files import replacing, writing
 
 INFO_KEY = "qzoo_critic"
 FORMAT = 1

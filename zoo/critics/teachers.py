@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.atari import NUM_ACTIONS
+from zoo.atari.protocol import NUM_ACTIONS
 from zoo.critics.network import Critic, RamNetwork, encode_ram
 
 

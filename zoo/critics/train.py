@@ -23,16 +23,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.atari import minimal_actions
-from zoo.c51 import cross_entropy, expectation, project
+from zoo.atari.emulator import minimal_actions
 from zoo.critics.config import CriticConfig
 from zoo.critics.data import CriticData
 from zoo.critics.network import Critic, RamNetwork
-from zoo.device import pick_precision
-from zoo.errors import QzooError
-from zoo.interrupt import stop_signals
-from zoo.state import load_state, module_tensors, optimizer_tensors, restore_module, restore_optimizer, save_state
-from zoo.values import value_diagnostics
+from zoo.models.c51 import cross_entropy, expectation, project
+from zoo.models.values import value_diagnostics
+from zoo.support.device import pick_precision
+from zoo.support.errors import QzooError
+from zoo.support.interrupt import stop_signals
+from zoo.support.state import (
+    load_state,
+    module_tensors,
+    optimizer_tensors,
+    restore_module,
+    restore_optimizer,
+    save_state,
+)
 
 LOG_EVERY = 1_000
 HELD = 2_048

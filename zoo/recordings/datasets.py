@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import QzooError, unknown_name
-from zoo.games import games_of
+from zoo.atari.games import games_of
 from zoo.recordings.format import Episode, Recording, read_recording
 from zoo.recordings.library import Files, load_recordings, read_source, recorded_files, subsample
 from zoo.recordings.stats import DatasetStats, dataset_stats, stretch_of
+from zoo.support.errors import QzooError, unknown_name
 
 CUSTOM = "custom"
 """What a selection is called that is no named dataset."""
@@ -130,7 +130,7 @@ def games_taken(dataset: Dataset, recorded: Mapping[str, Collection[str]], games
         ]
         raise QzooError(
             f"{dataset.name}: {len(absent)} of {len(wanted)} games are not recorded: {', '.join(named)}; record them "
-            "with `zoo record`, or name the games to take (games=, --games)"
+            "with `zoo record`, or name the games to take (`games`)"
         )
     return wanted
 
@@ -216,7 +216,7 @@ class Selection:
             QzooError: an unknown dataset, a game that is missing or not of the dataset, or a damaged file.
         """
         if self.per_game is not None and self.per_game < 1:
-            raise QzooError(f"--per-game {self.per_game}: must be at least 1")
+            raise QzooError(f"per_game {self.per_game}: must be at least 1")
         if self.dataset == CUSTOM:
             recordings = load_recordings(
                 self.games, self.sources, paths, self.transitions, self.seed, uniform=self.uniform
@@ -232,7 +232,7 @@ class Selection:
     def _load_dataset(self, dataset: Dataset, paths: Sequence[Path]) -> list[Recording]:
         if self.sources:
             own = ", ".join(part.source for part in dataset.parts)
-            raise QzooError(f"--sources: {dataset.name} has sources of its own ({own}); leave one of the two out")
+            raise QzooError(f"sources: {dataset.name} has sources of its own ({own}); leave one of the two out")
         files = recorded_files(paths)
         recordings = []
         for game in games_taken(dataset, files, self.games):

@@ -2,7 +2,7 @@
 
 A file holds the episodes of one game and one source of play. A row is an episode:
 
-    seed           int64          names the episode's sticky coins (`zoo.atari.reseed`)
+    seed           int64          names the episode's sticky coins (`zoo.atari.emulator.reseed`)
     actions        binary         index in the full 18-action set, one byte a step (4 frames)
     reward_gaps    list<uint16>   the steps with a reward other than zero: the first one, then distances
     reward_values  list<int32>    those rewards, raw
@@ -34,10 +34,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from zoo.atari import NUM_ACTIONS, PROTOCOL, rom_md5
-from zoo.errors import QzooError, first_line
-from zoo.files import replacing, writing
-from zoo.games import all_games
+from zoo.atari.emulator import rom_md5
+from zoo.atari.games import all_games
+from zoo.atari.protocol import NUM_ACTIONS, PROTOCOL
+from zoo.support.errors import QzooError, first_line
+from zoo.support.files import replacing, writing
 
 FORMAT_VERSION = 1
 CHECK_INTERVAL = 200
@@ -59,6 +60,24 @@ SCHEMA = pa.schema(
         ("policy_step", pa.int64()),
     ]
 )
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A place where a replay differs from its recording.
+
+    `step` is where it shows; a changed action may lie up to CHECK_INTERVAL steps before it. Where every
+    episode replays and yet the file isn't the one that was written, `episode` and `step` are None.
+    """
+
+    path: str
+    episode: int | None
+    step: int | None
+    what: str
+
+    def __str__(self) -> str:
+        where = self.path if self.episode is None else f"{self.path}: episode {self.episode}, step {self.step}"
+        return f"{where}: {self.what}"
 
 
 @dataclass(frozen=True)

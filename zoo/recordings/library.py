@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.errors import QzooError
 from zoo.recordings.format import Episode, Recording, read_recording
+from zoo.support.errors import QzooError
 
 SHIPPED = Path(__file__).with_name("shipped")
 """The recordings that travel with the package."""
@@ -189,9 +189,9 @@ def subsample(
         QzooError: `transitions` below 1, or `seed` below 0.
     """
     if seed < 0:
-        raise QzooError(f"--seed {seed}: must be 0 or more")
+        raise QzooError(f"seed {seed}: must be 0 or more")
     if transitions is not None and transitions < 1:
-        raise QzooError(f"--transitions {transitions}: must be at least 1")
+        raise QzooError(f"transitions {transitions}: must be at least 1")
     if transitions is None or sum(recording.transitions for recording in recordings) <= transitions:
         return list(recordings)
     episodes = [episode for recording in recordings for episode in recording.episodes]

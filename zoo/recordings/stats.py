@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.games import OTHER_PLAYERS, get_game
-from zoo.metrics import interquartile_mean
+from zoo.atari.games import OTHER_PLAYERS, get_game
 from zoo.recordings.format import Episode, Recording
+from zoo.support.metrics import interquartile_mean
 
 LAST_SHARE = 0.2
 

@@ -14,14 +14,14 @@ from typing import Any, TypeAlias
 import ale_py
 import numpy as np
 
-from zoo.atari import PROTOCOL, action_values, make_ale, play_step, reseed
-from zoo.errors import QzooError
-from zoo.files import write_json, writing
-from zoo.locks import lock_beside, take_lock
-from zoo.recordings.format import CHECK_INTERVAL, Episode, Recording, check_value, read_with_digest
+from zoo.atari.emulator import action_values, make_ale, play_step, reseed
+from zoo.atari.protocol import PROTOCOL
+from zoo.recordings.format import CHECK_INTERVAL, Episode, Mismatch, Recording, check_value, read_with_digest
 from zoo.recordings.library import Holders, check_name, claim_episodes
-from zoo.recordings.pool import run_all
-from zoo.recordings.replay import Mismatch
+from zoo.support.errors import QzooError
+from zoo.support.files import write_json, writing
+from zoo.support.locks import lock_beside, take_lock
+from zoo.support.pool import run_all
 
 PART_STEPS = 20_000
 """Steps that one process verifies at a time: a few seconds, so that one long file keeps every core busy."""
@@ -124,7 +124,7 @@ def sample_episodes(recording: Recording, sample: int | None, seed: int = 0) -> 
         QzooError: `seed` below 0.
     """
     if seed < 0:
-        raise QzooError(f"--seed {seed}: must be 0 or more")
+        raise QzooError(f"seed {seed}: must be 0 or more")
     total = len(recording.episodes)
     if sample is None or sample >= total:
         return list(range(total))
@@ -229,7 +229,7 @@ def _logging(path: Path | None) -> Iterator[tuple[Log, Callable[[], None]]]:
         yield {}, lambda: None
         return
     if path.is_dir():
-        raise QzooError(f"--log {path}: a folder; name a file")
+        raise QzooError(f"log {path}: a folder; name a file")
     lock = lock_beside(path)
     take_lock(lock, path, "another verification writes it; let it end, or name another file")
     try:

@@ -1,0 +1,1 @@
+"""All measuring code: speed against limits, worth of data, settings compared."""

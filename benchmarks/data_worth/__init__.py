@@ -1,0 +1,1 @@
+"""What recorded play is worth: what a small network learns from it."""

@@ -1,0 +1,54 @@
+"""Fine-tuning on features computed once against fine-tuning end to end."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import torch
+
+from benchmarks.speed.timing import Turn, in_turns, ratio, repeated, spread
+from finetune.offline import FinetuneConfig, behind_trunk, frozen_features, start_network
+from zoo.frames.store import FrameStore
+from zoo.models.encoder import Encoder
+from zoo.models.qnetwork import QNetwork
+from zoo.objectives.scaled_ql import ScaledQL
+from zoo.support.device import pick_precision
+from zoo.training.batches import step_generator
+from zoo.training.loop import make_optimizer, train_step
+
+
+def bench_frozen(
+    arch: str, store: FrameStore, device: torch.device, batch_size: int, turn_seconds: float, repeats: int
+) -> dict[str, Any]:
+    """A step of head training on features computed once, and one end to end, in milliseconds; features aside.
+
+    Args:
+        store: play of one game.
+    """
+    settings = FinetuneConfig(batch_size=batch_size)
+    config = settings.run_config(arch, Encoder(arch).feature_dim)
+    dtype = pick_precision(config.precision, device)
+    (game,) = store.games
+    network = start_network(Encoder(arch).to(device), game, "full", settings)
+    features = frozen_features(network.encoder, store, settings)
+
+    def turn_of(data: FrameStore, trained: QNetwork) -> Turn:
+        objective = ScaledQL(trained, settings.objective).to(device)
+        optimizer = make_optimizer(objective, config.optimizer)
+        numbers = count()
+
+        def step() -> None:
+            index = data.sample(data.games, batch_size, step_generator(0, next(numbers)))
+            train_step(objective, data.gather(index, 5, 0.99).to(device), optimizer, config, dtype)
+
+        return repeated(step, device, turn_seconds)
+
+    turns = {"frozen": turn_of(features, behind_trunk(network, game, settings)), "full": turn_of(store, network)}
+    seconds = in_turns(turns, repeats)
+    return {
+        "arch": arch,
+        "frozen_ms": spread(seconds["frozen"], 1e3),
+        "full_ms": spread(seconds["full"], 1e3),
+        "speedup": ratio(seconds["full"], seconds["frozen"]),
+    }

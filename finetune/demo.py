@@ -1,0 +1,153 @@
+"""The demo: on a game that the encoder never saw, what are its features worth?
+
+Random play, the recorded data's own mean, and three agents trained for the same number of gradient steps on the same
+recorded play: frozen features, fine-tuned end to end, and the same network from scratch.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.offline import FinetuneConfig, Mode, finetune
+from zoo.evaluation.episodes import EVALUATION_SEED, play_episodes, random_policy, summarize
+from zoo.frames.store import FrameStore, build_store, place_store
+from zoo.models.agent import Agent
+from zoo.models.encoder import Encoder
+from zoo.models.hub import load, model_info
+from zoo.models.qnetwork import QNetwork
+from zoo.recordings.library import load_recordings
+from zoo.reports.video import play_actions, write_video
+from zoo.support.device import device_name
+from zoo.support.errors import QzooError
+from zoo.support.files import write_json
+from zoo.training.checkpoint import CHECKPOINT, previous_checkpoint
+from zoo.training.log import LOG
+from zoo.training.loop import TrainingProgress
+from zoo.training.run import read_curve
+
+MODES: tuple[Mode, ...] = ("scratch", "frozen", "full")
+Show = Callable[[str, int, int, str], None]
+"""What a caller may pass to see how it goes: (part, done, total, note)."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """What the demo runs."""
+
+    game: str
+    encoder: str
+    transitions: int
+    episodes: int
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+
+def run_demo(config: DemoConfig, out: Path, device: torch.device, show: Show, command: str) -> dict[str, Any]:
+    """Run every arm and write results.json, curves.png and play.mp4 into `out`; returns the results."""
+    from zoo.reports.plots import plot_demo  # matplotlib is slow to import
+
+    started = time.time()
+    model = model_info(config.encoder)
+    if config.game in model["games"]:
+        raise QzooError(f"game {config.game}: {config.encoder} was trained on it; the demo is about unseen games")
+    encoder = load(config.encoder, device=device)
+    store, returns = prepare(config, device, show)
+    support = config.finetune.objective.support
+    arms: dict[str, dict[str, Any]] = {}
+    arms["random"] = score_arm("random", random_policy(config.game, config.finetune.seed), config, show)
+    arms["data"] = {**arm(config.game, returns), "seconds": 0.0}
+    networks: dict[str, QNetwork] = {}
+    curves: dict[str, Any] = {}
+    for mode in MODES:
+        networks[mode], seconds = train_arm(mode, encoder, store, config, out, show)
+        agent = Agent(networks[mode], config.game, support, seed=config.finetune.seed)
+        arms[mode] = score_arm(mode, agent, config, show)
+        arms[mode]["seconds"] = seconds
+        curves[mode] = read_curve(out / mode / LOG)
+    best = max(MODES, key=lambda mode: float(arms[mode]["score"]))
+    show("video", 0, 1, best)
+    actions = play_actions(Agent(networks[best], config.game, support), config.game)
+    write_video(out / "play.mp4", config.game, EVALUATION_SEED, actions)
+    show("video", 1, 1, best)
+    results = {
+        "game": config.game,
+        "encoder": model["name"],
+        "encoder_sha256": model["sha256"],
+        "transitions": store.transitions,
+        "steps": config.finetune.steps,
+        "batch_size": config.finetune.batch_size,
+        "episodes": config.episodes,
+        "seed": config.finetune.seed,
+        "command": command,
+        "video": best,
+        "machine": f"{device_name(device)}, {platform.machine()}",
+        "arms": {name: arms[name] for name in ("random", "data", *MODES)},
+        "seconds": time.time() - started,
+    }
+    plot_demo(results, curves, out / "curves.png")
+    write_json(out / "results.json", results)
+    return results
+
+
+def prepare(config: DemoConfig, device: torch.device, show: Show) -> tuple[FrameStore, np.ndarray[Any, Any]]:
+    """The recorded play as frames, and the returns of its episodes."""
+    recordings = load_recordings([config.game], ("learner",), (), config.transitions, config.finetune.seed)
+    total, done = sum(recording.transitions for recording in recordings), 0
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        done += steps
+        show("replay", done, total, "seeds and actions into frames")
+
+    store = place_store(build_store(recordings, on_steps=advance), device)
+    returns = [episode.score for recording in recordings for episode in recording.episodes]
+    return store, np.array(returns, dtype=np.float64)
+
+
+def train_arm(
+    mode: Mode, encoder: Encoder, store: FrameStore, config: DemoConfig, out: Path, show: Show
+) -> tuple[QNetwork, float]:
+    """Train one arm afresh: (network, seconds, the features of mode frozen included)."""
+    folder = out / mode
+    for old in (folder / LOG, folder / CHECKPOINT, previous_checkpoint(folder / CHECKPOINT)):
+        old.unlink(missing_ok=True)
+
+    def report(progress: TrainingProgress) -> None:
+        note = f"td {progress.losses['td']:.2f}, {progress.samples_per_second:.0f} samples/s"
+        show(f"train {mode}", progress.step, progress.steps, note)
+
+    show(f"train {mode}", 0, config.finetune.steps, "")
+    network, result = finetune(encoder, config.game, store, mode, config.finetune, folder, report=report)
+    return network, float(result["seconds"]["total"])
+
+
+def score_arm(name: str, policy: Any, config: DemoConfig, show: Show) -> dict[str, Any]:
+    """Play the evaluation episodes, the same seeds for every arm."""
+    began, done = time.time(), 0
+
+    def on_episode(score: float) -> None:
+        nonlocal done
+        done += 1
+        show(f"play {name}", done, config.episodes, f"last {score:.0f}")
+
+    scores = play_episodes(policy, config.game, config.episodes, seed=config.finetune.seed, on_episode=on_episode)
+    return {**arm(config.game, scores), "seconds": time.time() - began}
+
+
+def arm(game: str, scores: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """An arm's figures from its raw scores."""
+    summary = summarize(game, scores)
+    return {
+        "score": summary["mean"],
+        "human_normalized": summary["human_normalized"],
+        "low": summary["low"],
+        "high": summary["high"],
+        "episodes": summary["episodes"],
+    }

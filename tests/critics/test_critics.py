@@ -1,0 +1,248 @@
+"""Critics on RAM: data and loss by hand, resuming, files, play; and learning from them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.command_helpers import run_command
+from tests.conftest import GAMES
+from tests.recording_helpers import refused
+from zoo.atari.emulator import minimal_actions
+from zoo.critics.config import CriticConfig
+from zoo.critics.data import CriticData, critic_data
+from zoo.critics.evaluate import play_critic
+from zoo.critics.network import Critic, RamNetwork, critics_identity, load_critics
+from zoo.critics.teachers import Teachers
+from zoo.critics.train import CriticTraining, train_critic
+from zoo.frames.ram import ram_rows
+from zoo.frames.store import build_store
+from zoo.models.encoder import Encoder
+from zoo.models.qnetwork import QNetwork
+from zoo.objectives.bc import BehaviourCloning
+from zoo.objectives.config import ObjectiveConfig
+from zoo.objectives.from_critic import FromCritic
+from zoo.recordings.format import Recording
+
+TINY = CriticConfig(samples=64 * 40, batch_size=64, width=16, n_step=3)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ram")
+
+
+@pytest.fixture(scope="module")
+def data(recordings: list[Recording], cache: Path) -> CriticData:
+    return critic_data([recordings[0]], ram_rows([recordings[0]], cache), TINY)
+
+
+@pytest.fixture(scope="module")
+def critics(recordings: list[Recording], cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a critic of each game, hardly trained."""
+    folder = tmp_path_factory.mktemp("critics")
+    for recording in recordings:
+        mine = critic_data([recording], ram_rows([recording], cache), TINY)
+        identity = {"data_mean": 1.0, "data_last20": None}
+        assert train_critic(recording.metadata.game, mine, TINY, folder, identity=identity) is not None
+    return folder
+
+
+@pytest.mark.parametrize("life_ends", [True, False])
+def test_returns_discounts_and_successors_are_those_of_the_play(
+    recordings: list[Recording], cache: Path, life_ends: bool
+) -> None:
+    recording, config = recordings[0], replace(TINY, life_ends=life_ends, scaled=False)
+    rows = ram_rows([recording], cache)
+    data = critic_data([recording], rows, config)
+    t = first = 0
+    for episode in recording.episodes:
+        lives = rows[first : first + episode.length, 128].tolist()
+        rewards = np.clip(episode.rewards, -1, 1)
+        lost = [life_ends and s + 1 < episode.length and lives[s + 1] < lives[s] for s in range(episode.length)]
+        for step in range(episode.length):
+            total, discount, at = 0.0, 1.0, step
+            while at < step + config.n_step:
+                total += discount * rewards[at]
+                discount *= config.gamma
+                at += 1
+                if lost[at - 1] or at == episode.length:
+                    discount = 0.0
+                    break
+            assert data.returns[t] == pytest.approx(total, abs=1e-6)
+            assert data.discounts[t] == pytest.approx(discount, abs=1e-6)
+            if discount:
+                assert data.successor[t] == first + at
+                assert minimal_actions(GAMES[0])[data.next_action[t]] == episode.actions[at]
+            t += 1
+        first += episode.length
+    assert len(data) == t
+    assert any(discount == 0.0 for discount in data.discounts)
+
+
+def test_the_scale_fills_the_support(data: CriticData) -> None:
+    assert np.percentile(data.monte_carlo.abs(), 99) == pytest.approx(8.0, rel=1e-4)
+
+
+def test_one_actions_logits_are_those_of_the_whole_head() -> None:
+    torch.manual_seed(0)
+    network, states = RamNetwork(4, 8, 5), torch.randint(0, 256, (10, 2, 128), dtype=torch.uint8)
+    actions = torch.tensor([0, 0, 0, 1, 1, 3, 3, 3, 3, 3])
+    counts = torch.bincount(actions, minlength=4).tolist()
+    wanted = network(states)[torch.arange(10), actions]
+    assert torch.allclose(network.chosen(states, counts), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("double_q, data_action", [(False, 0.0), (True, 0.0), (False, 1.0)])
+def test_targets_are_those_of_the_equation(data: CriticData, double_q: bool, data_action: float) -> None:
+    training = CriticTraining(GAMES[0], data, replace(TINY, double_q=double_q, data_action=data_action))
+    with torch.no_grad():
+        training.target.head.weight.mul_(20)
+        training.network.head.weight.mul_(-20)
+    index = torch.arange(0, len(data), 7)
+    found = training.target_distribution(index)
+    atoms = training.atoms.double()
+    spacing = float(atoms[1] - atoms[0])
+    with torch.no_grad():
+        following = training.target(data.successors(index)).double().softmax(-1)
+        choosing = (training.network if double_q else training.target)(data.successors(index)).double().softmax(-1)
+    for row, t in enumerate(index.tolist()):
+        action = int(data.next_action[t]) if data_action else int((choosing[row] @ atoms).argmax())
+        wanted = np.zeros(len(atoms))
+        for p, z in zip(following[row, action].tolist(), atoms.tolist(), strict=True):
+            moved = min(max(float(data.returns[t]) + float(data.discounts[t]) * z, -10.0), 10.0)
+            place = (moved + 10.0) / spacing
+            low = min(int(place), len(atoms) - 2)
+            wanted[low] += p * (1 - (place - low))
+            wanted[low + 1] += p * (place - low)
+        assert found[row].numpy() == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(data: CriticData, tmp_path: Path) -> None:
+    whole = train_critic(GAMES[0], data, TINY, tmp_path / "whole", identity={})
+    stopped = tmp_path / "stopped"
+    assert train_critic(GAMES[0], data, TINY, stopped, identity={}, deadline=0.0) is None
+    assert (stopped / f"{GAMES[0]}.checkpoint.safetensors").exists()
+    refused(lambda: train_critic(GAMES[0], data, replace(TINY, tau=0.5), stopped, identity={}), "other settings")
+    resumed = train_critic(GAMES[0], data, TINY, stopped, identity={})
+    assert whole is not None and resumed is not None
+    assert critics_identity({GAMES[0]: whole}) == critics_identity({GAMES[0]: resumed})
+    assert [path.name for path in stopped.glob("*.safetensors")] == [f"{GAMES[0]}.safetensors"]
+    last = json.loads((stopped / f"{GAMES[0]}.log.jsonl").read_text().splitlines()[-1])
+    assert last["samples"] == TINY.samples and last["return_data"] > 0.0
+
+
+def test_files_hold_the_critic_and_damage_is_refused(critics: Path, tmp_path: Path) -> None:
+    path = critics / f"{GAMES[0]}.safetensors"
+    critic = Critic.load(path)
+    assert critic.game == GAMES[0] and critic.scale > 0 and critic.spread > 0
+    critic.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-100])
+    refused(lambda: Critic.load(tmp_path / "cut.safetensors"), "cut.safetensors", "train it again")
+    refused(lambda: load_critics(critics, [GAMES[0], "Pong"]), critics, "Pong", "zoo critic train")
+
+
+def test_play_is_seeded_and_whole(critics: Path) -> None:
+    critic = Critic.load(critics / f"{GAMES[0]}.safetensors")
+    one, two = (play_critic(critic, 3, epsilon=0.2) for _ in range(2))
+    assert one.scores.tolist() == two.scores.tolist() and one.steps > 100
+    assert one.earned >= 0.0
+    assert play_critic(critic, 2, seed=1, epsilon=0.2).scores.tolist() != one.scores[:2].tolist()
+
+
+def test_stacked_critics_are_the_critics(critics: Path) -> None:
+    loaded = load_critics(critics, GAMES)
+    states = torch.randint(0, 256, (2, 5, 2, 128), dtype=torch.uint8)
+    teachers = Teachers([loaded[game] for game in GAMES])
+    found = teachers(states)
+    for number, game in enumerate(GAMES):
+        wanted = loaded[game].network(states[number]).softmax(-1)
+        assert torch.allclose(found[number][:, list(minimal_actions(game))], wanted, atol=1e-5)
+    assert torch.allclose(teachers(states[1:], torch.tensor([1])), found[1:], atol=1e-6)
+
+
+def test_the_loss_of_learning_from_critics_is_that_of_the_equation(
+    recordings: list[Recording], critics: Path, cache: Path
+) -> None:
+    config = ObjectiveConfig(objective="from_critic", policy_weight=0.7, policy_temperature=0.4)
+    torch.manual_seed(0)
+    objective = FromCritic(QNetwork(Encoder("nature", 16), GAMES), config, load_critics(critics, GAMES))
+    with torch.no_grad():
+        objective.network.weight.mul_(30)
+    store = build_store(recordings, "ram", cache, workers=1, ram=True)
+    batch = store.gather(store.sample(GAMES, 4, torch.Generator().manual_seed(0)), 1, 0.99, successors=False, ram=True)
+    assert len(batch.next_observations) == 0 and batch.ram is not None
+    found = objective.loss(batch)
+    with torch.no_grad():
+        logits = objective.network(batch.observations).double().numpy()
+    atoms = objective.atoms.double().numpy()
+    values, policies, agreements = [], [], []
+
+    def softmax(x: np.ndarray) -> np.ndarray:
+        e = np.exp(x - x.max(-1, keepdims=True))
+        return e / e.sum(-1, keepdims=True)
+
+    for g, game in enumerate(GAMES):
+        critic, legal = Critic.load(critics / f"{game}.safetensors"), list(minimal_actions(game))
+        with torch.no_grad():
+            wanted = critic.network(batch.ram[4 * g : 4 * g + 4]).double().softmax(-1).numpy()
+        for b in range(4):
+            mine = softmax(logits[g, b, legal])
+            values.append(-(wanted[b] * np.log(mine)).sum(-1).mean())
+            t = 0.4 * critic.spread
+            theirs, ours = softmax(wanted[b] @ atoms / t), softmax(mine @ atoms / t)
+            policies.append((theirs * np.log(theirs / ours)).sum())
+            agreements.append(float((wanted[b] @ atoms).argmax() == (mine @ atoms).argmax()))
+    assert float(found["values"]) == pytest.approx(np.mean(values), rel=1e-4)
+    assert float(found["policy"]) == pytest.approx(np.mean(policies), rel=1e-3)
+    assert found["loss"].item() == pytest.approx(np.mean(values) + 0.7 * np.mean(policies), rel=1e-3)
+    assert float(found["agreement"]) == pytest.approx(np.mean(agreements))
+    found["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.network.parameters())
+    part = objective.loss(batch.__class__(**{k: v[4:] for k, v in batch.tensors().items()}), torch.tensor([1]))
+    assert float(part["values"]) == pytest.approx(np.mean(values[4:]), rel=1e-4)
+    assert part["games.agreement"][0] == 0.0 and not any("teacher" in name for name in objective.state_dict())
+
+
+def test_cloning_is_a_cross_entropy_over_legal_actions(recordings: list[Recording]) -> None:
+    torch.manual_seed(0)
+    objective = BehaviourCloning(QNetwork(Encoder("nature", 16), GAMES), ObjectiveConfig(objective="bc"))
+    with torch.no_grad():
+        objective.network.weight.mul_(30)
+    store = build_store(recordings, workers=1)
+    batch = store.gather(store.sample(GAMES, 4, torch.Generator().manual_seed(0)), 1, 0.99, successors=False)
+    with torch.no_grad():
+        q = (objective.network(batch.observations).double().softmax(-1) @ objective.atoms.double()).numpy()
+    wanted = []
+    for g, game in enumerate(GAMES):
+        for b in range(4):
+            legal = q[g, b, list(minimal_actions(game))]
+            wanted.append(np.log(np.exp(legal).sum()) - q[g, b, int(batch.actions[4 * g + b])])
+    assert objective.loss(batch)["loss"].item() == pytest.approx(np.mean(wanted), rel=1e-4)
+
+
+def test_the_commands_train_evaluate_and_teach(recordings_dir: Path, tmp_path: Path) -> None:
+    paths = ["--dataset", "custom", "--recordings", str(recordings_dir), "--cache", str(tmp_path / "cache")]
+    settings = ["--samples", "2560", "--batch-size", "64", "--width", "16", "--workers", "1"]
+    folder = tmp_path / "critics"
+    train = [*GAMES, *paths, *settings, "--out", str(folder)]
+    made = {game: str(folder / f"{game}.safetensors") for game in GAMES}
+    assert run_command("critic train", train) == made
+    before = (folder / f"{GAMES[0]}.safetensors").stat().st_mtime_ns
+    assert run_command("critic train", train) == made and before == Path(made[GAMES[0]]).stat().st_mtime_ns
+    refused(lambda: run_command("critic train", [*train, "--tau", "0.5"]), "other settings (config)")
+    results = run_command("critic evaluate", ["--critics", str(folder), "--episodes", "1", "--workers", "1"])
+    assert set(results["games"]) == set(GAMES) and results["of"] == 2
+    assert json.loads((folder / "results.json").read_text()) == results
+    short = ["--steps", "4", "--batch-size", "8", "--out", str(tmp_path), "--allow-held-out", "--games", *GAMES]
+    pretrain = ["--name", "nature.taught", "--objective", "from_critic", "--critics", str(folder), *paths, *short]
+    assert run_command("pretrain", pretrain)["done"]
+    config = json.loads((tmp_path / "nature.taught" / "model" / "config.json").read_text())
+    assert config["objective"] == "from_critic" and set(config["return_scales"]) == set(GAMES)
+    assert (tmp_path / "nature.taught" / "values.png").exists()
+    Path(made[GAMES[1]]).unlink()
+    refused(lambda: run_command("pretrain", [*pretrain, "--resume"]), GAMES[1], "zoo critic train")

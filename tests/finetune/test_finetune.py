@@ -1,0 +1,172 @@
+"""Offline fine-tuning: what each mode trains, from what, and that it comes back as a model folder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from finetune.offline import FinetuneConfig, Mode, finetune, frozen_features, start_network
+from tests.command_helpers import run_command
+from tests.recording_helpers import refused
+from zoo.frames.store import FrameStore, build_store
+from zoo.models.encoder import Encoder
+from zoo.models.hub import load_agent, load_qnetwork, model_info
+from zoo.models.model_folder import ModelConfig, write_model
+from zoo.models.qnetwork import QNetwork
+from zoo.objectives.config import ObjectiveConfig
+from zoo.recordings.format import Recording
+from zoo.support.errors import QzooError
+from zoo.training.config import OptimizerConfig
+
+GAME = "SpaceInvaders"
+CONFIG = FinetuneConfig(
+    steps=50,
+    batch_size=16,
+    precision="float32",
+    objective=ObjectiveConfig(gamma=0.5),
+    optimizer=OptimizerConfig(warmup_steps=5, learning_rate=1e-3),
+)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    torch.manual_seed(7)
+    return Encoder("nature", 16)
+
+
+@pytest.fixture(scope="module")
+def game_store(recordings: list[Recording]) -> FrameStore:
+    return build_store([recordings[1]], workers=1)
+
+
+def moved(network: QNetwork, start: Encoder, part: str) -> float:
+    after, before = network.encoder.state_dict(), start.state_dict()
+    return max(float((after[k] - before[k]).abs().max()) for k in before if k.startswith(part))
+
+
+@pytest.mark.parametrize("mode", ["frozen", "full", "scratch"])
+def test_what_each_mode_changes(encoder: Encoder, game_store: FrameStore, mode: Mode, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    network, result = finetune(encoder, GAME, game_store, mode, CONFIG, tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    assert result["steps"] == CONFIG.steps and not network.training
+    if mode == "frozen":
+        assert moved(network, encoder, "trunk.") == 0.0
+        assert moved(network, encoder, "projection.") > 0.01
+    elif mode == "full":
+        assert 0.0 < moved(network, encoder, "trunk.") < 0.05
+        assert 0.0 < moved(network, encoder, "projection.") < 0.05
+    else:
+        assert moved(network, encoder, "trunk.") > 0.05
+    fresh = start_network(encoder, GAME, mode, CONFIG)
+    assert not torch.allclose(network.weight, fresh.weight, atol=1e-3)
+
+
+def test_frozen_training_on_features_equals_training_on_frames(
+    encoder: Encoder, game_store: FrameStore, tmp_path: Path
+) -> None:
+    """The shortcut (features once) against the long way: the same loop with the trunk's gradients switched off."""
+    from zoo.objectives.scaled_ql import ScaledQL
+    from zoo.training.loop import train
+
+    short, _ = finetune(encoder, GAME, game_store, "frozen", CONFIG, tmp_path / "short")
+    long = start_network(encoder, GAME, "frozen", CONFIG)
+    long.encoder.trunk.requires_grad_(False)
+    run_config = CONFIG.run_config("nature", 16)
+    train(
+        ScaledQL(long, CONFIG.objective),
+        game_store,
+        run_config,
+        tmp_path / "long",
+        device=torch.device("cpu"),
+    )
+    states = game_store.stack(game_store.frame_index[::97], game_store.episode_start[::97])
+    with torch.no_grad():
+        one, other = (n.logits_for(states, GAME).softmax(-1) for n in (short, long.eval()))
+    # Equal up to the features' bfloat16.
+    assert (one - other).abs().mean() < 0.01
+
+
+def test_features_are_those_of_every_state(encoder: Encoder, game_store: FrameStore) -> None:
+    features = frozen_features(encoder, game_store, CONFIG)
+    index = torch.arange(0, game_store.transitions, 61)
+    batch, frames = features.gather(index, 4, 0.9), game_store.gather(index, 4, 0.9)
+    with torch.no_grad():
+        expected = encoder.trunk_map(frames.observations)
+        successors = encoder.trunk_map(frames.next_observations)
+    assert torch.allclose(batch.observations.float(), expected, rtol=0.01, atol=1e-3)
+    assert torch.allclose(batch.next_observations.float(), successors, rtol=0.01, atol=1e-3)
+    assert torch.equal(batch.returns, frames.returns) and torch.equal(batch.actions, frames.actions)
+
+
+def test_a_run_goes_on_with_its_own_encoder_and_mode_only(
+    encoder: Encoder, game_store: FrameStore, tmp_path: Path
+) -> None:
+    finetune(encoder, GAME, game_store, "full", CONFIG, tmp_path)
+    with pytest.raises(QzooError, match="other settings: encoder"):
+        finetune(Encoder("nature", 16), GAME, game_store, "full", CONFIG, tmp_path, resume=True)
+    with pytest.raises(QzooError, match="other settings: mode"):
+        finetune(encoder, GAME, game_store, "frozen", CONFIG, tmp_path, resume=True)
+
+
+def test_command_writes_a_model_that_plays(
+    encoder: Encoder, recordings_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = QNetwork(encoder, ["Breakout"])
+    support = ObjectiveConfig().support
+    config = ModelConfig.of(
+        network, name="nature.tiny", support=support, objective="scaled_ql", dataset="none", pretraining={}
+    )
+    write_model(network, config, tmp_path / "pretrained")
+    result = run_command(
+        "finetune offline",
+        [
+            *(GAME, "--encoder", str(tmp_path / "pretrained"), "--mode", "full", "--steps", "20"),
+            *("--batch-size", "8", "--recordings", str(recordings_dir), "--transitions", "300", "--sources", "random"),
+            *("--episodes", "2", "--out", str(tmp_path / "out"), "--json"),
+        ],
+    )
+    assert result["evaluation"]["episodes"] == 2
+    assert 300 <= result["transitions"] < 3_000
+    tuned = load_qnetwork(result["model"])
+    assert tuned.games == (GAME,) and tuned.model_config.name == "nature.full_spaceinvaders"
+    assert model_info(result["model"])["results"]["evaluation"]["episodes"] == 2
+    run_command("info", [result["model"]])
+    assert f"{result['evaluation']['mean']:,.1f}" in capsys.readouterr().out
+    actions = load_agent(result["model"], GAME)(torch.zeros(3, 4, 84, 84, dtype=torch.uint8))
+    assert actions.shape == (3,)
+
+
+def test_a_critic_of_the_game_may_teach(encoder: Encoder, recordings_dir: Path, tmp_path: Path) -> None:
+    """And only one of this game, with the objective that wants it."""
+    play = ["--recordings", str(recordings_dir), "--cache", str(tmp_path / "cache")]
+    small = ["--dataset", "custom", "--samples", "2560", "--width", "16", "--workers", "1"]
+    run_command("critic train", [GAME, "Breakout", *play, *small, "--out", str(tmp_path)])
+    network = QNetwork(encoder, ["Breakout"])
+    config = ModelConfig.of(
+        network, name="nature.tiny", support=ObjectiveConfig().support, objective="bc", dataset="none", pretraining={}
+    )
+    write_model(network, config, tmp_path / "pretrained")
+    tune = [GAME, "--encoder", str(tmp_path / "pretrained"), *play, "--sources", "random", "--steps", "5"]
+    tune += ["--transitions", "300", "--episodes", "0", "--batch-size", "8", "--out", str(tmp_path / "out")]
+    taught = [*tune, "--objective", "from_critic", "--mode", "frozen", "--critic"]
+    result = run_command("finetune offline", [*taught, str(tmp_path / f"{GAME}.safetensors")])
+    assert model_info(result["model"])["results"]["evaluation"] is None
+    run_command("info", [result["model"]])
+    written = load_qnetwork(result["model"]).model_config
+    assert written.objective == "from_critic" and written.return_scales[GAME] == pytest.approx(result["return_scale"])
+    refused(lambda: run_command("finetune offline", [*taught, str(tmp_path / "Breakout.safetensors")]), "of Breakout")
+    refused(lambda: run_command("finetune offline", taught[:-1]), "--critic")
+    refused(lambda: run_command("finetune offline", [*tune, "--critic", "any"]), "--critic")
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They would write one folder. Rank 0 says so, the others just end."""
+    command = [GAME, "--encoder", "nature.scaledql_learner12", "--out", str(tmp_path)]
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    refused(lambda: run_command("finetune offline", command), "zoo finetune offline", "without torchrun")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as ended:
+        run_command("finetune offline", command)
+    assert ended.value.code == 2 and not list(tmp_path.iterdir())

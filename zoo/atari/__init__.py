@@ -1,0 +1,1 @@
+"""The environment protocol: games, emulators and vector environments, with modes and difficulties."""

@@ -1,0 +1,67 @@
+"""The environment protocol: the one place that says what a step, a frame and an action are.
+
+Everything that plays, records, replays or evaluates gets its environments here:
+
+- `zoo.atari.emulator`: one plain emulator, fast, gives RAM and rewards, used to record and verify; and `FrameEmulator`,
+  which makes the 84x84 frames, used to replay.
+- `zoo.atari.vector_env`: ale-py's C++ vector environment, which makes the frames as well, used to evaluate; and the
+  same for a game's other modes and difficulties.
+
+All give the same rewards, ends and frames for the same seed and actions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+NUM_ACTIONS = 18
+FRAME_SIZE = 84
+STACK = 4
+RAM_BYTES = 128
+ROW_BYTES = RAM_BYTES + 1
+"""RAM of a state, and the lives left."""
+MAX_SEED = 1_000_000
+"""Of a training or an evaluation: the seeds of its episodes are made of it, and stay below 2**31."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the games are played (Machado et al. 2018's sticky actions, Dopamine's frames).
+
+    Every model carries these fields in its config.json, and loading compares them.
+    """
+
+    sticky_actions: float = 0.25
+    frame_skip: int = 4
+    max_pool_frames: int = 2
+    height: int = FRAME_SIZE
+    width: int = FRAME_SIZE
+    grayscale: bool = True
+    resize: str = "area"
+    stack: int = STACK
+    stack_order: str = "oldest first"
+    noop_max: int = 0
+    fire_reset: bool = False
+    episodic_life: bool = False
+    max_steps: int = 27_000
+    rewards: str = "raw; clipped to [-1, 1] in a loss only"
+    action_set: str = "full 18, masked to the game's minimal set when acting"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON types."""
+        return asdict(self)
+
+
+PROTOCOL = Protocol()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A flavour of a game: ALE's mode and difficulty. `None` is the game's own default."""
+
+    mode: int | None = None
+    difficulty: int | None = None
+
+
+DEFAULT_VARIANT = Variant()

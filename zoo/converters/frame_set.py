@@ -1,0 +1,388 @@
+"""Imported play on disk: frames of which no seed is known, so that no emulator can play them back.
+
+A set is a folder, GAME.SOURCE.frames:
+
+    frames.u8             the frames (see `frame_file`)
+    pieces/NNNNN.parquet  what was done in them. A row is a piece, an unbroken run of transitions:
+        start       int64        the first frame that its stacks may reach back to
+        first       int64        the frame of its first transition; the others follow, one frame each
+        actions     binary       index in the full 18-action set, one byte a transition
+        rewards     list<float>  as the source has them
+        terminated  bool         the game ended with the last transition; where it did not, one more frame
+                                 follows: the state to bootstrap from
+        whole       bool         it is an episode from its first action to its end, so that its rewards sum to a score
+    origin.json           where it comes from, how that differs from our own recordings, what was left out
+
+It is written into a hidden folder beside it, which is renamed at the end, by one process at a time: a lock beside both
+sees to that. A run that was killed goes on from its last `commit`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from zoo.atari.games import all_games
+from zoo.atari.protocol import NUM_ACTIONS
+from zoo.converters.frame_file import FrameFile, open_frames
+from zoo.frames.frames import RawFrames
+from zoo.frames.replay import Frames
+from zoo.frames.store import FrameStore
+from zoo.support.errors import QzooError
+from zoo.support.files import replacing, write_json, writing
+from zoo.support.locks import lock_beside, take_lock, unlink_lock
+
+FORMAT_VERSION = 1
+SUFFIX = ".frames"
+ORIGIN, FRAMES, PIECES = "origin.json", "frames.u8", "pieces"
+METADATA_KEY = b"qzoo"
+SCHEMA = pa.schema(
+    [
+        ("start", pa.int64()),
+        ("first", pa.int64()),
+        ("actions", pa.binary()),
+        ("rewards", pa.list_(pa.float32())),
+        ("terminated", pa.bool_()),
+        ("whole", pa.bool_()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An unbroken run of transitions. `actions` is uint8 (N,), `rewards` float32 (N,); the rest as in the file."""
+
+    start: int
+    first: int
+    actions: NDArray[np.uint8]
+    rewards: NDArray[np.float32]
+    terminated: bool
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an imported set comes from; `origin.json`.
+
+    kind: the format it was imported from. read_from: where that lay. recorded: what it says of itself.
+    differs: in what it is, or may be, unlike our own recordings. scores_unknown: why its rewards do not sum to the
+    game's own scores; empty where they do. left_out: numbers of rows that became no transition, by reason.
+    """
+
+    game: str
+    source: str
+    kind: str
+    read_from: str
+    command: str
+    recorded: dict[str, Any]
+    differs: list[str]
+    scores_unknown: str
+    left_out: dict[str, int]
+    frames: int
+    transitions: int
+    pieces: int
+    frames_crc32: int
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class FrameSet:
+    """An imported set, opened, or a part of one: its frames are memory-mapped.
+
+    lengths: transitions of each piece in the store, int64 (P,). whole: which of them are episodes, bool (P,).
+    digest: names the content of the set, all of it.
+    """
+
+    path: Path
+    origin: Origin
+    store: FrameStore
+    lengths: NDArray[np.int64]
+    whole: NDArray[np.bool_]
+    digest: str
+
+
+class FrameSetWriter:
+    """Writes a set; a context manager.
+
+    Attributes:
+        position: how far an earlier, killed run came, as it told `commit`; 0 for a fresh one.
+        left_out: rows that became no transition, by reason; for the caller to count in.
+        transitions, pieces: how many were written.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Begin the set `path`, or go on with it.
+
+        Args:
+            identity: in JSON's types, what makes this import the same as the one that was stopped.
+
+        Raises:
+            QzooError: the set exists, another process is writing it, the unfinished one is of something else, or
+                nothing can be written there.
+        """
+        self._path, self._identity = path, json.loads(json.dumps(identity))
+        self._folder = path.with_name(f".{path.name}.partial")
+        self._rows: list[Piece] = []
+        with writing(path), ExitStack() as undo:
+            _refuse_existing(path)
+            self._lock = lock_beside(path)
+            take_lock(self._lock, path, "another process is importing it; let it end, or give another `out`")
+            undo.callback(self._lock.release)
+            _refuse_existing(path)  # another process may have just finished it
+            parts = _parts(self._folder)
+            state = _read_state(parts[-1]) if parts else {}
+            if state and state["identity"] != self._identity:
+                raise QzooError(
+                    f"{self._folder}: the unfinished import of something else; delete it, or give another `out`"
+                )
+            (self._folder / PIECES).mkdir(parents=True, exist_ok=True)
+            self._parts = len(parts)
+            self.position: int = state.get("position", 0)
+            self.transitions: int = state.get("transitions", 0)
+            self.pieces: int = state.get("pieces", 0)
+            self.left_out: Counter[str] = Counter(state.get("left_out", {}))
+            self._frames = FrameFile(self._folder / FRAMES, state.get("frames", 0), state.get("crc32", 0))
+            undo.pop_all()
+
+    def __enter__(self) -> FrameSetWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What stopped the work matters more than that the frames behind the last commit can't be written.
+        try:
+            self._frames.close()
+        except QzooError:
+            if error is None:
+                raise
+        finally:
+            self._lock.release()
+
+    @property
+    def frames(self) -> int:
+        """Frames written so far: the index of the next one."""
+        return self._frames.count
+
+    def add_frames(self, frames: Frames) -> None:
+        """Append frames, uint8 (N, 84, 84)."""
+        self._frames.append(frames)
+
+    def add_piece(self, piece: Piece) -> None:
+        """Append a piece of at least one transition, whose frames are written already."""
+        self._rows.append(piece)
+        self.transitions += len(piece.actions)
+        self.pieces += 1
+
+    def commit(self, position: int) -> None:
+        """Make safe what was added: a later run goes on at `position`.
+
+        Raises:
+            QzooError: the disk is full.
+        """
+        self._frames.flush()
+        state = {
+            "identity": self._identity,
+            "position": position,
+            "frames": self.frames,
+            "crc32": self._frames.crc32,
+            "transitions": self.transitions,
+            "pieces": self.pieces,
+            "left_out": dict(self.left_out),
+        }
+        columns = {name: [getattr(piece, name) for piece in self._rows] for name in SCHEMA.names}
+        columns["actions"] = [piece.actions.tobytes() for piece in self._rows]
+        table = pa.table(columns, schema=SCHEMA.with_metadata({METADATA_KEY: json.dumps(state)}))
+        part = self._folder / PIECES / f"{self._parts:05d}.parquet"
+        with writing(part), replacing(part) as temporary:
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        self._parts += 1
+        self._rows.clear()
+        self.position = position
+
+    def finish(
+        self,
+        *,
+        game: str,
+        source: str,
+        kind: str,
+        read_from: str,
+        command: str,
+        recorded: dict[str, Any],
+        differs: list[str],
+        scores_unknown: str,
+    ) -> Origin:
+        """Write the origin of what was committed, and give the folder its name.
+
+        Raises:
+            QzooError: there is no transition in it, and it is removed; or the disk is full.
+        """
+        if self.transitions == 0:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            unlink_lock(self._lock)
+            raise QzooError(f"{read_from}: no transition is left of it: {dict(self.left_out)}")
+        self._frames.close()
+        origin = Origin(
+            game=game,
+            source=source,
+            kind=kind,
+            read_from=read_from,
+            command=command,
+            recorded=recorded,
+            differs=differs,
+            scores_unknown=scores_unknown,
+            left_out=dict(self.left_out),
+            frames=self.frames,
+            transitions=self.transitions,
+            pieces=self.pieces,
+            frames_crc32=self._frames.crc32,
+        )
+        with writing(self._path):
+            write_json(self._folder / ORIGIN, asdict(origin))
+            self._folder.replace(self._path)
+        unlink_lock(self._lock)
+        return origin
+
+
+def set_name(game: str, source: str) -> str:
+    """The name of a set's folder: "Breakout.dqn_replay.frames"."""
+    return f"{game}.{source}{SUFFIX}"
+
+
+def read_origin(path: Path) -> Origin:
+    """Where a set comes from.
+
+    Raises:
+        QzooError: no set, an unfinished one, or one of another format version or an unknown game.
+    """
+    if path.with_name(f".{path.name}.partial").exists() and not path.exists():
+        raise QzooError(f"{path}: its import was not finished; give the same command again to go on with it")
+    try:
+        content = json.loads((path / ORIGIN).read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise QzooError(f"{path}: no imported set, as it has no {ORIGIN}; `zoo data import` makes them") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise QzooError(f"{path / ORIGIN}: damaged ({error}); import it again") from error
+    if not isinstance(content, dict) or "format_version" not in content:
+        raise QzooError(f"{path / ORIGIN}: damaged (no format_version); import it again")
+    version = content["format_version"]
+    if version != FORMAT_VERSION:
+        raise QzooError(f"{path}: format_version {version}, this qzoo reads {FORMAT_VERSION}; update qzoo")
+    if wrong := {field.name for field in fields(Origin)} ^ set(content):
+        raise QzooError(f"{path / ORIGIN}: fields {sorted(wrong)} are missing or unknown")
+    if wrong := {field.name for field in fields(Origin) if not _fits(str(field.type), content[field.name])}:
+        raise QzooError(f"{path / ORIGIN}: damaged, as {', '.join(sorted(wrong))} can't be that; import it again")
+    if content["frames"] == 0:
+        raise QzooError(f"{path / ORIGIN}: damaged, as frames can't be 0; import it again")
+    if content["game"] not in all_games():
+        raise QzooError(f"{path}: of {content['game']!r}, a game that this qzoo does not know; update qzoo")
+    return Origin(**content)
+
+
+def open_frame_set(
+    path: Path, *, check: bool = True, on_frames: Callable[[int], None] = lambda frames: None
+) -> FrameSet:
+    """Open an imported set as a frame store of one game.
+
+    Args:
+        check: read every frame once and compare their checksum.
+        on_frames: told the number of frames checked since the last call.
+
+    Raises:
+        QzooError: as `read_origin`; or frames or pieces that are damaged or don't fit each other.
+    """
+    origin = read_origin(path)
+    frames = open_frames(path / FRAMES, origin.frames, origin.frames_crc32 if check else None, on_frames)
+    table = _read_pieces(path)
+    steps = np.asarray(pa.compute.binary_length(table["actions"])).astype(np.int64)
+    _check_pieces(path, origin, table, steps)
+    start, first = table["start"].to_numpy(), table["first"].to_numpy()
+    actions = np.frombuffer(b"".join(table["actions"].to_pylist()), dtype=np.uint8)
+    if actions.max() >= NUM_ACTIONS:
+        raise QzooError(f"{path / PIECES}: action {actions.max()} is not below {NUM_ACTIONS}; import it again")
+    offset = np.arange(len(actions)) - np.repeat(np.cumsum(steps) - steps, steps)
+    store = FrameStore(
+        frames=RawFrames(frames),
+        actions=torch.from_numpy(actions.astype(np.int64)),
+        rewards=torch.from_numpy(table["rewards"].combine_chunks().flatten().to_numpy().copy()),
+        frame_index=torch.from_numpy(np.repeat(first, steps) + offset),
+        episode_start=torch.from_numpy(np.repeat(start, steps)),
+        steps_left=torch.from_numpy(np.repeat(steps, steps) - offset),
+        terminated=torch.from_numpy(np.repeat(table["terminated"].to_numpy(zero_copy_only=False), steps)),
+        ranges={origin.game: (0, len(actions))},
+    )
+    whole = table["whole"].to_numpy(zero_copy_only=False)
+    return FrameSet(path, origin, store, steps, whole, _digest(origin, table))
+
+
+def _fits(kind: str, value: Any) -> bool:
+    """Whether a value of JSON is of the type that a field of `Origin` has; numbers count something there."""
+    if kind in ("list[str]", "dict[str, int]"):
+        inner = value.values() if isinstance(value, dict) else value
+        outer, inner_kind = ("list", "str") if kind == "list[str]" else ("dict", "int")
+        return type(value).__name__ == outer and all(_fits(inner_kind, part) for part in inner)
+    return type(value).__name__ == kind.partition("[")[0] and (kind != "int" or value >= 0)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise QzooError(f"{path}: is there already; move it away, or give another `source` or `out`")
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted((folder / PIECES).glob("[0-9]*.parquet"))  # not those that a kill left half written
+
+
+def _read_state(part: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads(pq.read_schema(part).metadata[METADATA_KEY])
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise QzooError(f"{part}: damaged; delete {part.parent.parent} to begin again") from error
+    return state
+
+
+def _read_pieces(path: Path) -> pa.Table:
+    try:
+        tables = [pq.read_table(part, page_checksum_verification=True) for part in _parts(path)]
+        return pa.concat_tables([table.replace_schema_metadata().cast(SCHEMA) for table in tables])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        what = str(error).partition("\n")[0]
+        raise QzooError(f"{path / PIECES}: damaged or missing ({what}); import it again") from error
+
+
+def _digest(origin: Origin, table: pa.Table) -> str:
+    total = hashlib.sha256(json.dumps([origin.game, origin.frames, origin.frames_crc32]).encode())
+    for name in SCHEMA.names:
+        column = table[name].combine_chunks()
+        values = column.flatten() if name == "rewards" else column
+        total.update(b"".join(values.to_pylist()) if name == "actions" else values.to_numpy(zero_copy_only=False).data)
+    return total.hexdigest()[:16]
+
+
+def _check_pieces(path: Path, origin: Origin, table: pa.Table, steps: NDArray[np.int64]) -> None:
+    """Refuse pieces that contradict themselves, the frames or the origin."""
+    start, first = table["start"].to_numpy(), table["first"].to_numpy()
+    last = first + steps - table["terminated"].to_numpy(zero_copy_only=False)
+    rewards = np.asarray(pa.compute.list_value_length(table["rewards"]))
+    wrong = (steps < 1) | (rewards != steps) | (start < 0) | (start > first) | (last >= origin.frames)
+    if wrong.any():
+        raise QzooError(f"{path / PIECES}: piece {np.flatnonzero(wrong)[0]} contradicts itself or the frames")
+    if (len(steps), int(steps.sum())) != (origin.pieces, origin.transitions):
+        raise QzooError(
+            f"{path / PIECES}: {len(steps)} pieces of {int(steps.sum())} transitions, "
+            f"but {ORIGIN} says {origin.pieces} of {origin.transitions}; import it again"
+        )

@@ -1,0 +1,1 @@
+"""Seeded episodes, scores and their intervals."""

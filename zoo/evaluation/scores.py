@@ -1,0 +1,154 @@
+"""Scoring: a model, an agent or random play in seeded episodes of several games, beside the human reference."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.atari.games import OTHER_PLAYERS, get_game, parse_games
+from zoo.atari.protocol import MAX_SEED
+from zoo.evaluation.episodes import Policy, human_iqm, play_episodes, random_policy, summarize
+from zoo.support.cores import cores
+from zoo.support.errors import QzooError
+
+RANDOM = "random"
+"""The name that stands for uniformly random play."""
+MAX_EPISODES = 1_000
+"""Runs of different seeds share no episode up to this number (see `play_episodes`)."""
+EPSILON = 0.001
+"""Share of random actions in an evaluation."""
+
+
+@dataclass(frozen=True)
+class EvaluationProgress:
+    """An episode has ended, or the emulators of a game took further steps.
+
+    ended: episodes of the game so far. mean: of their raw scores; None before the first. steps: of each emulator.
+    """
+
+    policy: str
+    game: str
+    ended: int
+    episodes: int
+    mean: float | None
+    steps: int
+
+
+Report = Callable[[EvaluationProgress], None]
+
+
+def check_evaluation(episodes: int, epsilon: float, seed: int) -> None:
+    """Refuse settings that can't be played.
+
+    Raises:
+        QzooError: names the setting.
+    """
+    if not 1 <= episodes <= MAX_EPISODES:
+        raise QzooError(f"episodes {episodes}: must be 1 to {MAX_EPISODES}")
+    if not 0.0 <= epsilon <= 1.0:
+        raise QzooError(f"epsilon {epsilon}: must be 0 to 1")
+    if not 0 <= seed <= MAX_SEED:
+        raise QzooError(f"seed {seed}: must be 0 to {MAX_SEED}")
+
+
+def evaluate(
+    policy: str | Path | Mapping[str, Policy],
+    games: Sequence[str] = (),
+    *,
+    episodes: int = 32,
+    epsilon: float = EPSILON,
+    seed: int = 0,
+    device: str = "auto",
+    report: Report = lambda progress: None,
+) -> dict[str, Any]:
+    """Play seeded episodes and score them. The games are played as in training; the same call gives the same scores.
+
+    Args:
+        policy: a model's name or folder; "random" for uniformly random play; or policies by game, such as agents.
+        games: games, or the groups train, held_out, extra, all; by default every game that the model has a head for.
+        episodes: of each game, up to 1,000.
+        epsilon: share of a model's actions taken at random; policies by game play as they are.
+        seed: names the run: other seeds play other episodes.
+        device: of a model: auto, cpu, cuda.
+
+    Returns:
+        `games`: for each what `zoo.evaluation.episodes.summarize` gives; `iqm_human`: interquartile mean of the
+        human-normalized scores, with its interval; and how it was made, JSON types.
+
+    Raises:
+        QzooError: no such model, game or device, a game without a head, or settings that can't be played.
+    """
+    check_evaluation(episodes, epsilon, seed)
+    if isinstance(policy, Mapping):
+        chosen = parse_games(games or list(policy))
+        if missing := [game for game in chosen if game not in policy]:
+            raise QzooError(f"games {', '.join(missing)}: no policy is given for them")
+        return _score(policy.__getitem__, chosen, episodes, seed, "policies", report)
+    if policy == RANDOM:
+        if not games:
+            raise QzooError("games: name the games to play at random")
+        chosen = parse_games(games)
+        result = _score(lambda game: random_policy(game, seed), chosen, episodes, seed, "random play", report)
+        words = ["zoo", "evaluate", RANDOM, "--games", *chosen, "--episodes", str(episodes), "--seed", str(seed)]
+        return {**result, "policy": RANDOM, "epsilon": 1.0, "device": "CPU", "command": shlex.join(words)}
+    return _evaluate_model(policy, games, episodes, epsilon, seed, device, report)
+
+
+def _evaluate_model(
+    name: str | Path, games: Sequence[str], episodes: int, epsilon: float, seed: int, device: str, report: Report
+) -> dict[str, Any]:
+    from zoo.models.agent import Agent  # torch is slow to import
+    from zoo.models.hub import find_model, load_qnetwork
+    from zoo.support.device import device_name, pick_device
+
+    chosen_device = pick_device(device)
+    network = load_qnetwork(find_model(name), device=chosen_device)
+    config = network.model_config
+    chosen = parse_games(games) if games else list(config.games)
+    agents = {game: Agent(network, game, config.support, epsilon, seed) for game in chosen}
+    result = _score(agents.__getitem__, chosen, episodes, seed, config.name, report)
+    words = ["zoo", "evaluate", str(name)]
+    if chosen != list(config.games):
+        words += ["--games", *chosen]
+    words += ["--episodes", str(episodes), "--epsilon", str(epsilon), "--seed", str(seed)]
+    made = {"policy": config.name, "epsilon": epsilon, "device": device_name(chosen_device)}
+    return {**result, **made, "command": shlex.join(words)}
+
+
+def _score(
+    policy_of: Callable[[str], Policy], games: Sequence[str], episodes: int, seed: int, name: str, report: Report
+) -> dict[str, Any]:
+    """Play and score game after game."""
+    started = time.time()
+    scores = {}
+    for game in games:
+        ended: list[float] = []
+
+        def tell(steps: int, game: str = game, ended: list[float] = ended) -> None:
+            mean = sum(ended) / len(ended) if ended else None
+            report(EvaluationProgress(name, game, len(ended), episodes, mean, steps))
+
+        def show(score: float, tell: Callable[[int], None] = tell, ended: list[float] = ended) -> None:
+            ended.append(score)
+            tell(0)
+
+        def tick(steps: int, tell: Callable[[int], None] = tell) -> None:
+            if steps % 500 == 0:  # an agent may be stuck for all of an episode's 27,000 steps
+                tell(steps)
+
+        tell(0)
+        scores[game] = play_episodes(
+            policy_of(game), game, episodes, seed=seed, num_threads=cores(), on_episode=show, on_step=tick
+        )
+    result: dict[str, Any] = {
+        "games": {game: summarize(game, raw) for game, raw in scores.items()},
+        "iqm_human": human_iqm(scores),
+    }
+    sourced = {game: raw for game, raw in scores.items() if get_game(game).human_source != OTHER_PLAYERS}
+    if sourced and len(sourced) < len(scores):
+        result["iqm_human_sourced"] = human_iqm(sourced)
+    return {**result, "episodes": episodes, "seed": seed, "seconds": round(time.time() - started, 1)}

@@ -1,0 +1,185 @@
+"""From recordings to frames: into RAM, into a memory-mapped file, or into files of compressed blocks.
+
+Files are kept in a cache folder, named after the play that they hold, and used again. One process at a time builds a
+file; others that need it wait, and take what it made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import ale_py
+import cv2
+import numpy as np
+import torch
+from filelock import Timeout
+from numpy.typing import NDArray
+
+from zoo.atari.protocol import FRAME_SIZE, PROTOCOL
+from zoo.frames.blocks import BlockFrames, open_blocks, write_blocks
+from zoo.frames.frame_process import FrameProcess, frame_processes
+from zoo.frames.frames import FRAME_BYTES, RawFrames
+from zoo.frames.ram import keeps_ram
+from zoo.frames.replay import Frames, FrameSink, empty_frames, num_frames, replay
+from zoo.recordings.format import Recording
+from zoo.support.errors import QzooError
+from zoo.support.files import check_room, remove_leftovers, replacing, reserve
+from zoo.support.locks import lock_beside
+
+OnSteps = Callable[[int], None]
+
+
+def frames_of(recordings: Sequence[Recording]) -> int:
+    """How many frames recordings give."""
+    return sum(num_frames(episode) for recording in recordings for episode in recording.episodes)
+
+
+FRAMES_VERSION = 1
+"""Raise it where a change of the code gives other frames, or cached ones would be taken for them."""
+
+
+def fingerprint(recordings: Sequence[Recording]) -> str:
+    """Names this play, and the frames that it gives: a hash over games, seeds, actions, rewards and ends, in order.
+
+    Rewards and ends change no frame, but a replay has compared them by the time that frames are in the cache.
+    """
+    total = hashlib.sha256()
+    for recording in recordings:
+        total.update(json.dumps([recording.metadata.game, recording.metadata.rom_md5]).encode())
+        for episode in recording.episodes:
+            head = f"{episode.seed},{episode.length},{episode.terminated:d},{episode.truncated:d};"
+            total.update(head.encode() + episode.actions.tobytes() + episode.rewards.astype("<i4").tobytes())
+    return total.hexdigest()[:16]
+
+
+def frames_version() -> str:
+    """Names what makes the frames of a play: the protocol, our code, the emulator, and the library that resizes."""
+    made_by = json.dumps([asdict(PROTOCOL), FRAMES_VERSION, ale_py.__version__, cv2.__version__])
+    return hashlib.sha256(made_by.encode()).hexdigest()[:8]
+
+
+def ram_frames(
+    recordings: Sequence[Recording], workers: int | None, on_steps: OnSteps, ram: Path | None = None
+) -> RawFrames:
+    """Frames in RAM, raw."""
+    frames = empty_frames(frames_of(recordings))
+    _fill(frames, recordings, workers, on_steps, ram)
+    return RawFrames(torch.from_numpy(frames))
+
+
+def mapped_frames(
+    recordings: Sequence[Recording], cache: Path, workers: int | None, on_steps: OnSteps, ram: Path | None = None
+) -> RawFrames:
+    """Frames in a memory-mapped file, raw: one file for all recordings.
+
+    Raises:
+        QzooError: as `replay`; a disk without room; a cached file of another size.
+    """
+    path = cache / f"{fingerprint(recordings)}.{frames_version()}.frames"
+    shape = (frames_of(recordings), FRAME_SIZE, FRAME_SIZE)
+    size = shape[0] * FRAME_BYTES
+
+    def write() -> None:
+        check_room(cache, size)
+        with replacing(path) as temporary:
+            reserve(temporary, size)
+            building = np.memmap(temporary, dtype=np.uint8, mode="r+", shape=shape)
+            _fill(building, recordings, workers, on_steps, ram)
+            building.flush()
+
+    _make(path, write, sum(recording.steps for recording in recordings), on_steps)
+    if path.stat().st_size != size:
+        raise QzooError(f"{path}: {path.stat().st_size:,} bytes instead of {size:,}; delete it, and it is made again")
+    # Copy-on-write: torch wants writable memory, and nothing may ever change the file.
+    return RawFrames(torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c", shape=shape)))
+
+
+def block_frames(
+    recordings: Sequence[Recording], cache: Path, workers: int | None, on_steps: OnSteps, ram: Path | None = None
+) -> BlockFrames:
+    """Frames in compressed blocks: a file a recording, so that data sets share those that they have in common.
+
+    A build that is killed goes on with the recordings that it had done.
+
+    Raises:
+        QzooError: as `replay`; a disk without room; a damaged file in the cache.
+    """
+    paths = []
+    with frame_processes(workers) as processes:
+        for recording in recordings:
+            path = cache / f"{recording.metadata.game}.{fingerprint([recording])}.{frames_version()}.blocks"
+            lengths = [num_frames(episode) for episode in recording.episodes]
+
+            def write(path: Path = path, recording: Recording = recording, lengths: list[int] = lengths) -> None:
+                write_blocks(path, lengths, lambda sinks: _replay(recording, sinks, processes, on_steps, ram))
+
+            _make(path, write, recording.steps, on_steps)
+            paths.append(path)
+    return open_blocks(paths, [frames_of([recording]) for recording in recordings])
+
+
+def _make(path: Path, write: Callable[[], None], steps: int, on_steps: OnSteps) -> None:
+    """Have `write` make a file of the cache, unless it is there or another process is making it."""
+    try:
+        if not path.exists():
+            with _alone_at(path, on_steps):
+                if not path.exists():
+                    write()
+                    return
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+        raise QzooError(f"{path}: could not be written ({error}); free some space, or name another `cache`") from error
+    on_steps(steps)
+
+
+@contextmanager
+def _alone_at(path: Path, on_steps: OnSteps) -> Iterator[None]:
+    """Wait until no other process builds a file, then remove what killed ones left of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = lock_beside(path)
+    while True:
+        try:
+            lock.acquire(timeout=1)
+            break
+        except Timeout:
+            on_steps(0)  # the caller may be out of time
+    try:
+        remove_leftovers(path)
+        yield
+    finally:
+        lock.release()
+
+
+def _fill(
+    frames: NDArray[np.uint8],
+    recordings: Sequence[Recording],
+    workers: int | None,
+    on_steps: OnSteps,
+    ram: Path | None = None,
+) -> None:
+    """Replay recordings into an array, uint8 (F, 84, 84)."""
+    first = 0
+    with frame_processes(workers) as processes:
+        for recording in recordings:
+            outputs: list[Frames] = []
+            for episode in recording.episodes:
+                outputs.append(frames[first : first + num_frames(episode)])
+                first += num_frames(episode)
+            _replay(recording, outputs, processes, on_steps, ram)
+
+
+def _replay(
+    recording: Recording,
+    outputs: Sequence[FrameSink],
+    processes: Sequence[FrameProcess],
+    on_steps: OnSteps,
+    ram: Path | None,
+) -> None:
+    """Replay a recording into `outputs`, and its RAM into the file of its game in the folder `ram`, if there is one."""
+    game, episodes = recording.metadata.game, recording.episodes
+    on_ram = keeps_ram(recording, ram) if ram is not None else lambda number, rows: None
+    replay(game, episodes, outputs, name=recording.name, processes=processes, on_steps=on_steps, on_ram=on_ram)

@@ -1,0 +1,1 @@
+"""Encoders, heads and return distributions; agents; model folders and where they are found."""

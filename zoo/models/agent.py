@@ -1,0 +1,60 @@
+"""A Q-network as a policy that plays one game."""
+
+from __future__ import annotations
+
+from dataclasses import InitVar, dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoo.atari.emulator import action_mask
+from zoo.models.c51 import Support, expectation
+from zoo.models.qnetwork import QNetwork
+
+
+@dataclass
+class Agent:
+    """A policy for one game: epsilon-greedy in the expectation of the return distribution.
+
+    Only the game's own legal actions are played; actions are indices in the full 18-action set. One
+    generator, seeded once: the same calls give the same actions.
+
+    Raises:
+        QzooError: the network has no head for the game.
+    """
+
+    network: QNetwork
+    game: str
+    support: Support
+    epsilon: float = 0.001
+    seed: InitVar[int] = 0
+    scale: float = 1.0
+    """The game's return scale: values are divided by it."""
+    legal: NDArray[np.bool_] = field(init=False, repr=False)
+
+    def __post_init__(self, seed: int) -> None:
+        self.network.game_index(self.game)
+        self.legal = action_mask(self.game)
+        self._rng = np.random.default_rng(seed)
+
+    @torch.inference_mode()
+    def q_values(self, observations: NDArray[np.uint8] | Tensor) -> Tensor:
+        """Discounted returns of clipped rewards: uint8 (B, 4, 84, 84) to float32 (B, 18), on the model's device."""
+        device = self.network.weight.device
+        if isinstance(observations, np.ndarray):
+            # torch shares memory with numpy and cannot say "read-only", which frames may be.
+            observations = torch.from_numpy(np.require(observations, requirements=["C", "W"]))
+        logits = self.network.logits_for(observations.to(device), self.game)
+        return expectation(logits, self.support.atoms(device)) / self.scale
+
+    def __call__(self, observations: NDArray[np.uint8] | Tensor) -> NDArray[np.int64]:
+        """Actions for a batch: uint8 (B, 4, 84, 84), numpy or torch, to int64 (B,)."""
+        q_values = self.q_values(observations).cpu().numpy()
+        greedy = np.where(self.legal, q_values, -np.inf).argmax(axis=1)
+        # Both draws always happen, so that the stream depends on the number of calls only.
+        explore = self._rng.random(len(greedy)) < self.epsilon
+        random = self._rng.choice(np.flatnonzero(self.legal), size=len(greedy))
+        actions: NDArray[np.int64] = np.where(explore, random, greedy).astype(np.int64)
+        return actions

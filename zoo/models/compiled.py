@@ -1,0 +1,66 @@
+"""The networks' forward and backward passes compiled by torch.compile; on CUDA replayed as CUDA graphs, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.support.errors import QzooError
+
+BACKEND = "inductor"
+ForwardPass = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What an objective calls for its networks: the networks themselves, or compiled forms on the same parameters."""
+
+    online: ForwardPass
+    target: ForwardPass
+    begin: Callable[[], None] = lambda: None
+    """Called before the first pass of a step, when no result of the step before is needed any more."""
+
+
+def wants_compiling(setting: str, device: torch.device) -> bool:
+    """Whether to compile. "auto" does so where it was measured to pay, and so far that is nowhere: on a CPU the gain is
+    within what turns differ by (benchmarks/compiled.json), and on CUDA nobody has measured it."""
+    measured_to_pay: tuple[str, ...] = ()
+    return setting == "on" or (setting == "auto" and device.type in measured_to_pay)
+
+
+def compiled_passes(online: nn.Module, target: nn.Module, device: torch.device) -> Passes:
+    """The passes of two networks, compiled for batches of one shape when first called: up to a minute on a CPU.
+
+    Nothing is kept in the networks, so their state dicts stay as they are. Parameters are read where they lie: whoever
+    updates them (optimizer, moving average, copy) does so in place. CUDA graphs keep results, gradients included, in
+    memory of their own, which the next step overwrites. A compiled backward pass gives its gradients all at its end, so
+    that ranks have nothing to send before.
+
+    Raises:
+        QzooError: at the first call, where it can't be compiled.
+    """
+    on_cuda = device.type == "cuda"
+    how: dict[str, Any] = {"mode": "reduce-overhead"} if on_cuda else {"backend": BACKEND}
+    first, second = (
+        _told_in_a_line(torch.compile(network, dynamic=False, fullgraph=True, **how)) for network in (online, target)
+    )
+    return Passes(first, second, torch.compiler.cudagraph_mark_step_begin) if on_cuda else Passes(first, second)
+
+
+def _told_in_a_line(forward: ForwardPass) -> ForwardPass:
+    """The same function; where it can't be compiled, the error is one of ours."""
+
+    @wraps(forward)
+    def call(*arguments: Any) -> Tensor:
+        try:
+            return forward(*arguments)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise QzooError(f"compile on: {reason.strip()}; `compile` off goes without") from error
+
+    return call

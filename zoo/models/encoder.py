@@ -1,0 +1,303 @@
+"""The encoder: a stack of frames in, a feature vector out.
+
+uint8 frames go in and scaling happens inside, so there is no preprocessing to get wrong.
+
+    frames -> trunk -> [spatial embedding] -> flatten -> linear -> ReLU -> feature normalization
+
+`nature` and `impala` are the usual deep RL networks; the ResNets carry the learned spatial embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.models.group_norm import GroupNorm, join_relus
+from zoo.support.device import onednn_pools
+from zoo.support.errors import QzooError, unknown_name
+
+INPUT_SHAPE = (4, 84, 84)
+SCALED = torch.bfloat16
+"""The type of frames that are scaled to [0, 1] already, as `zoo.training.fused` makes them: they are not scaled again.
+float32 is refused: it is what frames become by mistake."""
+
+
+@dataclass(frozen=True)
+class ArchSettings:
+    """What sets an architecture apart: its default feature width and the shape (C, H, W) of its last map."""
+
+    feature_dim: int
+    map_shape: tuple[int, int, int]
+    base_width: int = 64
+    """Of a ResNet: channels of its first stage; each further one has twice as many."""
+
+    @property
+    def map_size(self) -> int:
+        """Length of the flattened map."""
+        return math.prod(self.map_shape)
+
+
+# 2048 is inferred: with it the ResNets have the 31M, 60M and 79M parameters without heads that "Stop
+# Regressing" (arXiv 2403.03950, Fig. 7) gives for them. 512 is the width of the hidden layer in Mnih et al.
+# 2015.
+ARCHS: dict[str, ArchSettings] = {
+    "nature": ArchSettings(512, (64, 7, 7)),
+    "impala": ArchSettings(512, (32, 11, 11)),
+    # Narrow ones, for small budgets: a quarter or half of the channels, a sixteenth or a quarter of the arithmetic.
+    "resnet18w16": ArchSettings(512, (128, 3, 3), base_width=16),
+    "resnet18w32": ArchSettings(512, (256, 3, 3), base_width=32),
+    "resnet34w32": ArchSettings(512, (256, 3, 3), base_width=32),
+    "resnet18": ArchSettings(2048, (512, 3, 3)),
+    "resnet34": ArchSettings(2048, (512, 3, 3)),
+    "resnet50": ArchSettings(2048, (2048, 3, 3)),
+    "resnet101": ArchSettings(2048, (2048, 3, 3)),
+}
+
+
+class SpatialEmbedding(nn.Module):
+    """Pointwise product of a map (B, C, H, W) with a learned (C, H, W) tensor, then flatten to (B, C*H*W).
+
+    Takes the place of global mean pooling, which would lose where things are on the screen. That the Scaled
+    Q-learning networks have learned spatial embeddings is sourced; this wording of them is only remembered.
+    Ones at the start, so that the untrained product changes nothing.
+    """
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape))
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        return (feature_map * self.weight).flatten(1)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(relu(x)))), both convolutions 3x3 (Espeholt et al. 2018, Fig. 3)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        change: Tensor = self.conv2(F.relu(self.conv1(F.relu(x))))
+        return x + change
+
+
+def nature_trunk() -> nn.Sequential:
+    """The convolutions of Mnih et al. 2015: (B, 4, 84, 84) to (B, 64, 7, 7)."""
+    return nn.Sequential(
+        nn.Conv2d(4, 32, 8, stride=4),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 4, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3),
+        nn.ReLU(),
+    )
+
+
+def impala_trunk() -> nn.Sequential:
+    """The deep network of Espeholt et al. 2018, 15 convolutions: (B, 4, 84, 84) to (B, 32, 11, 11)."""
+    layers: list[nn.Module] = []
+    in_channels = INPUT_SHAPE[0]
+    for channels in (16, 32, 32):
+        layers += [
+            nn.Conv2d(in_channels, channels, 3, padding=1),
+            nn.MaxPool2d(3, stride=2, padding=1),
+            ResidualBlock(channels),
+            ResidualBlock(channels),
+        ]
+        in_channels = channels
+    return nn.Sequential(*layers, nn.ReLU())
+
+
+class FastMaxPool(nn.MaxPool2d):
+    """Max pooling by oneDNN where that pays: contiguous maps on a CPU, on which PyTorch's own is some ten times slower.
+
+    The same values; gradients may differ in the last bit of the precision, as they are summed up otherwise. oneDNN
+    loses NaN and -inf: maps with such go PyTorch's way, which their sum tells.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        usual = torch.compiler.is_compiling() or x.device.type != "cpu" or not x.is_contiguous()
+        if usual or not onednn_pools(x.dtype) or not math.isfinite(x.detach().sum()):
+            plain: Tensor = super().forward(x)
+            return plain
+        settings = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        pooled: Tensor = torch.mkldnn_max_pool2d(x.to_mkldnn(), *settings).to_dense()
+        return pooled
+
+
+def resnet_trunk(arch: str) -> nn.Module:
+    """timm's ResNet without pooling and classifier: (B, 4, 84, 84) to (B, C, 3, 3).
+
+    Group norm is sourced, the number of groups is not: 32 is the default of timm and of the group norm paper
+    (Wu and He 2018); narrow ResNets have groups of two channels in their first stage, as the usual ones do. Weights
+    start as timm starts them, the last norm of each block at zero included.
+    """
+    import timm  # here, as it takes seconds to import, and torchvision and torch's compiler with it
+
+    width = ARCHS[arch].base_width
+    trunk: nn.Module = timm.create_model(
+        arch.split("w")[0],
+        pretrained=False,
+        in_chans=INPUT_SHAPE[0],
+        num_classes=0,
+        global_pool="",
+        norm_layer=partial(GroupNorm, num_groups=width // 2),
+        channels=tuple(width * 2**stage for stage in range(4)),
+    )
+    if width != 64:
+        narrow_stem(trunk, width)
+    join_relus(trunk)
+    trunk.maxpool = FastMaxPool(3, stride=2, padding=1)
+    return trunk
+
+
+def narrow_stem(trunk: nn.Module, width: int) -> None:
+    """Give a ResNet of basic blocks a stem of `width` channels, its first stage's, where timm's always has 64."""
+    stem = nn.Conv2d(INPUT_SHAPE[0], width, 7, stride=2, padding=3, bias=False)
+    first = nn.Conv2d(width, width, 3, padding=1, bias=False)
+    for layer in (stem, first):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    trunk.conv1, trunk.bn1 = stem, GroupNorm(width, num_groups=width // 2)
+    block: Any = trunk.layer1[0]  # type: ignore[index]
+    block.conv1, block.downsample = first, None  # which was there to go from 64 channels to these
+
+
+def scale_features(features: Tensor) -> Tensor:
+    """sqrt(D) * x / ||x||_2 over the last dimension, in float32 whatever comes in. (..., D) to (..., D).
+
+    Dividing by the L2 norm just before the last linear layer is sourced (Dopamine's offline RL code, after a
+    ReLU). The factor is ours: features of norm one make the logits grow slowly, as each element is about
+    1/sqrt(D). With it the root mean square of the elements is one, as the default start of a linear layer
+    expects. A vector of zeros stays zero.
+    """
+    return F.normalize(features.float(), dim=-1) * math.sqrt(features.shape[-1])
+
+
+def project(projection: nn.Module, trunk_map: Tensor, feature_norm: bool) -> Tensor:
+    """Linear, ReLU and, if asked, `scale_features`: float (B, C*H*W) to float32 (B, D)."""
+    x = F.relu(projection(trunk_map))
+    return scale_features(x) if feature_norm else x.float()
+
+
+def best_memory_format(arch: str, device_type: str) -> torch.memory_format:
+    """The memory format in which an architecture is fastest on a kind of device.
+
+    On a CPU, in bfloat16: channels_last makes impala faster and nature no slower, but PyTorch's group norm, and with it
+    the ResNets, much slower. On a GPU convolutions want channels_last.
+    """
+    slow_norm = arch.startswith("resnet") and device_type != "cuda"
+    return torch.contiguous_format if slow_norm else torch.channels_last
+
+
+def _check_observations(observations: Tensor) -> None:
+    dtype = observations.dtype
+    if dtype not in (torch.uint8, SCALED) or observations.ndim != 4 or observations.shape[1:] != INPUT_SHAPE:
+        raise QzooError(
+            f"observations: expected a torch tensor, uint8 (B, 4, 84, 84), got "
+            f"{type(observations).__name__} of {str(dtype).removeprefix('torch.')} "
+            f"{tuple(observations.shape)}; "
+            "pass raw frames, oldest first: scaling is inside (bfloat16 is taken as scaled to [0, 1])"
+        )
+    # On a GPU, which makes such frames itself, looking at them would hold a step up.
+    looks = dtype == SCALED and observations.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looks and observations.numel() and not float(observations.detach().amax()) <= 1.0:
+        raise QzooError("observations: bfloat16 frames must be scaled to [0, 1]; pass raw frames as uint8 instead")
+
+
+class Encoder(nn.Module):
+    """Stacked frames, uint8 (B, 4, 84, 84), to features, float32 (B, D).
+
+    Args:
+        arch: a key of `ARCHS`: nature, impala, resnet18, resnet34, resnet50, resnet101, or a narrow ResNet of base
+            width 16 or 32: resnet18w16, resnet18w32, resnet34w32.
+        feature_dim: D; by default 512 for nature, impala and the narrow ResNets, 2048 for the other ResNets.
+        feature_norm: end in ReLU and `scale_features` (every feature vector has the norm sqrt(D)); False ends
+            in the ReLU alone, the classic form.
+        memory_format: how the convolutions see their weights and input; by default `best_memory_format`, anew when
+            the encoder moves to another device. Parameters keep their shape.
+
+    Raises:
+        QzooError: the architecture is unknown, or the feature width is not positive.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        feature_dim: int | None = None,
+        feature_norm: bool = True,
+        *,
+        memory_format: torch.memory_format | None = None,
+    ) -> None:
+        super().__init__()
+        if arch not in ARCHS:
+            raise unknown_name("arch", arch, ARCHS)
+        settings = ARCHS[arch]
+        if feature_dim is not None and feature_dim < 1:
+            raise QzooError(f"feature_dim: expected a positive width, got {feature_dim}")
+        self.arch = arch
+        self.feature_dim = feature_dim if feature_dim is not None else settings.feature_dim
+        self.feature_norm = feature_norm
+        self.memory_format = memory_format or best_memory_format(arch, "cpu")
+        self._keeps_format = memory_format is not None
+        self.embedding: nn.Module = nn.Flatten()
+        if arch == "nature":
+            self.trunk: nn.Module = nature_trunk()
+        elif arch == "impala":
+            self.trunk = impala_trunk()
+        else:
+            self.trunk = resnet_trunk(arch)
+            self.embedding = SpatialEmbedding(settings.map_shape)
+        self.projection = nn.Linear(settings.map_size, self.feature_dim)
+        self.to(memory_format=self.memory_format)
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What every move to another device goes through, a parent's as well."""
+        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
+        best = best_memory_format(self.arch, self.projection.weight.device.type)
+        if not self._keeps_format and best != self.memory_format:
+            self.memory_format = best
+            self.to(memory_format=best)
+        return self
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of learned values, spatial embedding and linear layer included."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Features of frames: uint8 (B, 4, 84, 84), or bfloat16 in [0, 1], to float32 (B, D), under autocast too.
+
+        Raises:
+            QzooError: another dtype or shape.
+        """
+        return self.project(self.trunk_map(observations))
+
+    def trunk_map(self, observations: Tensor) -> Tensor:
+        """What the convolutions see, flattened: frames as in `forward` to float (B, C*H*W), in autocast's precision.
+
+        Raises:
+            QzooError: another dtype or shape.
+        """
+        _check_observations(observations)
+        # Reordering comes first, while an element is one byte; bfloat16 holds every integer up to 256, so under
+        # autocast a byte may go there directly.
+        device = observations.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        x = observations.contiguous(memory_format=self.memory_format).to(dtype)
+        if observations.dtype != SCALED:
+            x = x / 255.0
+        flat: Tensor = self.embedding(self.trunk(x))
+        return flat
+
+    def project(self, trunk_map: Tensor) -> Tensor:
+        """The fully connected part: float (B, C*H*W) to float32 (B, D)."""
+        return project(self.projection, trunk_map, self.feature_norm)

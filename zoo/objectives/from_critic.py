@@ -1,0 +1,92 @@
+"""Learning from critics on RAM: their return distributions for every legal action, and the policy that follows.
+
+For a state s of a game, with the critic's distributions p*(s, a) and values Q*(s, a), the network's p and Q:
+
+    loss = mean_a cross_entropy(p*(s, a), p(s, a)) + w * KL(softmax(Q*(s, .) / t) || softmax(Q(s, .) / t))
+
+over the game's minimal actions. The critic saw RAM, which the network never does: it is information of training alone
+(policy distillation, Rusu et al. 2015). There is no target network, and no successor is needed. t is relative to the
+spread of the critic's values over actions, so that the divergence weighs as much in a game of small differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from zoo.critics.network import Critic
+from zoo.critics.teachers import Teachers
+from zoo.frames.store import Batch
+from zoo.models.c51 import expectation
+from zoo.models.qnetwork import QNetwork
+from zoo.objectives.base import QObjective
+from zoo.objectives.config import ObjectiveConfig
+from zoo.support.errors import QzooError
+
+
+class FromCritic(QObjective):
+    """The network, and a critic for each of its games, which are no part of the objective's state.
+
+    Raises:
+        QzooError: a game without a critic, or critics of another support than the run's.
+    """
+
+    def __init__(self, network: QNetwork, config: ObjectiveConfig, critics: Mapping[str, Critic]) -> None:
+        missing = [game for game in network.games if game not in critics]
+        if missing:
+            raise QzooError(
+                f"critics: none for {', '.join(missing)}; `zoo critic train {' '.join(missing)}` makes them"
+            )
+        chosen = [critics[game] for game in network.games]
+        for critic in chosen:
+            if critic.support != config.support:
+                raise QzooError(
+                    f"{critic.game}: the critic's {critic.support} is not the run's {config.support}; give `v_min`, "
+                    "`v_max` and `num_atoms` as the critic has them"
+                )
+        super().__init__(network, config, {critic.game: critic.scale for critic in chosen})
+        self._teachers = (Teachers(chosen),)  # in a tuple: a module of its own would be checkpointed
+        spread = torch.tensor([critic.spread for critic in chosen])
+        self.register_buffer("temperature", config.policy_temperature * spread, persistent=False)  # float (G,)
+
+    temperature: Tensor
+
+    def loss(self, batch: Batch, games: Tensor | None = None) -> dict[str, Tensor]:
+        """Loss of a game-balanced batch with RAM, game-major, of all games or of those numbered `games`.
+
+        Returns:
+            scalars: `loss` (to minimise), `values` (the cross-entropy), `policy` (the divergence, before its weight),
+            `agreement` (share of states with the critic's best action); and the games' `value_diagnostics`,
+            `agreement` and `q_critic` (the critic's mean value of the action played).
+        """
+        assert batch.ram is not None
+        legal = self.of(self.legal, games)[:, None, :]
+        teacher = self._teachers[0].to(self.atoms.device)
+        with torch.no_grad():
+            wanted = teacher(batch.ram.view(len(legal), -1, *batch.ram.shape[1:]), games)  # (G, B, 18, N)
+            q_wanted = (wanted * self.atoms).sum(-1)
+        self.passes.begin()
+        logits = self.passes.online(batch.observations, games)
+        q_values = expectation(logits, self.atoms)
+        entropy = -(wanted * logits.log_softmax(-1)).sum(-1)
+        values = ((entropy * legal).sum(-1) / legal.sum(-1)).mean()
+        t = self.of(self.temperature, games)[:, None, None]
+        policies = [self.only_legal(q, games) / t for q in (q_wanted, q_values)]
+        # Where an action is illegal both are zero: as a logarithm something finite, which is then multiplied by zero.
+        log_wanted, log_policy = (p.log_softmax(-1).masked_fill(~legal, 0.0) for p in policies)
+        policy = (log_wanted.exp() * (log_wanted - log_policy) * legal).sum(-1).mean()
+        actions = batch.actions.view(len(legal), -1, 1)
+        agree = (policies[0].argmax(-1) == policies[1].argmax(-1)).float().mean(1)
+        return {
+            "loss": values + self.config.policy_weight * policy,
+            "values": values.detach(),
+            "policy": policy.detach(),
+            "agreement": agree.mean(),
+            "games.agreement": self.over_games(agree, games),
+            "games.q_critic": self.over_games(
+                q_wanted.gather(2, actions).mean((1, 2)) / self.of(self.scale, games), games
+            ),
+            **self.diagnostics(logits, batch, games),
+        }

@@ -1,1 +1,0 @@
-"""Pretraining: one loop (`loop`), an objective (`scaled_ql`), settings (`config`)."""

@@ -1,0 +1,175 @@
+"""Recording play: one loop for every policy, resumable, within a time budget, one process a game.
+
+A policy sees RAM and rewards, and says what to do. It may learn on the way; the recording keeps only what it
+did.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.atari.emulator import minimal_actions
+from zoo.recorders import journal
+from zoo.recorders.job import (
+    PlayPolicy,
+    Progress,
+    RecordJob,
+    job_progress,
+    play_on,
+    recorded_episodes,
+    save_job,
+    steps_played,
+    unused_seed,
+)
+from zoo.recorders.play import Players
+from zoo.recordings.format import Episode
+from zoo.support.errors import QzooError
+from zoo.support.files import remove_leftovers
+from zoo.support.locks import lock_beside, take_lock
+from zoo.support.pool import run_all
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class RandomPolicy:
+    """Uniform over the game's minimal action set."""
+
+    num_envs = 4
+
+    def __init__(self, game: str, seed: int) -> None:
+        self._actions = np.array(minimal_actions(game))
+        self._seed = seed
+        self._generator = np.random.default_rng(seed)
+
+    def act(self, ram: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Any action, whatever the RAM."""
+        return self._actions[self._generator.integers(len(self._actions), size=len(ram))]
+
+    def observe(self, *outcome: NDArray[Any]) -> None:
+        """Nothing to learn."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Nothing to keep: a resumed run draws from a stream of its own."""
+        return {}, {}
+
+    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: Iterable[Episode]) -> None:
+        """A fresh stream for the part that follows."""
+        self._generator = np.random.default_rng([self._seed, len(list(episodes))])
+
+
+def make_policy(job: RecordJob) -> tuple[PlayPolicy, int]:
+    """The job's policy, and how many environments it plays side by side."""
+    if job.source == "random":
+        return RandomPolicy(job.game, job.seed), RandomPolicy.num_envs
+    from zoo.recorders.learner import Learner, LearnerConfig  # torch is slow to import
+
+    config = LearnerConfig()
+    return Learner(job.game, job.seed, config), config.num_envs
+
+
+def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress: None) -> Progress:
+    """Record until the file holds `job.steps` transitions or the deadline comes; a later call goes on.
+
+    Each episode is kept as it ends; a kill loses those under way. File and policy are saved now and then, and at the
+    end: after a kill the policy goes on as it was last saved.
+
+    Raises:
+        QzooError: another process records into this file; see also `recorded_episodes`.
+    """
+    lock = lock_beside(job.path)
+    take_lock(lock, job.path, "another process records into it; let it end, or give another `out`")
+    try:
+        for path in (job.path, job.state_path):
+            remove_leftovers(path)
+        journal.merge(job.journal_path, job.path)
+        return _record(job, report)
+    finally:
+        lock.release()
+
+
+def record_all(
+    jobs: Sequence[RecordJob], workers: int, report: Callable[[Progress], None] = lambda progress: None
+) -> list[Progress]:
+    """Run every recording job; returns where each ended, in the jobs' order.
+
+    Raises:
+        QzooError: as `run_all`; the files of all jobs are whole and go on at the next call.
+    """
+    return run_all(record, jobs, workers, report)
+
+
+def _record(job: RecordJob, report: Callable[[Progress], None]) -> Progress:
+    if job.source == "policy":
+        from zoo.recorders.policy import record_policy  # torch is slow to import
+
+        return record_policy(job, report)
+    if job.source == "planner":
+        from zoo.recorders.planner import record_planner
+
+        return record_planner(job, report)
+    name = f"{job.source}/seed={job.seed}"
+    episodes = recorded_episodes(job, name)
+    recorded = sum(episode.length for episode in episodes)
+    if recorded >= job.steps or time.time() > job.deadline:
+        return job_progress(job, episodes, recorded, 0.0)
+    policy, num_envs = make_policy(job)
+    try:
+        played = _restore(job, policy, num_envs, episodes) if episodes else 0
+    except _OutOfTimeError:
+        return replace(job_progress(job, episodes, recorded, 0.0), too_late=True)
+    players = Players(job.game, num_envs, name, unused_seed(job, episodes), steps=played)
+
+    def play() -> list[Episode]:
+        outcome = players.step(policy.act(players.ram))
+        policy.observe(*outcome, players.lost_life)
+        finished = players.finished.copy()
+        players.finished.clear()
+        return finished
+
+    def save() -> None:
+        save_job(job, episodes, policy, players.steps)
+
+    if not episodes:
+        save()  # a kill may come after the first episode and before the next save: go on from here then
+    return play_on(job, episodes, num_envs, play, save, report)
+
+
+class _OutOfTimeError(Exception):
+    """The deadline came while a policy was brought back."""
+
+
+def _restore(job: RecordJob, policy: PlayPolicy, num_envs: int, episodes: list[Episode]) -> int:
+    """Bring a policy back to where it was saved; returns the number of steps it had played.
+
+    Raises:
+        QzooError: its state is missing, damaged or of other settings.
+        _OutOfTimeError: the deadline came first; a learner remembers a long life by playing it again.
+    """
+    from zoo.support.state import START_OVER, load_state
+
+    def in_time() -> Iterator[Episode]:
+        for episode in episodes:
+            if time.time() > job.deadline:
+                raise _OutOfTimeError
+            yield episode
+
+    if not job.state_path.exists():
+        if job.source == "random":  # which has none to speak of
+            policy.restore({}, {}, in_time())
+            return steps_played(episodes, num_envs)
+        raise QzooError(f"{job.path}: its policy's state {job.state_path} is missing; record elsewhere")
+    try:
+        tensors, info = load_state(job.state_path)
+    except QzooError as error:
+        what = str(error).removesuffix(START_OVER)
+        raise QzooError(f"{what}; move it and {job.path} away to start over, or record elsewhere") from error
+    policy.restore(tensors, info, in_time())
+    # The state knows of unfinished episodes, the journal's episodes are later than it.
+    return max(int(info["played"]), steps_played(episodes, num_envs))

@@ -1,0 +1,1 @@
+"""What knows nothing of Atari: errors, files, locks, processes, devices, statistics."""

@@ -1,0 +1,113 @@
+"""Writing a file whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from zoo.support.errors import QzooError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system answers where a disk, a quota or a limit on the size of files is full."""
+
+
+@contextmanager
+def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; renamed to `path` when the block ends, removed when it fails.
+
+    After a kill or a full disk there is the old file or the new one, never a half. The folder is created if need be,
+    and the suffix kept, as some writers choose their format by it.
+
+    Args:
+        keep: the name, in the same folder, that the old file gets just before; a kill may leave it under that alone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(_temporary_name(path, os.getpid()))
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        # As readable as its folder (some writers keep it to the user), but never for everyone to write.
+        temporary.chmod(path.parent.stat().st_mode & 0o664)
+        if keep is not None and path.exists():
+            path.replace(keep)
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of `path` where they wrote it; no other process may be writing it now."""
+    before, after = _temporary_name(path, "*").split("*")
+    for left in path.parent.glob(".*"):
+        # A number, and nothing else: files of other names may begin with this one's, and be under way.
+        fits = left.name.startswith(before) and left.name.endswith(after)
+        if fits and left.name[len(before) : -len(after)].isdecimal():
+            left.unlink(missing_ok=True)
+
+
+def _temporary_name(path: Path, process: object) -> str:
+    return f".{path.stem}.{process}.tmp{path.suffix}"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Work that writes `path`, which may be a folder.
+
+    Raises:
+        QzooError: it can't be written, as on a full disk.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        full = not isinstance(error, OSError) or error.errno in FULL  # safetensors' error has no number
+        advice = "free some space" if full else "choose another place"
+        raise QzooError(f"{path}: could not be written ({reason}); {advice}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, indented, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def reserve(path: Path, size: int) -> None:
+    """Have the disk give a file room for `size` bytes in all, where the system can: the file is then as large.
+
+    What writes through a memory map, or by a library that does not expect it, crashes where a disk fills.
+
+    Raises:
+        OSError: a full disk, a quota, or a limit on the size of files.
+        QzooError: where the system can't reserve: there is no room now.
+    """
+    with path.open("ab") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            check_room(path.parent, size - file.tell())
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Refuse to begin where the disk has no room for `size` bytes.
+
+    Raises:
+        QzooError: says how much is needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise QzooError(f"{folder}: {size / 1e9:.1f} GB of frames need room, {free / 1e9:.1f} GB are free")

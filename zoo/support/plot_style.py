@@ -1,0 +1,61 @@
+"""What the figures share: colours, the axis of human-normalized scores, and how a file is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from zoo.support.files import replacing
+
+# Okabe and Ito's palette: told apart by colour-blind readers too. A colour means the same in every figure.
+COLOURS = {
+    "random": "#999999",
+    "data": "#56B4E9",
+    "last20": "#0072B2",
+    "policy": "#D55E00",
+    "scratch": "#E69F00",
+    "frozen": "#CC79A7",
+    "full": "#009E73",
+}
+LABELS = {"random": "random play", "data": "data, mean", "last20": "data, last 20%", "policy": "policy"}
+TICKS = (-5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50)
+LINEAR_UP_TO = 3.0
+"""Human-normalized scores above this make the axis logarithmic beyond 1, or one game flattens the rest."""
+
+
+def human_axis(axes: Axes, values: NDArray[np.float64]) -> None:
+    """Make the x axis one of human-normalized scores that holds `values` (nan: no score)."""
+    label = "human-normalized score: 0 is the reference of random play, 1 (dotted) the human reference"
+    if np.nanmax(values) > LINEAR_UP_TO:
+        label += "\n(logarithmic beyond 1)"
+        axes.set_xscale("symlog", linthresh=1.0)
+        # A tick outside the data would stretch the axis.
+        ticks = [tick for tick in TICKS if np.nanmin(values) <= tick <= np.nanmax(values)]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+    axes.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
+    axes.set_xlabel(label)
+
+
+def tidy(axes: Axes) -> None:
+    """No frame at the top and the right, a faint grid behind."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3, axis="x" if axes.yaxis_inverted() else "both")
+    axes.set_axisbelow(True)
+
+
+def save_png(figure: Figure, path: Path, figures: Any = None) -> None:
+    """Write a PNG, whole or not at all; the same drawing gives the same file.
+
+    Args:
+        figures: what was drawn, in JSON types; the file keeps it as text under "Description".
+    """
+    metadata = {"Software": None} | ({} if figures is None else {"Description": json.dumps(figures)})
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, metadata=metadata)

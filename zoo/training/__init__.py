@@ -1,0 +1,1 @@
+"""Pretraining: one loop (`loop`), its settings (`config`), batches, checkpoints and log."""
