@@ -92,7 +92,7 @@ def network(arch: str, way: Way, frames: Tensor) -> nn.Module:
         for block in list(encoder.trunk.modules()):
             for name, part in list(block.named_children()):
                 if isinstance(part, GroupNorm):
-                    setattr(block, name, nn.ReLU(inplace=True) if part.relu else nn.Identity())
+                    setattr(block, name, nn.Identity())
     if way.compiled:
         encoder.compile()
     return encoder

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from zoo.critics.network import Critic, critics_identity
 from zoo.frames.store import FeatureStore, FrameStore, feature_store
 from zoo.models.encoder import Encoder, project
-from zoo.models.group_norm import allow_kernel
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives.config import ObjectiveConfig
 from zoo.support.device import pick_precision
@@ -134,7 +133,6 @@ def finetune(
     """
     device = next(encoder.parameters()).device
     network = start_network(encoder, game, mode, config)
-    allow_kernel(network, compute.norm_kernel == "auto")
     run_config = config.run_config(encoder.arch, encoder.feature_dim)
     run_config.check(1)
     began = time.time()

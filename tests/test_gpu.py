@@ -10,8 +10,7 @@ from tests.training.test_checkpoint import assert_equal
 from tests.training.test_pretrain import SMALL, log_of
 from zoo.frames.store import FrameStore
 from zoo.support.device import deterministic
-from zoo.training import batches, loop
-from zoo.training.batches import Batches
+from zoo.training import loop
 from zoo.training.checkpoint import CHECKPOINT
 from zoo.training.config import ComputeConfig, RunConfig
 from zoo.training.loop import train
@@ -46,13 +45,11 @@ def test_deterministic_runs_are_equal_to_the_bit(device: str, store: FrameStore,
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), GPU])
 def test_ways_to_compute_agree(device: str, resident: bool, store: FrameStore, tmp_path: Path) -> None:
-    """With frames on the device or in RAM; the kernel or not; compiled or not: the same losses but for rounding."""
+    """With frames on the device or in RAM; compiled or not: the same losses but for rounding."""
     held = store.to(torch.device(device)) if resident else store
-    ways = {"plain": ComputeConfig(batch_kernel="off"), "kernel": ComputeConfig()}
+    ways = {"plain": ComputeConfig()}
     if device == "cuda":
         ways["compiled"] = ComputeConfig(compile="on")
-        if resident:
-            assert Batches(held, HALF, torch.device(device))._form is batches.fused_batch
     run(store, tmp_path / "cpu", HALF, "cpu", ComputeConfig())
     wanted = [line["loss"] for line in log_of(tmp_path / "cpu")]
     assert len(set(wanted)) == HALF.steps

@@ -72,7 +72,7 @@ def test_a_gpu_with_a_number_becomes_the_current_one(
 
 @pytest.mark.parametrize("name", ["meta", "cuda:99"])
 def test_devices_that_hold_no_values_are_refused(name: str) -> None:
-    with pytest.raises(QzooError, match=f"--device {name}: not available here"):
+    with pytest.raises(QzooError, match=f"device {name}: not available here"):
         pick_device(name)
 
 
@@ -100,7 +100,7 @@ def test_ranks_without_a_gpu_of_their_own_are_refused(monkeypatch: pytest.Monkey
     see(monkeypatch, 2)
     with pytest.raises(QzooError, match="--nproc-per-node 4: 2 GPUs are here"):
         world.own_device("auto")
-    with pytest.raises(QzooError, match="--device cuda:1: each rank takes a GPU of its own"):
+    with pytest.raises(QzooError, match="device cuda:1: each rank takes a GPU of its own"):
         world.own_device("cuda:1")
     see(monkeypatch, 1)  # of the machine, not of the rank
     with pytest.raises(QzooError, match="1 GPUs are here"):

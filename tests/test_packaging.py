@@ -82,7 +82,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_games_recordings_and_models(wheel: Path) -> None:
     held = contents(wheel)
-    assert "zoo/games.csv" in held
+    assert "zoo/atari/games.csv" in held
 
     recordings = [path.relative_to(REPO).as_posix() for path in REPO.glob("zoo/recordings/shipped/*.parquet")]
     assert recordings, "the checkout ships no recordings"

@@ -102,7 +102,7 @@ class Worth:
         if self.run_config.arch not in ARCHS:
             raise unknown_name("arch", self.run_config.arch, ARCHS)
         if self.workers < 0:
-            raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
+            raise QzooError(f"workers {self.workers}: must be at least 1, or 0 for every core")
         for name in ("seeds", "episodes", "transitions"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise QzooError(f"--{name} {getattr(self, name)}: must be at least 1")
@@ -185,17 +185,17 @@ def parse_candidates(texts: Sequence[str]) -> dict[str, tuple[Paths, tuple[Part,
             head, shares = text, ""
         name, _, paths = head.partition("=")
         if name in candidates or name in ("", ".", "..", JSON, PAGE) or set(name) & {"/", ":"}:
-            raise QzooError(f"--candidates {text}: give each candidate a name of its own, as in plain=runs/recordings")
+            raise QzooError(f"candidates {text}: give each candidate a name of its own, as in plain=runs/recordings")
         if "=" in head and not paths:
-            raise QzooError(f"--candidates {text}: names no path; a NAME alone is the recordings of the package")
+            raise QzooError(f"candidates {text}: names no path; a NAME alone is the recordings of the package")
         parts = tuple(_parse_part(text, share) for share in shares.split(",") if share)
         sources = [part.source for part in parts]
         for source in sources:
             if sources.count(source) > 1:
-                raise QzooError(f"--candidates {text}: {source} twice; give a source one number of transitions")
+                raise QzooError(f"candidates {text}: {source} twice; give a source one number of transitions")
         candidates[name] = tuple(Path(path) for path in paths.split(",") if path), parts
     if not candidates:
-        raise QzooError("--candidates: name at least one, as in plain=runs/recordings")
+        raise QzooError("candidates: name at least one, as in plain=runs/recordings")
     return candidates
 
 
@@ -209,7 +209,7 @@ def _parse_part(text: str, share: str) -> Part:
             if 0 <= part.since < part.until <= 1:
                 return part
     raise QzooError(
-        f"--candidates {text}: {share!r} is no share, give SOURCE=TRANSITIONS as in learner=80000, or of a stretch "
+        f"candidates {text}: {share!r} is no share, give SOURCE=TRANSITIONS as in learner=80000, or of a stretch "
         "of a life between 0 and 1 as in learner@0.5-1=80000"
     )
 

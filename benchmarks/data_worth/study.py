@@ -98,7 +98,7 @@ def recorded_play(job: WorthJob) -> list[Recording]:
     try:
         return taken_play(job)
     except QzooError as error:
-        raise QzooError(f"--candidates {job.name}: {error}") from error
+        raise QzooError(f"candidates {job.name}: {error}") from error
 
 
 def make_frames(

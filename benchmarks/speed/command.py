@@ -86,9 +86,9 @@ class Bench:
             QzooError: names the setting.
         """
         if not self.archs or not self.games:
-            raise QzooError("--archs, --games: name at least one of each")
+            raise QzooError("`archs`, `games`: name at least one of each")
         if self.repeats < 1 or not self.turn_seconds > 0:
-            raise QzooError(f"--repeats {self.repeats}, --turn-seconds {self.turn_seconds}: must be above zero")
+            raise QzooError(f"repeats {self.repeats}, `turn_seconds` {self.turn_seconds}: must be above zero")
         for arch in self.archs:
             self._run_config(arch).check(len(self.games))
 

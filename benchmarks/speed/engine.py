@@ -20,7 +20,7 @@ from zoo.objectives.scaled_ql import ScaledQL
 from zoo.support.device import pick_precision
 from zoo.training import batches, loop
 from zoo.training.checkpoint import RunState
-from zoo.training.config import ComputeConfig, RunConfig
+from zoo.training.config import RunConfig
 from zoo.training.log import RunLog
 from zoo.training.run import new_objective
 
@@ -57,9 +57,9 @@ class Engine:
         self.optimizer = loop.make_optimizer(self.objective, config.optimizer)
         self.dtype = pick_precision(config.precision, device)
         self.batches = batches.Batches(store, config, device)
-        # Where the step shifts nothing, batches beside it tell what it would take; without the kernel.
+        # Where the step shifts nothing, batches beside it show what it would take.
         shifting = replace(config, random_shift=config.random_shift or SHIFT)
-        self.shifted = batches.Batches(store, shifting, device, compute=ComputeConfig(batch_kernel="off"))
+        self.shifted = batches.Batches(store, shifting, device)
         self.run = RunState()
 
     def take(self, dtype: torch.dtype | None = None) -> None:

@@ -97,7 +97,7 @@ class Process:
             last = self._log.read_text().strip().rpartition("\n")[2]
             answer = {"error": f"it ended{last and f': {last}'}"}
         if "error" in answer:
-            raise QzooError(f"peers: d3rlpy failed: {answer['error']}; --peers None leaves it out")
+            raise QzooError(f"peers: d3rlpy failed: {answer['error']}; `peers` None leaves it out")
         return answer
 
     def seconds_of(self, steps: int) -> float:

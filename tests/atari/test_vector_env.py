@@ -61,7 +61,7 @@ def test_equals_the_vector_environment_to_the_last_frame(game: str, ends: set[in
 
 
 def test_equals_the_vector_environment_where_the_limit_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("zoo.atari.emulator", "zoo.atari.variant_env"):
+    for module in ("zoo.atari.emulator", "zoo.atari.vector_env"):
         monkeypatch.setattr(f"{module}.PROTOCOL", replace(PROTOCOL, max_steps=40))
     ours, theirs = make_variant_env("Boxing", 1), make_vector_env("Boxing", 1, num_threads=1)
     for env in (ours, theirs):

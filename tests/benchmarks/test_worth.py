@@ -182,7 +182,7 @@ def test_every_candidate_is_checked_before_one_is_trained(recordings_dir: Path, 
     "texts", [(), ("=a",), ("a", "a"), ("../a=b",), ("..=b",), (".=b",), ("a:b=/c",), ("a:b",), ("worth.md",)]
 )
 def test_candidates_need_names_of_their_own(texts: tuple[str, ...]) -> None:
-    refused(lambda: parse_candidates(texts), "--candidates")
+    refused(lambda: parse_candidates(texts), "`candidates`")
 
 
 def test_candidate_paths() -> None:
@@ -195,9 +195,9 @@ def test_candidate_paths() -> None:
         "b": ((Path("x:y"), Path("z")), ()),
         "c": ((Path("x:y"),), mixture),
     }
-    refused(lambda: parse_candidates(("a=x:random=100,random=100",)), "--candidates a=x", "random twice")
+    refused(lambda: parse_candidates(("a=x:random=100,random=100",)), "candidates a=x", "random twice")
     for text in ("mine=", "mine=:random=100"):  # as with a shell's variable that is not set
-        refused(lambda text=text: parse_candidates((text,)), f"--candidates {text}", "names no path")
+        refused(lambda text=text: parse_candidates((text,)), f"candidates {text}", "names no path")
 
 
 def job(folder: Path, parts: tuple[Part, ...] = (), **changes: Any) -> WorthJob:
@@ -287,7 +287,7 @@ def test_a_policy_plays_the_episodes_of_its_training_seed(tmp_path: Path, monkey
     ["learner,random=5", "learner=0", "learner=1e5", "=5", "learner=-1", "a@1-0=5", "a@0-2=5", "a@0=5", "a@0-..=5"],
 )
 def test_shares_are_a_source_and_a_number(share: str) -> None:
-    refused(lambda: parse_candidates((f"a=x:{share}",)), "--candidates a=x", repr(share.split(",")[0]))
+    refused(lambda: parse_candidates((f"a=x:{share}",)), "candidates a=x", repr(share.split(",")[0]))
 
 
 @pytest.mark.parametrize("name", ["worth", "worth_long", "worth_random"])

@@ -293,14 +293,14 @@ def test_damaged_files_are_one_line(buffer: LoggedBuffer, tmp_path: Path) -> Non
 def test_missing_checkpoints_and_games_are_one_line(buffer: LoggedBuffer, tmp_path: Path) -> None:
     refused(lambda: import_dqn_replay(tmp_path / "nowhere", tmp_path, game=GAME), "no such folder")
     refused(lambda: import_dqn_replay(tmp_path, tmp_path, game=GAME), "holds no $store$_observation_ckpt")
-    refused(lambda: import_dqn_replay(tmp_path, tmp_path), "names no game", "--game")
+    refused(lambda: import_dqn_replay(tmp_path, tmp_path), "names no game", "`game`")
     refused(lambda: import_dqn_replay(buffer.folder, tmp_path, game="SpaceInvader"), "did you mean SpaceInvaders")
     refused(lambda: import_dqn_replay(buffer.folder, tmp_path, checkpoints=(99,)), "checkpoint 99 is missing")
     other = tmp_path / "BattleZone" / "1"  # with a game's name on it, the actions are that game's
     shutil.copytree(buffer.folder, other)
-    refused(lambda: import_dqn_replay(other, tmp_path, game=GAME), f"--game {GAME}", "named after BattleZone")
+    refused(lambda: import_dqn_replay(other, tmp_path, game=GAME), f"game {GAME}", "named after BattleZone")
     (buffer.folder / "$store$_observation_ckpt.1.gz").unlink()
-    refused(lambda: import_dqn_replay(buffer.folder, tmp_path), "checkpoint 1 is missing", "--checkpoints")
+    refused(lambda: import_dqn_replay(buffer.folder, tmp_path), "checkpoint 1 is missing", "`checkpoints`")
     empty = [Row(BLANK)] * 10
     write_dqn_replay(tmp_path / "empty", empty, 5)
     refused(lambda: import_dqn_replay(tmp_path / "empty", tmp_path, game=GAME), "no transition is left")

@@ -155,7 +155,7 @@ def test_two_imports_at_once_are_refused(folder: Path, tmp_path: Path) -> None:
 
     def again(rows: int) -> None:
         if not lines:
-            lines.append(refused(lambda: import_dqn_replay(source, out), "another process", "--out"))
+            lines.append(refused(lambda: import_dqn_replay(source, out), "another process", "`out`"))
 
     path, _ = import_dqn_replay(source, out, on_rows=again)
     assert lines and str(path) in lines[0]
@@ -243,7 +243,7 @@ def _rest(joined: FrameStore) -> dict[str, tuple[int, int]]:
 def test_a_mix_must_be_asked_for(tmp_path: Path, store: FrameStore) -> None:
     first = small_set(tmp_path, "Pong", 1, ["sticky actions: 0, ours 0.25"])
     second = small_set(tmp_path, "Pong", 2, ["sticky actions: 0.1, ours 0.25"])
-    line = refused(lambda: join_stores([first], store), first.path, OURS, "--allow-mixed-origins")
+    line = refused(lambda: join_stores([first], store), first.path, OURS, "`allow_mixed_origins`")
     assert "sticky actions: 0," in line
     refused(lambda: join_stores([first, second]), first.path, "actions: 0,", second.path, "actions: 0.1,")
     other = replace(second, origin=replace(first.origin, kind="dqn_replay"))

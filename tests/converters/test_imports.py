@@ -75,7 +75,7 @@ def test_draws_follow_the_seed(replayed: FrameSet) -> None:
     assert torch.equal(one.actions, again.actions)
     assert not torch.equal(states(one)[:50], states(other)[:50])
     assert draw_episodes(replayed, None) is draw_episodes(replayed, replayed.store.transitions) is replayed
-    refused(lambda: draw_episodes(replayed, 0), "--transitions 0")
+    refused(lambda: draw_episodes(replayed, 0), "transitions 0")
 
 
 def test_scores_are_those_of_whole_episodes(exported: FrameSet, recordings: list[Recording]) -> None:
@@ -123,7 +123,7 @@ def test_sets_are_found_and_what_is_none_is_named(replayed: FrameSet, tmp_path: 
         shutil.copy(replayed.path / "origin.json", path)
     assert list(find_sets([tmp_path])) == [one, other] and list(find_sets([other])) == [other]
     assert find_sets([one])[one].game == "Breakout" and find_sets([]) == {}
-    refused(lambda: find_sets([tmp_path, one]), f"--imports {one}: named twice")
+    refused(lambda: find_sets([tmp_path, one]), f"imports {one}: named twice")
     refused(lambda: find_sets([tmp_path / "nowhere"]), "no imported set", "zoo data import")
     (tmp_path / "empty").mkdir()
     refused(lambda: find_sets([tmp_path / "empty"]), tmp_path / "empty", "no imported set")

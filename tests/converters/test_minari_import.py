@@ -274,7 +274,7 @@ def test_without_an_environment_the_actions_must_tell_their_set(tmp_path: Path) 
 def test_unknown_games_and_datasets_are_one_line(tmp_path: Path) -> None:
     env = preprocessed()
     folder = dataset([play(env, steps=6).buffer()], env)
-    refused(lambda: import_minari(folder, tmp_path, game="Pong"), "--game Pong", "recorded on Breakout")
+    refused(lambda: import_minari(folder, tmp_path, game="Pong"), "game Pong", "recorded on Breakout")
     refused(lambda: import_minari(tmp_path, tmp_path), "no Minari dataset")
     metadata = folder / "data" / "metadata.json"
     content = json.loads(metadata.read_text())
@@ -284,7 +284,7 @@ def test_unknown_games_and_datasets_are_one_line(tmp_path: Path) -> None:
     refused(lambda: import_minari(folder, tmp_path), "Minari can't open it")
     del content["env_spec"]
     metadata.write_text(json.dumps(content))
-    refused(lambda: import_minari(folder, tmp_path), "names no game", "--game")
+    refused(lambda: import_minari(folder, tmp_path), "names no game", "`game`")
     refused(lambda: import_minari(folder, tmp_path, game="Pong"), "Discrete(4)", "the 6 of Pong")
     path, origin = import_minari(folder, tmp_path, game="Breakout")
     assert set(open_frame_set(path).store.actions.tolist()) <= set(minimal_actions(GAME))

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.model_helpers import NAME, make_config, make_network
+from zoo.atari import vector_env
 from zoo.atari.emulator import action_values, make_ale, minimal_actions, play_step
-from zoo.atari.emulator import emulator as atari
 from zoo.atari.games import get_game
 from zoo.atari.protocol import PROTOCOL
 from zoo.cli import main
@@ -72,7 +72,7 @@ def test_scores_are_those_of_a_plain_emulator(scores: NDArray[np.float64], monke
 
 
 def test_the_step_limit_ends_an_episode(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atari, "PROTOCOL", replace(PROTOCOL, max_steps=30))
+    monkeypatch.setattr(vector_env, "PROTOCOL", replace(PROTOCOL, max_steps=30))
     monkeypatch.setattr(evaluate, "MAX_ENVS", 2)
     batches: list[int] = []
 

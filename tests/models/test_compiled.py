@@ -90,4 +90,4 @@ def test_without_a_compiler_it_is_one_line(store: FrameStore, tmp_path: Path, mo
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/g++",))
     monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
     monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # and no pool of processes that compile
-    refused(lambda: run(store, tmp_path, TINY, ON), "--compile on: ", "--compile off")
+    refused(lambda: run(store, tmp_path, TINY, ON), "compile on: ", "`compile` off")

@@ -199,13 +199,6 @@ def test_refuses_what_is_not_uint8_frames(observations: Tensor, named: str) -> N
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_refuses_raw_frames_in_bfloat16() -> None:
-    encoder = Encoder("nature", 8)
-    with pytest.raises(QzooError, match=r"bfloat16 frames must be scaled to \[0, 1\]; pass raw frames as uint8"):
-        encoder(frames(2).bfloat16())
-    assert encoder((frames(2) / 255.0).bfloat16()).isfinite().all() and encoder(frames(0).bfloat16()).shape == (0, 8)
-
-
 def test_unknown_arch_offers_the_nearest() -> None:
     with pytest.raises(QzooError, match=r"unknown arch 'resnet35'; did you mean .*resnet34"):
         Encoder("resnet35")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import zoo.recorders.job
 import zoo.recorders.policy
 import zoo.recorders.record
 import zoo.support.state
@@ -168,7 +169,7 @@ def test_a_kill_between_the_writes_of_a_save(
             save = zoo.support.state.save_state
             patch.setattr(zoo.support.state, "save_state", lambda *arguments: (killing(), save(*arguments)))
         elif stage == "recording":
-            patch.setattr(zoo.recorders.record, "write_recording", killing)
+            patch.setattr(zoo.recorders.job, "write_recording", killing)
         else:
             unlink = Path.unlink
 

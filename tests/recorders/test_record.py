@@ -82,8 +82,8 @@ def test_the_seed_names_the_play(tmp_path: Path) -> None:
     one, same, other = (read_recording(job(tmp_path / folder, seed=seed).path).episodes[0] for folder, seed in runs)
     assert one.seed == same.seed and np.array_equal(one.actions, same.actions)
     assert other.seed >= 1_000_000 and not np.array_equal(one.actions[:50], other.actions[:50])
-    refused(lambda: record(job(tmp_path, seed=-1)), "--seed -1")
-    refused(lambda: record(job(tmp_path, seed=1_000)), "--seed 1000")
+    refused(lambda: record(job(tmp_path, seed=-1)), "seed -1")
+    refused(lambda: record(job(tmp_path, seed=1_000)), "seed 1000")
 
 
 def test_time_budget_ends_a_job_cleanly(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_jobs_run_side_by_side_and_report(tmp_path: Path) -> None:
 
 
 def test_a_failing_job_is_one_line(tmp_path: Path) -> None:
-    refused(lambda: record_all([job(tmp_path, 100, seed=-5)], 1), "--seed -5")
+    refused(lambda: record_all([job(tmp_path, 100, seed=-5)], 1), "seed -5")
 
 
 def command(folder: Path, steps: int) -> list[str]:

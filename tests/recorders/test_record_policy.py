@@ -101,8 +101,8 @@ def test_shards_share_out_the_games(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert sorted(game for shard in shards for game in shard) == games
     assert shards[1] == ["Boxing", "Qbert"]
     for wrong in ("0/2", "3/2", "1", "a/b", "1/0"):
-        refused(lambda wrong=wrong: parse_shard(wrong, games), f"--shard {wrong}")
-    refused(lambda: parse_shard("3/3", games[:2]), "--shard 3/3")
+        refused(lambda wrong=wrong: parse_shard(wrong, games), f"shard {wrong}")
+    refused(lambda: parse_shard("3/3", games[:2]), "shard 3/3")
     arguments = [
         "--games",
         "Breakout",

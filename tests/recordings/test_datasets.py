@@ -144,7 +144,7 @@ def test_own_recordings_are_read(tmp_path: Path) -> None:
 def test_missing_games_are_all_named(tmp_path: Path) -> None:
     for name in ("Breakout.learner", "Breakout.random", "Boxing.learner", "Pong.learner"):
         write(tmp_path, name, life(20))
-    message = refused(lambda: zoo.data.load("mixed40", recordings=[tmp_path]), "39 of 40", "Boxing (random)", "--games")
+    message = refused(lambda: zoo.data.load("mixed40", recordings=[tmp_path]), "39 of 40", "Boxing (random)", "`games`")
     assert all(game in message for game in games_of("train") if game != "Breakout") and "Breakout" not in message
     assert len(zoo.data.load("mixed40", ["Breakout"], recordings=[tmp_path])) == 2
     refused(lambda: zoo.data.load("mixed40", ["Breakout", "Boxing"], recordings=[tmp_path]), "1 of 2", "Boxing")
@@ -263,7 +263,7 @@ def test_load_refuses_what_it_would_take_for_something_else(tmp_path: Path) -> N
     assert sum(recording.transitions for recording in load("Breakout", np.int64(100))) == 100
     for seed in (-1, 0.5, "1"):
         refused(partial(load, "Breakout", 100, seed=seed), f"seed={seed!r}", "0 or more")
-    refused(partial(load_recordings, ["Breakout"], (), [tmp_path], 100, -1), "--seed -1")
+    refused(partial(load_recordings, ["Breakout"], (), [tmp_path], 100, -1), "seed -1")
 
 
 def test_a_selection_is_written_and_read(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_a_selection_is_written_and_read(tmp_path: Path) -> None:
     refused(lambda: Selection.of({"dataset": "mixed40", "colour": 1}), "colour")
     write(tmp_path, "Breakout.learner", life(20))
     named = Selection("mixed40", ("Breakout",), sources=("learner",))
-    refused(lambda: named.load([tmp_path]), "--sources", "mixed40", "learner, random")
+    refused(lambda: named.load([tmp_path]), "`sources`", "mixed40", "learner, random")
     assert held(Selection(CUSTOM, ("Breakout",), ("learner",)).load([tmp_path])) == [("Breakout", "learner", [0, 10])]
 
 
@@ -302,13 +302,13 @@ def test_figures_of_datasets_by_hand(tmp_path: Path) -> None:
 
 
 def test_held_out_games_enter_pretraining_only_by_force(tmp_path: Path) -> None:
-    refused(Pretrain(name="x", dataset="heldout5").choose, "--dataset heldout5", "Pong", "--allow-held-out")
+    refused(Pretrain(name="x", dataset="heldout5").choose, "dataset heldout5", "Pong", "`allow_held_out`")
     refused(Pretrain(name="x", dataset="mixed40", games=("Pong",)).choose, "Pong: held out")
     forced = Pretrain(name="x", dataset="heldout5", allow_held_out=True).choose().selection
     assert forced == Selection("heldout5", games_of("held_out"))
     refused(Pretrain(name="x", dataset="mixd40").choose, "did you mean mixed40")
     write(tmp_path, "Pong.learner", life(20))
-    refused(Pretrain(name="x", recordings=(tmp_path,)).choose, "--games", "no training game")
+    refused(Pretrain(name="x", recordings=(tmp_path,)).choose, "`games`", "no training game")
 
 
 def test_finetuning_takes_learners_or_a_dataset(tmp_path: Path) -> None:
@@ -341,4 +341,4 @@ def test_pretraining_takes_the_dataset_and_says_so(tmp_path: Path) -> None:
     data = recorded_data(config, results, [tmp_path])
     assert data["Breakout"]["learner"]["episodes"] == learner["episodes"]
     assert data["Breakout"]["random"]["transitions"] == random["transitions"]
-    refused(lambda: recorded_data(config, results, [tmp_path], "mixed40"), "Breakout.learner with 6 episodes", "--data")
+    refused(lambda: recorded_data(config, results, [tmp_path], "mixed40"), "Breakout.learner with 6 episodes", "`data`")

@@ -306,4 +306,4 @@ def test_a_subsample_is_whole_episodes_drawn_evenly(tmp_path: Path) -> None:
     assert drawn == set(lengths)
     assert subsample([recording], 10_000) == [recording]
     assert subsample([recording], None) == [recording]
-    refused(lambda: subsample([recording], 0), "--transitions 0")
+    refused(lambda: subsample([recording], 0), "transitions 0")

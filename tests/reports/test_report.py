@@ -215,7 +215,7 @@ def test_missing_parts_are_named(part: str, folder: Path) -> None:
     del results[part]
     write_json(folder / "results.json", results)
     card = (folder / "README.md").read_text()
-    one_line(lambda: write_report(folder), part, "--card-only")
+    one_line(lambda: write_report(folder), part, "`card_only`")
     assert (folder / "README.md").read_text() == card and not (folder / "scores.png").exists()
     results = example()
     del results["random"]["games"]["Pong"]
@@ -323,7 +323,7 @@ def test_data_is_what_the_training_took(config: ModelConfig, tmp_path: Path) -> 
     assert found["Breakout"] == {} and set(found["Pong"]) == {"learner"}
     assert found["Pong"]["learner"]["mean_return"] == np.mean([episode.score for episode in part.episodes])
     other = {"training": {"selection": selection, "recordings": [{**entry, "episodes": 3}]}}
-    one_line(lambda: recorded_data(config, other, [data]), "Pong.learner", "with 3 episodes", "--recordings")
+    one_line(lambda: recorded_data(config, other, [data]), "Pong.learner", "with 3 episodes", "`recordings`")
     shorter = {"training": {"selection": selection, "recordings": []}}
     one_line(lambda: recorded_data(config, shorter, [data]), "trained on nothing")
 

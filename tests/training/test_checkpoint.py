@@ -126,7 +126,7 @@ def test_other_settings_are_refused_by_name_unless_forced(
 ) -> None:
     other = replace(SMALL, steps=120, optimizer=replace(SMALL.optimizer, learning_rate=1e-4))
     names = ("config.steps", "config.optimizer.learning_rate")
-    refused(lambda: run(store, tmp_path, other, resume=True), halfway, *names, "--force-resume")
+    refused(lambda: run(store, tmp_path, other, resume=True), halfway, *names, "`force_resume`")
     with caplog.at_level(logging.WARNING):
         assert run(store, tmp_path, other, resume=True, force=True) == 120
     assert all(name in caplog.text for name in names)

@@ -86,7 +86,7 @@ def test_what_cannot_promise_the_same_bits_is_refused_in_a_line() -> None:
         with deterministic():
             torch.zeros(4).put_(torch.tensor([0, 0]), torch.ones(2))
 
-    refused(write_twice_to_one_place, "--deterministic: put_ does not have a deterministic implementation")
+    refused(write_twice_to_one_place, "deterministic: put_ does not have a deterministic implementation")
     assert settings() == before
     with pytest.raises(RuntimeError, match="another"), deterministic():
         raise RuntimeError("another error")

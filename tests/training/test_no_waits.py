@@ -23,7 +23,6 @@ from tests.training.test_pretrain import CPU, SMALL
 from zoo.frames.frames import RawFrames
 from zoo.frames.store import FrameStore
 from zoo.models.encoder import Encoder
-from zoo.models.group_norm import GroupNorm, allow_kernel
 from zoo.objectives.config import ObjectiveConfig
 from zoo.objectives.scaled_ql import ScaledQL
 from zoo.training import batches, loop
@@ -77,8 +76,6 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tensors without values, that may be on a GPU which is not there; it has no streams."""
     monkeypatch.setattr(batches, "side_stream", lambda device: None)
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
-    monkeypatch.setattr(batches, "uses_kernel", lambda *_: False)  # a trial of it reads values
-    monkeypatch.setattr("zoo.models.group_norm.kernel_agrees", lambda device, dtype: True)
     # Else autocast turns itself off.
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: True)
@@ -164,45 +161,32 @@ def test_a_step_on_a_gpu_needs_no_value(arch: str, dtype: torch.dtype, monkeypat
 
 
 class Maps(TorchDispatchMode):
-    """Notes what makes maps of a batch of `size` in float32, and in another order than channels_last."""
+    """Notes what makes maps of a batch of `size` in float32."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.size, self.maps, self.kernels = size, 0, 0
+        self.size, self.maps = size, 0
         self.float32: list[str] = []
-        self.reordered: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.kernels += str(func) == "qzoo.group_norm.default"
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.ndim == 4 and len(leaf) == self.size:
                 self.maps += 1
                 if leaf.dtype == torch.float32:
                     self.float32.append(str(func))
-                if not leaf.is_contiguous(memory_format=torch.channels_last):
-                    self.reordered.append(str(func))
         return result
 
 
-@pytest.mark.parametrize("kernel", [True, False])
 @pytest.mark.parametrize("arch", ["nature", "impala", "resnet18", "resnet50"])
-def test_maps_stay_as_they_are_on_a_gpu(arch: str, kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bfloat16, with the kernel or PyTorch's group norm; with the kernel in channels_last as well.
-
-    That PyTorch's would reorder them, fake tensors don't show.
-    """
+def test_maps_stay_in_bfloat16_on_a_gpu(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = Encoder(arch, 8)
-    allow_kernel(encoder, kernel)
     with fake_gpu(monkeypatch):
         on_gpu(encoder)
         x = torch.zeros(7, 4, 84, 84, dtype=torch.bfloat16, device=GPU).to(memory_format=torch.channels_last)
         with torch.autocast("cuda", torch.bfloat16), Maps(7) as seen:
             encoder.trunk(x)
     assert seen.maps > 5 and seen.float32 == []
-    norms = sum(isinstance(part, GroupNorm) for part in encoder.modules())
-    assert seen.kernels == (norms if kernel else 0)
-    assert not kernel or seen.reordered == []
 
 
 def test_what_needs_a_value_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,7 @@ def test_the_time_for_a_checkpoint_is_looked_at_after_every_step(store: FrameSto
 
 def test_a_run_in_the_way_and_other_settings_are_refused(store: FrameStore, tmp_path: Path) -> None:
     run(store, tmp_path)
-    with pytest.raises(QzooError, match=r"checkpoint\.safetensors: a run is here already.*--resume"):
+    with pytest.raises(QzooError, match=r"checkpoint\.safetensors: a run is here already.*`resume`"):
         run(store, tmp_path)
     other = RunConfig(**{**SMALL.__dict__, "objective": ObjectiveConfig(gamma=0.9)})
     with pytest.raises(QzooError, match=r"other settings: config\.objective\.gamma"):
@@ -207,21 +207,21 @@ def test_a_loss_that_is_not_finite_stops_the_run(store: FrameStore, tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 1}, "--batch-size 1"),
-        ({"steps": 0}, "--steps 0"),
-        ({"objective": ObjectiveConfig(n_step=0)}, "n-step"),
-        ({"feature_dim": 0}, "--feature-dim 0"),
-        ({"objective": ObjectiveConfig(reward_clip=-1.0)}, "--reward-clip -1"),
-        ({"objective": ObjectiveConfig(target_rate=5.0)}, "--target-rate 5"),
-        ({"objective": ObjectiveConfig(alpha=math.nan)}, "--alpha nan"),
-        ({"objective": ObjectiveConfig(prior_std=0.0)}, "--prior-std 0"),
-        ({"objective": ObjectiveConfig(v_max=math.inf)}, "--v-max inf"),
-        ({"objective": ObjectiveConfig(gamma=math.nan)}, "--gamma nan"),
-        ({"optimizer": OptimizerConfig(warmup_steps=-5)}, "--warmup-steps -5"),
-        ({"optimizer": OptimizerConfig(final_rate=3.0)}, "--final-rate 3"),
-        ({"optimizer": OptimizerConfig(learning_rate=math.inf)}, "--learning-rate inf"),
-        ({"optimizer": OptimizerConfig(epsilon=0.0)}, "--epsilon 0"),
-        ({"optimizer": OptimizerConfig(max_gradient_norm=0.0)}, "--max-gradient-norm 0"),
+        ({"batch_size": 1}, "batch_size 1"),
+        ({"steps": 0}, "steps 0"),
+        ({"objective": ObjectiveConfig(n_step=0)}, "n_step"),
+        ({"feature_dim": 0}, "feature_dim 0"),
+        ({"objective": ObjectiveConfig(reward_clip=-1.0)}, "reward_clip -1"),
+        ({"objective": ObjectiveConfig(target_rate=5.0)}, "target_rate 5"),
+        ({"objective": ObjectiveConfig(alpha=math.nan)}, "alpha nan"),
+        ({"objective": ObjectiveConfig(prior_std=0.0)}, "prior_std 0"),
+        ({"objective": ObjectiveConfig(v_max=math.inf)}, "v_max inf"),
+        ({"objective": ObjectiveConfig(gamma=math.nan)}, "gamma nan"),
+        ({"optimizer": OptimizerConfig(warmup_steps=-5)}, "warmup_steps -5"),
+        ({"optimizer": OptimizerConfig(final_rate=3.0)}, "final_rate 3"),
+        ({"optimizer": OptimizerConfig(learning_rate=math.inf)}, "learning_rate inf"),
+        ({"optimizer": OptimizerConfig(epsilon=0.0)}, "epsilon 0"),
+        ({"optimizer": OptimizerConfig(max_gradient_norm=0.0)}, "max_gradient_norm 0"),
     ],
 )
 def test_settings_that_cannot_work_are_named(change: dict[str, object], message: str) -> None:
@@ -290,7 +290,7 @@ def test_batches_are_game_balanced(store: FrameStore) -> None:
 def test_device_and_precision_are_chosen() -> None:
     assert pick_device("cpu") == CPU
     assert pick_device("auto").type in ("cpu", "cuda")
-    with pytest.raises(QzooError, match="--device warp: not available"):
+    with pytest.raises(QzooError, match="device warp: not available"):
         pick_device("warp")
     assert pick_precision("float32", CPU) == torch.float32
     assert pick_precision("bfloat16", CPU) == torch.bfloat16
@@ -317,12 +317,12 @@ def test_a_run_may_start_from_a_model(store: FrameStore, tmp_path: Path) -> None
     assert torch.equal(network.encoder.projection.weight, objective.network.encoder.projection.weight)
     assert torch.equal(network.weight[1], objective.network.weight[store.games.index("Breakout")])
     assert network.weight[0].abs().max() < 0.1
-    with pytest.raises(QzooError, match=r"--init .*: a model of \('nature', 16.*this run is of \('nature', 32"):
+    with pytest.raises(QzooError, match=r"init .*: a model of \('nature', 16.*this run is of \('nature', 32"):
         new_objective(RunConfig(**{**config.__dict__, "feature_dim": 32}), ["Pong"])
 
 
 def test_the_time_budget_covers_the_replay(recordings_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(QzooError, match=r"--time-budget 0s: over before the .* steps were replayed"):
+    with pytest.raises(QzooError, match=r"time_budget 0s: over before the .* steps were replayed"):
         run_command(
             "pretrain",
             [

@@ -34,7 +34,7 @@ FORTY = tuple(f"game {number}" for number in range(40))
 
 @pytest.fixture(scope="module")
 def out(recordings_dir: Path, store: FrameStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the runs of one process (one), of two (whole), and others, as tests/training/train_ranks.py says."""
+    """A folder with the runs of one process (one), of two (whole), and others, as train_ranks.py says."""
     out = tmp_path_factory.mktemp("ranks")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "LOG_EVERY", LOG_EVERY)

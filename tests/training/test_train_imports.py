@@ -86,7 +86,7 @@ def test_a_run_goes_on_with_its_own_data_only(imports: dict[str, Path], tmp_path
     moved.symlink_to(imports["dqn"])
     pretrained(tmp_path, "--imports", moved, "--resume")
     for other in (["--imports", imports["other"]], ["--imports", imports["dqn"], "--transitions", "100"]):
-        refused(lambda: pretrained(tmp_path, *other, "--resume"), "other settings", "imports")  # noqa: B023
+        refused(lambda: pretrained(tmp_path, *other, "`resume`"), "other settings", "imports")  # noqa: B023
 
 
 def test_recordings_and_imports_are_mixed_by_request(
@@ -94,7 +94,7 @@ def test_recordings_and_imports_are_mixed_by_request(
 ) -> None:
     both = ["--imports", imports["dqn"], imports["minari"], "--recordings", recordings_dir]
     both += ["--games", "SpaceInvaders", "Breakout", "--allow-held-out"]
-    refused(lambda: pretrained(tmp_path, *both), imports["dqn"], "not recorded alike", "--allow-mixed-origins")
+    refused(lambda: pretrained(tmp_path, *both), imports["dqn"], "not recorded alike", "`allow_mixed_origins`")
     model = pretrained(tmp_path, *both, "--allow-mixed-origins")
     assert read_config(model).games == ("SpaceInvaders", "Breakout")
     assert read_config(model).dataset == "custom and imported"
@@ -189,7 +189,7 @@ def test_the_card_of_play_whose_scores_are_unknown(
     assert "The mean return of `Breakout.run1.frames`, `Breakout.run2.frames` is not known: its rewards were" in card
     assert "others recorded" in card and "seeds and actions" not in card
     assert "mean of its own data" not in card
-    one_line(lambda: recorded_data(read_config(model), results, [tmp_path]), "imported sets alone", "--recordings")
+    one_line(lambda: recorded_data(read_config(model), results, [tmp_path]), "imported sets alone", "`recordings`")
 
 
 def test_the_card_of_play_whose_scores_are_known(
@@ -228,7 +228,7 @@ def test_finetuning_on_imports(mode: str, encoder: Path, imports: dict[str, Path
     assert load_qnetwork(result["model"]).games == ("MsPacman",)
     assert (read_results(result["model"]) or {})["imports"] == [facts]
     refused(lambda: tuned(encoder, tmp_path, "Boxing", *taken), "no set is of Boxing", "Breakout")
-    refused(lambda: tuned(encoder, tmp_path, "Breakout", *taken), "not recorded alike", "--allow-mixed-origins")
+    refused(lambda: tuned(encoder, tmp_path, "Breakout", *taken), "not recorded alike", "`allow_mixed_origins`")
 
 
 def test_finetuning_goes_on_with_its_own_data_only(

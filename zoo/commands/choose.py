@@ -46,9 +46,9 @@ def refuse_limits(imports: Sequence[Path], *, uniform: bool, per_game: int | Non
     Raises:
         QzooError: names the setting.
     """
-    for name, given in (("--uniform", uniform), ("--per-game", per_game is not None)):
+    for name, given in (("uniform", uniform), ("per_game", per_game is not None)):
         if imports and given:
-            raise QzooError(f"{name}: not with --imports; --transitions limits each imported set, by whole episodes")
+            raise QzooError(f"{name}: not with `imports`; `transitions` limits each imported set, by whole episodes")
 
 
 def imported_games(origins: Mapping[Path, Origin]) -> list[str]:
@@ -63,14 +63,14 @@ def games_of_imports(names: Sequence[str], imported: Sequence[str]) -> list[str]
         QzooError: no set is of a game named.
     """
     hint = (
-        f"they are of {', '.join(imported)}; recordings are taken where --dataset, --recordings or --sources is given"
+        f"they are of {', '.join(imported)}; recordings are taken where `dataset`, `recordings` or `sources` is given"
     )
     for name in names:
         if name not in (*GROUPS, "all") and get_game(name).name not in imported:
-            raise QzooError(f"--games {name}: no imported set is of it, {hint}")
+            raise QzooError(f"games {name}: no imported set is of it, {hint}")
     games = [game for game in parse_games(names) if game in imported] if names else list(imported)
     if not games:
-        raise QzooError(f"--games {' '.join(names)}: no imported set is of them, {hint}")
+        raise QzooError(f"games {' '.join(names)}: no imported set is of them, {hint}")
     return games
 
 
@@ -88,7 +88,7 @@ def games_of_recordings(
         return parse_games(names)
     recorded = [game for game in _recorded(dataset, paths) if dataset != CUSTOM or game in games_of("train")]
     if not recorded:
-        raise QzooError("--games: no training game is recorded there; name the games to train on")
+        raise QzooError("games: no training game is recorded there; name the games to train on")
     return list(dict.fromkeys([*recorded, *imported]))
 
 
@@ -103,7 +103,7 @@ def games_to_replay(games: Sequence[str], dataset: str, paths: Sequence[Path], i
     recorded = _recorded(dataset, paths)
     taken = [game for game in games if game in recorded or game not in imported]
     if not taken:
-        raise QzooError(f"--games {' '.join(games)}: none of them is in the recordings asked for beside --imports")
+        raise QzooError(f"games {' '.join(games)}: none of them is in the recordings asked for beside `imports`")
     return taken
 
 
@@ -127,9 +127,9 @@ def refuse_held_out(games: Sequence[str], named: bool, dataset: str, origins: Ma
     if not held_out:
         return
     paths = [str(path) for path, origin in origins.items() if origin.game in held_out]
-    where = f"--imports {' '.join(paths)}" if paths else f"--dataset {dataset}"
-    told = f"--games {' '.join(held_out)}" if named else f"{where}: {' '.join(held_out)}"
-    raise QzooError(f"{told}: held out for transfer; --allow-held-out forces it")
+    where = f"imports {' '.join(paths)}" if paths else f"dataset {dataset}"
+    told = f"games {' '.join(held_out)}" if named else f"{where}: {' '.join(held_out)}"
+    raise QzooError(f"{told}: held out for transfer; `allow_held_out` forces it")
 
 
 def sets_of(origins: Mapping[Path, Origin], games: Sequence[str]) -> dict[Path, Origin]:
@@ -140,7 +140,7 @@ def sets_of(origins: Mapping[Path, Origin], games: Sequence[str]) -> dict[Path, 
     """
     left = {path: origin for path, origin in origins.items() if origin.game in games}
     if origins and not left:
-        raise QzooError(f"--imports: no set is of {', '.join(games)}; they are of {', '.join(imported_games(origins))}")
+        raise QzooError(f"imports: no set is of {', '.join(games)}; they are of {', '.join(imported_games(origins))}")
     return left
 
 
@@ -168,7 +168,7 @@ def open_sets(
             def advance(frames: int, path: Path = path, task: TaskID = task) -> None:
                 bar.advance(task, frames)
                 if time.time() > deadline:
-                    raise QzooError(f"--time-budget: over before the frames of {path} were checked")
+                    raise QzooError(f"time_budget: over before the frames of {path} were checked")
 
             opened.append(draw_episodes(open_frame_set(path, on_frames=advance), transitions, seed))
     return opened

@@ -28,11 +28,11 @@ SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 console = Console(stderr=True)
 
 
-def parse_duration(text: str, option: str = "--time-budget") -> float:
+def parse_duration(text: str, setting: str = "time_budget") -> float:
     """Seconds of a duration such as "90s", "9m", "1.5h" or plain seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     if match is None:
-        raise QzooError(f"{option} {text!r}: give a number and a unit, as in 90s, 9m or 1.5h")
+        raise QzooError(f"{setting} {text!r}: give a number and a unit, as in 90s, 9m or 1.5h")
     return float(match[1]) * SECONDS[match[2]]
 
 

@@ -59,7 +59,7 @@ class CriticTrain:
         from zoo.recordings.datasets import Selection
 
         if self.workers < 0:
-            raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
+            raise QzooError(f"workers {self.workers}: must be at least 1, or 0 for every core")
         deadline = time.time() + parse_duration(self.time_budget) if self.time_budget else float("inf")
         jobs = [
             CriticJob(
@@ -119,7 +119,7 @@ class CriticEvaluate:
         missing = [game for game in games if game not in there]
         if missing or not games:
             named = ", ".join(missing) or "any game"
-            raise QzooError(f"--critics {self.critics}: no critic of {named}; `zoo critic train` makes them")
+            raise QzooError(f"critics {self.critics}: no critic of {named}; `zoo critic train` makes them")
         with progress_bar(quiet=self.json) as bar:
             task = bar.add_task("critics", total=self.episodes * len(games), note="")
 

@@ -127,9 +127,9 @@ class Verify(_Recorded):
     def run(self) -> dict[str, Any]:
         """Verify with every core and show how it goes."""
         if self.sample < 1:
-            raise QzooError(f"--sample {self.sample}: must be at least 1; --all takes every episode")
+            raise QzooError(f"sample {self.sample}: must be at least 1; `all` takes every episode")
         if self.workers < 0:
-            raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
+            raise QzooError(f"workers {self.workers}: must be at least 1, or 0 for every core")
         paths = self.files()
         with progress_bar(quiet=self.json) as bar:
             task = bar.add_task("verify", total=None, note=f"{len(paths)} files")

@@ -55,9 +55,9 @@ class Import:
         """Import, and tell what came of it."""
         source = self.source or self.format
         if not source.replace("-", "").replace("_", "").isalnum():
-            raise QzooError(f"--source {source!r}: letters, digits, - and _ only")
+            raise QzooError(f"source {source!r}: letters, digits, - and _ only")
         if self.checkpoints and self.format != "dqn_replay":
-            raise QzooError(f"--checkpoints: only with --format dqn_replay, not {self.format}")
+            raise QzooError(f"checkpoints: only with `format` dqn_replay, not {self.format}")
         with progress_bar(quiet=self.json) as bar:
             task = bar.add_task("import", total=None, note=str(self.path))
             path, origin = self._import(
@@ -138,10 +138,10 @@ class Export:
         from zoo.recordings.datasets import Selection
 
         if self.workers < 0:
-            raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
+            raise QzooError(f"workers {self.workers}: must be at least 1, or 0 for every core")
         games = tuple(parse_games(self.games, self._games()) if self.games else ())
         if self.dataset == CUSTOM and not games:
-            raise QzooError("--games: name the games to export, or a --dataset")
+            raise QzooError("games: name the games to export, or a `dataset`")
         selection = Selection(self.dataset, games, self.sources, self.transitions, self.per_game, seed=self.seed)
         groups = sources_of(selection.load(self.recordings))
         parts: list[dict[str, Any]] = []

@@ -81,7 +81,7 @@ class FinetuneOffline:
         from zoo.training.ranks import refuse_ranks
 
         refuse_ranks("zoo finetune offline")
-        full = told_when_full("lower --batch-size or --transitions, or take a smaller --encoder")
+        full = told_when_full("lower `batch_size` or `transitions`, or take a smaller `encoder`")
         with deterministic(self.compute.deterministic), full:
             return self._run()
 
@@ -140,15 +140,13 @@ class FinetuneOffline:
 
         wanted = self.finetune_config.objective.needs_ram
         if wanted != (self.critic is not None):
-            raise QzooError(
-                "--critic: give it with --objective from_critic, which needs it, and with no other objective"
-            )
+            raise QzooError("critic: give it with `objective` from_critic, which needs it, and with no other objective")
         if self.critic is None:
             return None
         critic = Critic.load(self.critic)
         if critic.game != game:
             raise QzooError(
-                f"--critic {self.critic}: it is one of {critic.game}; train one with `zoo critic train {game}`"
+                f"critic {self.critic}: it is one of {critic.game}; train one with `zoo critic train {game}`"
             )
         return critic
 

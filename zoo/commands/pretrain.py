@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 SHOWN = ("td", "cql", "values", "policy", "agreement", "accuracy")
 """Losses that the progress bar shows, of those that the objective has."""
-IF_FULL = "lower --batch-size, keep frames off the GPU (--frames host), or take a smaller --arch"
+IF_FULL = "lower `batch_size`, keep frames off the GPU (`frames` host), or take a smaller `arch`"
 
 
 @dataclass
@@ -124,7 +124,6 @@ class Pretrain:
         from zoo.critics.network import critics_identity
         from zoo.frames.store import place_store
         from zoo.models.encoder import ARCHS
-        from zoo.models.group_norm import allow_kernel
         from zoo.support.device import pick_device, told_when_full
         from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
         from zoo.training.data import DataRecord
@@ -136,14 +135,14 @@ class Pretrain:
         folder = self.out / self.name
         with world.together(), told_when_full(IF_FULL):
             if Path(self.name).name != self.name:
-                raise QzooError(f"--name {self.name}: must be a name, not a path; --out takes the folder")
+                raise QzooError(f"name {self.name}: must be a name, not a path; `out` takes the folder")
             if (arch := self.name.split(".")[0]) in ARCHS and arch != self.run_config.arch:
-                raise QzooError(f"--name {self.name}: the network is a {self.run_config.arch}; give --arch {arch} too")
+                raise QzooError(f"name {self.name}: the network is a {self.run_config.arch}; give `arch` {arch} too")
             self.run_config.check(1)
             deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
-            checkpoint_seconds = parse_duration(self.checkpoint_every, "--checkpoint-every")
+            checkpoint_seconds = parse_duration(self.checkpoint_every, "checkpoint_every")
             if checkpoint_seconds <= 0.0:
-                raise QzooError(f"--checkpoint-every {self.checkpoint_every}: must be more than 0")
+                raise QzooError(f"checkpoint_every {self.checkpoint_every}: must be more than 0")
             chosen = self.choose()
             self.run_config.check(len(chosen.games))
             device = pick_device(world.own_device(self.device))
@@ -161,7 +160,6 @@ class Pretrain:
             store = place_store(store, device, self.frames)
             scales = world.union(return_scales(store, wanted))
             objective = new_objective(self.run_config, chosen.games, scales, critics).to(device)
-            allow_kernel(objective, self.compute.norm_kernel == "auto")
         record = DataRecord(chosen.games, chosen.selection, world.union(data.by_game()))
         with progress_bar(quiet=self.json or not world.leads) as bar:
             task = bar.add_task(self.name, total=self.run_config.steps, note="")
@@ -249,7 +247,7 @@ class Pretrain:
         if not self.run_config.objective.needs_ram:
             return {}
         if chosen.origins:
-            raise QzooError("--imports: imported play has no RAM, which --objective from_critic needs; leave one out")
+            raise QzooError("imports: imported play has no RAM, which `objective` from_critic needs; leave one out")
         return load_critics(self.critics, chosen.games)
 
     def _load(self, chosen: Chosen, deadline: float, world: World) -> tuple[TrainingData, FrameStore]:
@@ -275,7 +273,7 @@ class Pretrain:
             def advance(steps: int) -> None:
                 bar.advance(task, steps)
                 if time.time() > deadline:
-                    raise QzooError(f"--time-budget {self.time_budget}: over before the {total:,} steps were replayed")
+                    raise QzooError(f"time_budget {self.time_budget}: over before the {total:,} steps were replayed")
 
             ram = self.run_config.objective.needs_ram
             return build_store(recordings, placement, self.cache, threads, advance, ram=ram)

@@ -53,11 +53,11 @@ class _Record:
         """Record with every core and show how it goes; `words` are the settings that only this source has."""
         games = parse_shard(self.shard, parse_games(self.games))
         if self.steps < 1:
-            raise QzooError(f"--steps {self.steps}: must be at least 1")
+            raise QzooError(f"steps {self.steps}: must be at least 1")
         if self.workers < 0:
-            raise QzooError(f"--workers {self.workers}: must be at least 1, or 0 for every core")
+            raise QzooError(f"workers {self.workers}: must be at least 1, or 0 for every core")
         deadline = time.time() + parse_duration(self.time_budget) if self.time_budget else float("inf")
-        save = parse_duration(self.save_every, "--save-every")
+        save = parse_duration(self.save_every, "save_every")
         limits = ["--steps", str(self.steps), "--seed", str(self.seed)]
         jobs = [
             RecordJob(game, source, self.steps, self.seed, self.out, command, deadline, save, **settings)
@@ -119,10 +119,10 @@ def parse_shard(text: str, games: Sequence[str]) -> list[str]:
     """
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise QzooError(f"--shard {text}: give I/N with I from 1 to N, as in 2/4")
+        raise QzooError(f"shard {text}: give I/N with I from 1 to N, as in 2/4")
     chosen = list(games)[int(match[1]) - 1 :: int(match[2])]
     if not chosen:
-        raise QzooError(f"--shard {text}: {len(games)} games leave nothing for this one")
+        raise QzooError(f"shard {text}: {len(games)} games leave nothing for this one")
     return chosen
 
 
@@ -162,11 +162,11 @@ class RecordPolicy(_Record):
         if not self.model:
             raise QzooError("MODEL: name the model that plays; `zoo list` tells them")
         if not 0.0 <= self.epsilon <= 1.0:
-            raise QzooError(f"--epsilon {self.epsilon}: must be 0 to 1")
+            raise QzooError(f"epsilon {self.epsilon}: must be 0 to 1")
         folder = find_model(self.model)
         name, known = read_config(folder).name, read_config(folder).games
         if missing := [game for game in parse_games(self.games) if game not in known]:
-            raise QzooError(f"--games {' '.join(missing)}: {name} has heads for {', '.join(known)}")
+            raise QzooError(f"games {' '.join(missing)}: {name} has heads for {', '.join(known)}")
         words = [self.model, "--epsilon", f"{self.epsilon:g}"]
         return self._run("policy", words, model=str(folder), epsilon=self.epsilon)
 
@@ -196,7 +196,7 @@ class RecordPlanner(_Record):
         from zoo.recordings.library import recorded_files, source_paths
 
         if not 0.0 <= self.epsilon <= 1.0:
-            raise QzooError(f"--epsilon {self.epsilon}: must be 0 to 1")
+            raise QzooError(f"epsilon {self.epsilon}: must be 0 to 1")
         words = ["--epsilon", f"{self.epsilon:g}"]
         if self.take_over:
             for game in parse_games(self.games):

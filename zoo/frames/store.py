@@ -163,7 +163,6 @@ class FrameStore:
         n_step: int,
         gamma: float,
         reward_clip: float | None = 1.0,
-        stack: Callable[[Tensor, Tensor], Tensor] | None = None,
         *,
         successors: bool = True,
         ram: bool = False,
@@ -171,8 +170,6 @@ class FrameStore:
         """The transitions `index` (int64 (B,)) with their n-step returns and successors; see `Batch`.
 
         Args:
-            stack: what to make states by, in the place of `self.stack`: called once, with those of the B transitions
-                and then their B successors.
             successors: whether to fetch the successors' frames, half of all.
             ram: whether to give the states' RAM too, as `ram_states` does.
         """
@@ -192,9 +189,9 @@ class FrameStore:
         # A terminated episode has no frame after its last state; its successor is never used (discount 0).
         successor = torch.where(ended, frame, frame + ahead)
         if successors:  # in one go: most states share a block with their successors
-            states = (stack or self.stack)(torch.cat([frame, successor]), torch.cat([start, start]))
+            states = self.stack(torch.cat([frame, successor]), torch.cat([start, start]))
         else:
-            states = (stack or self.stack)(frame, start)
+            states = self.stack(frame, start)
         return Batch(
             observations=states[: len(index)],
             actions=self.actions[index],

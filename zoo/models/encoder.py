@@ -19,14 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.models.group_norm import GroupNorm, join_relus
+from zoo.models.group_norm import GroupNorm
 from zoo.support.device import onednn_pools
 from zoo.support.errors import QzooError, unknown_name
 
 INPUT_SHAPE = (4, 84, 84)
-SCALED = torch.bfloat16
-"""The type of frames that are scaled to [0, 1] already, as `zoo.training.fused` makes them: they are not scaled again.
-float32 is refused: it is what frames become by mistake."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,6 @@ def resnet_trunk(arch: str) -> nn.Module:
     )
     if width != 64:
         narrow_stem(trunk, width)
-    join_relus(trunk)
     trunk.maxpool = FastMaxPool(3, stride=2, padding=1)
     return trunk
 
@@ -200,17 +196,12 @@ def best_memory_format(arch: str, device_type: str) -> torch.memory_format:
 
 def _check_observations(observations: Tensor) -> None:
     dtype = observations.dtype
-    if dtype not in (torch.uint8, SCALED) or observations.ndim != 4 or observations.shape[1:] != INPUT_SHAPE:
+    if dtype != torch.uint8 or observations.ndim != 4 or observations.shape[1:] != INPUT_SHAPE:
         raise QzooError(
             f"observations: expected a torch tensor, uint8 (B, 4, 84, 84), got "
             f"{type(observations).__name__} of {str(dtype).removeprefix('torch.')} "
-            f"{tuple(observations.shape)}; "
-            "pass raw frames, oldest first: scaling is inside (bfloat16 is taken as scaled to [0, 1])"
+            f"{tuple(observations.shape)}; pass raw frames, oldest first: scaling is inside"
         )
-    # On a GPU, which makes such frames itself, looking at them would hold a step up.
-    looks = dtype == SCALED and observations.device.type == "cpu" and not torch.compiler.is_compiling()
-    if looks and observations.numel() and not float(observations.detach().amax()) <= 1.0:
-        raise QzooError("observations: bfloat16 frames must be scaled to [0, 1]; pass raw frames as uint8 instead")
 
 
 class Encoder(nn.Module):
@@ -274,7 +265,7 @@ class Encoder(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Features of frames: uint8 (B, 4, 84, 84), or bfloat16 in [0, 1], to float32 (B, D), under autocast too.
+        """Features of frames: uint8 (B, 4, 84, 84) to float32 (B, D), under autocast too.
 
         Raises:
             QzooError: another dtype or shape.
@@ -292,9 +283,7 @@ class Encoder(nn.Module):
         # autocast a byte may go there directly.
         device = observations.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-        x = observations.contiguous(memory_format=self.memory_format).to(dtype)
-        if observations.dtype != SCALED:
-            x = x / 255.0
+        x = observations.contiguous(memory_format=self.memory_format).to(dtype) / 255.0
         flat: Tensor = self.embedding(self.trunk(x))
         return flat
 

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import partial
-from importlib.util import find_spec
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.frames.frames import RawFrames
 from zoo.frames.store import Batch, FrameStore, draw
-from zoo.models.encoder import SCALED
-from zoo.support.device import pick_precision, send
+from zoo.support.device import send
 from zoo.training.augment import draw_offsets, shift_batch
 from zoo.training.background import Background
-from zoo.training.config import COMPUTE, ComputeConfig, RunConfig
+from zoo.training.config import RunConfig
 from zoo.training.ranks import WHOLE, Share
 
 PATIENCE = 10.0
 """Seconds to wait for a batch that nobody will take."""
-logger = logging.getLogger(__name__)
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -41,7 +36,6 @@ class Batches:
     Args:
         share: what this rank takes of each batch; `store` holds the games of it.
         sizes: transitions of each game of the run; by default the store's.
-        compute: whether the kernel may be used.
     """
 
     def __init__(
@@ -51,7 +45,6 @@ class Batches:
         device: torch.device,
         share: Share = WHOLE,
         sizes: Mapping[str, int] | None = None,
-        compute: ComputeConfig = COMPUTE,
     ) -> None:
         self._store, self._config, self._device = store, config, device
         self._sizes = list((sizes or store.sizes).values())
@@ -59,7 +52,6 @@ class Batches:
         self.size = self._per_game * len(self._sizes)
         """Of a batch of all ranks."""
         self._rows = share.rows(len(self._sizes), self._per_game)
-        self._form = fused_batch if uses_kernel(store, config, device, compute) else reference_batch
         self._stream = side_stream(device)
         self._trained: torch.cuda.Event | None = None
         self._pool = background(self._stream)
@@ -74,7 +66,7 @@ class Batches:
         offsets = None
         if config.random_shift:
             offsets = send(draw_offsets(self.size, config.random_shift, generator)[self._rows], index.device)
-        return self._form(store, index, offsets, config).to(self._device)
+        return make_batch(store, index, offsets, config).to(self._device)
 
     def _prepare(self, step: int, trained: torch.cuda.Event | None) -> tuple[Batch, torch.cuda.Event | None]:
         """A batch and when it is there; in the background, which may get ahead of the device by two steps."""
@@ -124,8 +116,8 @@ def side_stream(device: torch.device) -> torch.cuda.Stream | None:
     return stream
 
 
-def reference_batch(store: FrameStore, index: Tensor, offsets: Tensor | None, config: RunConfig) -> Batch:
-    """Transitions as a run takes them, step by step: stacked, then shifted; scaling is left to the encoder.
+def make_batch(store: FrameStore, index: Tensor, offsets: Tensor | None, config: RunConfig) -> Batch:
+    """Transitions as a run takes them: stacked, then shifted; scaling is left to the encoder.
 
     Args:
         index: which transitions, int64 (B,), on the store's device.
@@ -137,53 +129,3 @@ def reference_batch(store: FrameStore, index: Tensor, offsets: Tensor | None, co
         index, objective.n_step, objective.gamma, objective.reward_clip, successors=successors, ram=ram
     )
     return batch if offsets is None else shift_batch(batch, offsets, config.random_shift)
-
-
-def fused_batch(store: FrameStore, index: Tensor, offsets: Tensor | None, config: RunConfig) -> Batch:
-    """The same in one kernel, and scaled: states in bfloat16. `store` holds raw frames, on a GPU."""
-    from zoo.training.fused import stack_shift_scale
-
-    assert isinstance(store.frames, RawFrames)
-    frames, objective = store.frames.tensor, config.objective
-    pad = 0 if offsets is None else config.random_shift
-    shifts = index.new_zeros(len(index), 2) if offsets is None else offsets
-    if objective.needs_successors:
-        shifts = torch.cat([shifts, shifts])  # a state and its successor alike
-
-    def states(newest: Tensor, start: Tensor) -> Tensor:
-        return stack_shift_scale(frames, newest, start, shifts, pad, SCALED)
-
-    return store.gather(
-        *(index, objective.n_step, objective.gamma, objective.reward_clip, states),
-        successors=objective.needs_successors,
-        ram=objective.needs_ram,
-    )
-
-
-def uses_kernel(store: FrameStore, config: RunConfig, device: torch.device, compute: ComputeConfig) -> bool:
-    """Whether a run's batches are made by the kernel: raw frames on a GPU, bfloat16, Triton at hand and right."""
-    frames = store.frames
-    resident = isinstance(frames, RawFrames) and frames.tensor.dtype == torch.uint8 and frames.tensor.is_cuda
-    wanted = resident and compute.batch_kernel == "auto" and pick_precision(config.precision, device) == SCALED
-    return wanted and find_spec("triton") is not None and kernel_agrees(store, config)
-
-
-def kernel_agrees(store: FrameStore, config: RunConfig) -> bool:
-    """Whether the kernel gives the reference's batch, on a few transitions of the store; where not, it warns."""
-    index = torch.arange(16, device=store.actions.device) * (len(store.actions) - 1) // 15
-    offsets = None
-    if config.random_shift:
-        draws = draw_offsets(len(index), config.random_shift, step_generator(config.seed, 0))
-        offsets = send(draws, index.device)
-    wanted = reference_batch(store, index, offsets, config)
-    try:
-        found = fused_batch(store, index, offsets, config)
-    except Exception as error:  # whatever a compiler may raise
-        logger.warning("batch_kernel: does not run here (%s); going on without", str(error).split("\n")[0])
-        return False
-    pairs = (found.observations, wanted.observations), (found.next_observations, wanted.next_observations)
-    differences = [(ours.float() - theirs / 255.0).abs().max() for ours, theirs in pairs if theirs.numel()]
-    apart = float(torch.stack(differences).max())
-    if not apart <= 2**-8:  # what bfloat16 rounds, or cuts
-        logger.warning("batch_kernel: %.3f from the plain path here; going on without", apart)
-    return apart <= 2**-8

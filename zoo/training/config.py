@@ -53,12 +53,6 @@ class ComputeConfig:
     compile: Literal["auto", "on", "off"] = "auto"
     """on: the networks' passes by torch.compile, on CUDA with CUDA graphs (unmeasured there), after about a minute of
     compiling. auto: where it was measured to pay, so far nowhere."""
-    batch_kernel: Literal["auto", "off"] = "auto"
-    """auto: where raw frames are in GPU memory and the run is in bfloat16, a Triton kernel makes the network's input of
-    them, if it gives what the plain path gives when tried at the start; unmeasured. off: the plain path."""
-    norm_kernel: Literal["auto", "off"] = "auto"
-    """auto: on CUDA and in bfloat16, a Triton kernel makes the ResNets' group norms, if it gives what PyTorch's gives
-    when tried at the start; not in compiled passes; unmeasured. off: PyTorch's."""
 
 
 ADDED: dict[str, Any] = {

@@ -141,7 +141,7 @@ def train(
         run = go_on(path, objective, optimizer, identity, world, resume=resume, force=force)
         with world.together():
             log = RunLog(out, run.step) if world.leads else None
-        batches = stack.enter_context(closing(Batches(store, config, device, share, sizes, compute)))
+        batches = stack.enter_context(closing(Batches(store, config, device, share, sizes)))
         mine = stack.enter_context(closing(Contribution(world, share, backward_order(objective), device)))
         interrupted = stack.enter_context(stop_signals())
         if wants_compiling(compute.compile, device):
