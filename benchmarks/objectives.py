@@ -29,7 +29,8 @@ from zoo.evaluation.episodes import human_iqm, play_episodes, summarize
 from zoo.frames.build import fingerprint
 from zoo.frames.store import build_store
 from zoo.models.agent import Agent
-from zoo.objectives.config import ObjectiveConfig
+from zoo.objectives import objective_named
+from zoo.objectives.base import Inputs
 from zoo.recordings.datasets import Selection
 from zoo.support.files import write_json, write_text
 from zoo.support.markdown import markdown_table, score_text
@@ -40,7 +41,7 @@ from zoo.training.loop import train
 from zoo.training.run import new_objective, return_scales
 from zoo.training.values_plot import read_values
 
-BEFORE = {"alpha": 1.0, "cql_temperature": 1.0}
+BEFORE = {"cql_alpha": 1.0, "cql_temperature": 1.0}
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,14 @@ STUDIES = {
         samples=500_000,
         variants={
             "alpha 1, temperature 1": BEFORE,
-            "alpha 0.1, temperature 1": {"alpha": 0.1, "cql_temperature": 1.0},
+            "alpha 0.1, temperature 1": {"cql_alpha": 0.1, "cql_temperature": 1.0},
             "alpha 0.1, temperature 0.1": {},
             "the same, scaled": {"scaled": True},
             "scaled, n 3": {"scaled": True, "n_step": 3},
             "scaled, n 10": {"scaled": True, "n_step": 10},
             "scaled, double Q": {"scaled": True, "double_q": True},
             "scaled, hard target": {"scaled": True, "target": "hard", "target_every": 500},
-            "scaled, alpha 0": {"scaled": True, "alpha": 0.0},
+            "scaled, alpha 0": {"scaled": True, "cql_alpha": 0.0},
         },
     ),
     "teach": Study(
@@ -132,16 +133,16 @@ class Compare:
             steps=samples // per_step,
             batch_size=self.batch_size,
             seed=seed,
-            objective=ObjectiveConfig(**study.variants[name]),
+            objective=objective_config(study.variants[name]),
             optimizer=OptimizerConfig(learning_rate=self.learning_rate),
         )
         recordings = Selection("mixed40", study.games, per_game=study.per_game).load()
-        wanted = config.objective
-        critics = load_critics(self.critics, study.games) if wanted.needs_ram else {}
-        store = build_store(recordings, "blocks", self.cache, 1, ram=wanted.needs_ram)
+        spec = config.objective.batch()
+        critics = load_critics(self.critics, study.games) if config.objective.needs_critics else {}
+        store = build_store(recordings, "blocks", self.cache, 1, ram=spec.ram)
         life_ends = any(critic.life_ends for critic in critics.values())
-        store = store.with_monte_carlo(wanted.gamma, wanted.reward_clip, life_ends=life_ends)
-        objective = new_objective(config, store.games, return_scales(store, wanted), critics)
+        store = store.with_monte_carlo(spec.gamma, spec.reward_clip, life_ends=life_ends)
+        objective = new_objective(config, store.games, Inputs(return_scales(store, config.objective), critics))
         out = self.runs / study.page / f"{_slug(name)}.{samples}.{seed}"
         state = train(
             objective,
@@ -159,7 +160,7 @@ class Compare:
             game: [e.score for r in recordings if r.metadata.game == game for e in r.episodes] for game in study.games
         }
         for game in study.games:
-            agent = Agent(network, game, wanted.support, seed=seed)
+            agent = Agent(network, game, seed=seed)
             scores = play_episodes(agent, game, self.episodes, seed=seed, num_threads=1)
             last = values[-1]["games"][game] if values else {}
             games[game] = {**summarize(game, scores), "data_mean": float(np.mean(data[game])), "values": last}
@@ -175,6 +176,12 @@ class Compare:
             "machine": machine(torch.device("cpu")),
             "command": shlex.join(["python", *sys.argv]),
         }
+
+
+def objective_config(settings: Mapping[str, Any]) -> Any:
+    """The config of a variant: `objective` names it, the rest are its settings."""
+    chosen = dict(settings)
+    return objective_named(chosen.pop("objective", "scaled_ql")).Config(**chosen)
 
 
 def _slug(name: str) -> str:

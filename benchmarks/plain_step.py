@@ -40,6 +40,7 @@ class PlainStep:
 
     def __init__(self, objective: ScaledQL, store: FrameStore, config: RunConfig, device: torch.device) -> None:
         self.config, self.device, self.games = config, device, objective.network.games
+        self.settings, self.support = objective.config, objective.support
         self.actions = [minimal_actions(game) for game in self.games]
         source = objective.network
         self.encoder = Encoder(config.arch, config.feature_dim, memory_format=torch.contiguous_format).to(device)
@@ -52,7 +53,7 @@ class PlainStep:
             self.target[1][number].copy_(weight)
             self.target[2][number].copy_(bias)
         self.target[0].load_state_dict(objective.target.encoder.state_dict())
-        self.atoms = config.objective.support.atoms(str(device))
+        self.atoms = objective.support.atoms(str(device))
         settings = config.optimizer
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), settings.learning_rate, eps=settings.epsilon, weight_decay=settings.weight_decay
@@ -63,7 +64,7 @@ class PlainStep:
 
     def transition(self, number: int) -> tuple[np.ndarray, int, float, float, np.ndarray]:
         """(stack, action, n-step return, discount, successor's stack) of a transition."""
-        store, settings = self.store, self.config.objective
+        store, settings = self.store, self.settings
         newest, start, left = (int(c[number]) for c in (store.frame_index, store.episode_start, store.steps_left))
         total = 0.0
         for step in range(min(settings.n_step, left)):
@@ -104,7 +105,7 @@ class PlainStep:
 
     def project(self, probabilities: Tensor, total: float, discount: float) -> Tensor:
         """The distribution of `total + discount * Z` on the atoms, for one sample: (atoms,)."""
-        support = self.config.objective.support
+        support = self.support
         moved = (total + discount * self.atoms).clamp(support.v_min, support.v_max)
         position = (moved - support.v_min) / support.spacing
         lower, upper = position.floor().long(), position.ceil().long()
@@ -128,9 +129,9 @@ class PlainStep:
             wanted = self.project(target[best].softmax(0), total, discount)
             td = -(wanted * online[action].log_softmax(0)).sum()
             values = (online.softmax(1) * self.atoms).sum(1)
-            t = self.config.objective.cql_temperature
+            t = self.settings.cql_temperature
             cql = t * (values[legal] / t).logsumexp(0) - values[action]
-            losses.append(td + self.config.objective.alpha * cql)
+            losses.append(td + self.settings.cql_alpha * cql)
         return torch.stack(losses).mean()
 
     def take(self) -> float:
@@ -146,7 +147,7 @@ class PlainStep:
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimizer.max_gradient_norm)
         self.optimizer.step()
-        rate = self.config.objective.target_rate
+        rate = self.settings.tau
         with torch.no_grad():
             for target, online in zip(self.target.parameters(), self.network.parameters(), strict=True):
                 target.mul_(1.0 - rate).add_(rate * online)

@@ -59,7 +59,6 @@ def run_demo(config: DemoConfig, out: Path, device: torch.device, show: Show, co
         raise QzooError(f"game {config.game}: {config.encoder} was trained on it; the demo is about unseen games")
     encoder = load(config.encoder, device=device)
     store, returns = prepare(config, device, show)
-    support = config.finetune.objective.support
     arms: dict[str, dict[str, Any]] = {}
     arms["random"] = score_arm("random", random_policy(config.game, config.finetune.seed), config, show)
     arms["data"] = {**arm(config.game, returns), "seconds": 0.0}
@@ -67,13 +66,13 @@ def run_demo(config: DemoConfig, out: Path, device: torch.device, show: Show, co
     curves: dict[str, Any] = {}
     for mode in MODES:
         networks[mode], seconds = train_arm(mode, encoder, store, config, out, show)
-        agent = Agent(networks[mode], config.game, support, seed=config.finetune.seed)
+        agent = Agent(networks[mode], config.game, seed=config.finetune.seed)
         arms[mode] = score_arm(mode, agent, config, show)
         arms[mode]["seconds"] = seconds
         curves[mode] = read_curve(out / mode / LOG)
     best = max(MODES, key=lambda mode: float(arms[mode]["score"]))
     show("video", 0, 1, best)
-    actions = play_actions(Agent(networks[best], config.game, support), config.game)
+    actions = play_actions(Agent(networks[best], config.game), config.game)
     write_video(out / "play.mp4", config.game, EVALUATION_SEED, actions)
     show("video", 1, 1, best)
     results = {

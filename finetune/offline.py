@@ -26,13 +26,20 @@ from zoo.critics.network import Critic, critics_identity
 from zoo.frames.store import FeatureStore, FrameStore, feature_store
 from zoo.models.encoder import Encoder, project
 from zoo.models.qnetwork import QNetwork
-from zoo.objectives.config import ObjectiveConfig
+from zoo.objectives import ObjectiveConfig, objective_named
+from zoo.objectives.base import BootstrapConfig, Inputs
 from zoo.support.device import pick_precision
 from zoo.training.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig
 from zoo.training.loop import TrainingProgress, train
 from zoo.training.run import objective_on, return_scales, start_heads
 
 Mode = Literal["frozen", "full", "scratch"]
+
+
+def objective_for(name: str) -> ObjectiveConfig:
+    """Settings of an objective for a few thousand steps: a target network has to follow faster than in pretraining."""
+    config = objective_named(name).Config()
+    return replace(config, tau=0.02) if isinstance(config, BootstrapConfig) else config
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,7 @@ class FinetuneConfig:
     """Seeds the new layers and the batches."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """bfloat16 autocast where the device has it (auto), or as told."""
-    # A few thousand steps: the target network has to follow faster than in pretraining, and so has the learning rate.
-    objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(target_rate=0.02))
+    objective: ObjectiveConfig = field(default_factory=lambda: objective_for("scaled_ql"))
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=5e-4, warmup_steps=50))
 
     def check(self) -> None:
@@ -90,7 +96,7 @@ def start_network(encoder: Encoder, game: str, mode: Mode, config: FinetuneConfi
     """The network that training starts from: copies of the encoder's weights, or fresh ones, by mode."""
     torch.manual_seed(config.seed)
     fresh = Encoder(encoder.arch, encoder.feature_dim, encoder.feature_norm).to(next(encoder.parameters()).device)
-    network = QNetwork(fresh, [game], num_atoms=config.objective.num_atoms)
+    network = QNetwork(fresh, [game], config.objective.head())
     if mode != "scratch":
         weights = copy.deepcopy(encoder.state_dict())
         if mode == "frozen":
@@ -129,7 +135,7 @@ def finetune(
         force: even where settings or data differ from the run's.
 
     Returns:
-        (the network with a head for `game`, in eval mode; steps taken, seconds of each part, and the return scale).
+        (the network with a head for `game`, in eval mode; steps taken and seconds of each part).
     """
     device = next(encoder.parameters()).device
     network = start_network(encoder, game, mode, config)
@@ -143,9 +149,10 @@ def finetune(
         trained = behind_trunk(network, game, config)
     features_seconds = time.time() - began
     critics = {} if critic is None else {game: critic}
-    wanted = config.objective
-    data = data.with_monte_carlo(wanted.gamma, wanted.reward_clip, life_ends=critic is not None and critic.life_ends)
-    objective = objective_on(trained, wanted, return_scales(data, wanted), critics).to(device)
+    spec = config.objective.batch()
+    data = data.with_monte_carlo(spec.gamma, spec.reward_clip, life_ends=critic is not None and critic.life_ends)
+    inputs = Inputs(return_scales(data, config.objective), critics)
+    objective = objective_on(trained, config.objective, inputs).to(device)
     run = train(
         objective,
         data,
@@ -160,8 +167,8 @@ def finetune(
         report=report,
     )
     seconds = {"features": features_seconds, "total": time.time() - began}
-    scale = objective.scales[game]
-    return network.eval(), {"mode": mode, "steps": run.step, "seconds": seconds, "return_scale": scale}
+    network.return_scales = trained.return_scales
+    return network.eval(), {"mode": mode, "steps": run.step, "seconds": seconds}
 
 
 def weights_digest(encoder: Encoder) -> str:
@@ -176,7 +183,7 @@ def behind_trunk(network: QNetwork, game: str, config: FinetuneConfig) -> QNetwo
     """The part of a network behind its convolutions, on the same weights: it takes their flattened map for frames."""
     # Typed as an encoder, since it stands in for one.
     behind = cast(Encoder, FullyConnected(network.encoder))
-    part = QNetwork(behind, [game], num_atoms=config.objective.num_atoms)
+    part = QNetwork(behind, [game], config.objective.head())
     part.weight, part.bias = network.weight, network.bias
     return part
 

@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from zoo.models.c51 import Support
+from zoo.models.distributions import Support
 from zoo.models.encoder import Encoder
 from zoo.models.model_folder import ModelConfig
-from zoo.models.qnetwork import QNetwork
+from zoo.models.qnetwork import Head, QNetwork
 from zoo.support.errors import QzooError
 
 NAME = "nature.test"
 GAMES = ("Pong", "Breakout")
+HEAD = Head("categorical_q", Support(-10.0, 10.0, 5))
 RESULTS = {"iqm_human": {"value": 0.5}}
 
 
@@ -29,17 +31,17 @@ def frames(batch: int) -> Tensor:
 
 def make_network(arch: str = "nature") -> QNetwork:
     torch.manual_seed(0)
-    return QNetwork(Encoder(arch, 8), GAMES, num_atoms=5)
+    return QNetwork(Encoder(arch, 8), GAMES, HEAD)
 
 
 def make_config(network: QNetwork) -> ModelConfig:
     return ModelConfig.of(
         network,
         name=NAME,
-        support=Support(-10.0, 10.0, 5),
         objective="scaled_ql",
         dataset="mixed2",
         pretraining={"alpha": 0.1, "steps": 3},
+        precision="float32",
     )
 
 
@@ -60,13 +62,15 @@ def edit_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> Non
     path.write_text(json.dumps(content))
 
 
-def edit_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
-    """Change tensors and keep the sha256 right, so that only the tensors are at fault."""
-    path = folder / "model.safetensors"
+def edit_tensors(folder: Path, file: str, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Change tensors of a weight file and keep its sha256 right, so that only the tensors are at fault."""
+    path = folder / file
+    with safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata()
     tensors = load_file(path)
     change(tensors)
-    save_file(tensors, path)
-    edit_config(folder, lambda content: content.update(sha256=sha256_of(path)))
+    save_file(tensors, path, metadata=metadata)
+    edit_config(folder, lambda content: content["sha256"].update({file: sha256_of(path)}))
 
 
 def sha256_of(path: Path) -> str:

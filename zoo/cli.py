@@ -154,10 +154,9 @@ def with_flags(message: str, command: Any) -> str:
     """An error as the command line says it: settings of the command, at the start or in backticks, as flags."""
 
     def names(settings: Any) -> set[str]:
-        parts = [vars(settings)[field.name] for field in dataclasses.fields(settings)]
-        return {field.name for field in dataclasses.fields(settings)}.union(
-            *(names(part) for part in parts if dataclasses.is_dataclass(part))
-        )
+        fields = {field.name for field in dataclasses.fields(settings)}
+        parts = [getattr(settings, name, None) for name in fields]
+        return fields.union(*(names(part) for part in parts if dataclasses.is_dataclass(part)))
 
     if command is None:
         return message
@@ -173,4 +172,17 @@ def parse_command(name: str, arguments: Sequence[str]) -> Any:
     """The command of that name with its settings, ready to run."""
     module, class_name, _ = COMMANDS[name]
     command_class: Any = getattr(importlib.import_module(module), class_name)
-    return tyro.cli(command_class, prog=f"zoo {name}", args=arguments, config=SETTINGS)
+    more = {}
+    if hasattr(command_class, "default"):  # its settings depend on the objective
+        more["default"] = command_class.default(_objective(arguments))
+    return tyro.cli(command_class, prog=f"zoo {name}", args=arguments, config=SETTINGS, **more)
+
+
+def _objective(arguments: Sequence[str]) -> str:
+    """The objective that the arguments name."""
+    for number, word in enumerate(arguments):
+        if word == "--objective" and number + 1 < len(arguments):
+            return arguments[number + 1]
+        if word.startswith("--objective="):
+            return word.partition("=")[2]
+    return "scaled_ql"

@@ -139,7 +139,7 @@ def _measure(job: WorthJob, report: Callable[[WorthProgress], None], device: tor
         tell(
             progress.step,
             progress.steps,
-            f"{progress.samples_per_second:.0f} samples/s, td {progress.losses['td']:.2f}",
+            f"{progress.samples_per_second:.0f} samples/s, loss {progress.losses['loss']:.2f}",
         )
 
     tell(0, job.config.steps, "frames")
@@ -155,13 +155,11 @@ def _measure(job: WorthJob, report: Callable[[WorthProgress], None], device: tor
         resume=True,
         report=show,
     )
-    network, support = objective.network.eval(), job.config.objective.support
+    network = objective.network.eval()
     scores = {}
     for game in job.games:
         tell(job.config.steps, job.config.steps, f"playing {game}")
-        scores[game] = play_episodes(
-            Agent(network, game, support), game, job.episodes, seed=job.config.seed, num_threads=1
-        )
+        scores[game] = play_episodes(Agent(network, game), game, job.episodes, seed=job.config.seed, num_threads=1)
     result = {
         "name": job.name,
         "seed": job.config.seed,

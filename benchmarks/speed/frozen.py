@@ -12,7 +12,7 @@ from finetune.offline import FinetuneConfig, behind_trunk, frozen_features, star
 from zoo.frames.store import FrameStore
 from zoo.models.encoder import Encoder
 from zoo.models.qnetwork import QNetwork
-from zoo.objectives.scaled_ql import ScaledQL
+from zoo.objectives.scaled_ql import ScaledQL, ScaledQLConfig
 from zoo.support.device import pick_precision
 from zoo.training.batches import step_generator
 from zoo.training.loop import make_optimizer, train_step
@@ -34,7 +34,7 @@ def bench_frozen(
     features = frozen_features(network.encoder, store, settings)
 
     def turn_of(data: FrameStore, trained: QNetwork) -> Turn:
-        objective = ScaledQL(trained, settings.objective).to(device)
+        objective = ScaledQL(trained, ScaledQLConfig()).to(device)
         optimizer = make_optimizer(objective, config.optimizer)
         numbers = count()
 

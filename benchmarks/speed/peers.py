@@ -125,18 +125,18 @@ def start_d3rlpy(python: Path, play: Path, engine: Engine) -> Process:
     missing = [path for path in (python, SCRIPT) if not path.exists()]
     if missing:
         raise QzooError(f"peers: d3rlpy is left out: no {missing[0]} here; `make peers` in a checkout sets it up")
-    config = engine.config
+    config, objective = engine.config, engine.objective.config
     settings = {
         "arch": config.arch,
         "batch-size": engine.batches.size,
         "device": "cuda:0" if engine.device.type == "cuda" else engine.device.type,
         "threads": torch.get_num_threads(),
-        "alpha": config.objective.alpha,
-        "gamma": config.objective.gamma,
-        "quantiles": config.objective.num_atoms,
+        "alpha": objective.cql_alpha,
+        "gamma": objective.gamma,
+        "quantiles": objective.num_atoms,
         "learning-rate": config.optimizer.learning_rate,
         "max-gradient-norm": config.optimizer.max_gradient_norm,
-        "target-every": config.objective.target_every,
+        "target-every": objective.target_every,
     }
     options = [f"--{name}={value}" for name, value in settings.items()]
     return Process([str(python), str(SCRIPT), str(play), *options], play / "d3rlpy.log")

@@ -276,7 +276,7 @@ def test_damaged_files_are_one_line(buffer: LoggedBuffer, tmp_path: Path) -> Non
         fails(action, part)
         put_back(action, kept[action])
     edit_npy(buffer.folder / action, lambda values: values.__setitem__(17, len(minimal_actions(GAME))))
-    fails(action, "row 17", "action 6", "SpaceInvaders has 6", "--game")
+    fails(action, "row 17", "action 6", "SpaceInvaders has 6", "`game`")
     put_back(action, kept[action])
     edit_npy(buffer.folder / reward, lambda values: values.__setitem__(70, -5))
     fails(reward, "row 70", "reward -5.0", "clipped")

@@ -21,10 +21,10 @@ from zoo.critics.train import CriticTraining, train_critic
 from zoo.frames.ram import ram_rows
 from zoo.frames.store import build_store
 from zoo.models.encoder import Encoder
-from zoo.models.qnetwork import QNetwork
-from zoo.objectives.bc import BehaviourCloning
-from zoo.objectives.config import ObjectiveConfig
-from zoo.objectives.from_critic import FromCritic
+from zoo.models.qnetwork import Head, QNetwork
+from zoo.objectives.base import Inputs
+from zoo.objectives.bc import BehaviourCloning, CloningConfig
+from zoo.objectives.from_critic import FromCritic, FromCriticConfig
 from zoo.recordings.format import Recording
 
 TINY = CriticConfig(samples=64 * 40, batch_size=64, width=16, n_step=3)
@@ -168,9 +168,9 @@ def test_stacked_critics_are_the_critics(critics: Path) -> None:
 def test_the_loss_of_learning_from_critics_is_that_of_the_equation(
     recordings: list[Recording], critics: Path, cache: Path
 ) -> None:
-    config = ObjectiveConfig(objective="from_critic", policy_weight=0.7, policy_temperature=0.4)
+    config = FromCriticConfig(policy_weight=0.7, policy_temperature=0.4)
     torch.manual_seed(0)
-    objective = FromCritic(QNetwork(Encoder("nature", 16), GAMES), config, load_critics(critics, GAMES))
+    objective = FromCritic(QNetwork(Encoder("nature", 16), GAMES), config, Inputs(critics=load_critics(critics, GAMES)))
     with torch.no_grad():
         objective.network.weight.mul_(30)
     store = build_store(recordings, "ram", cache, workers=1, ram=True)
@@ -210,13 +210,13 @@ def test_the_loss_of_learning_from_critics_is_that_of_the_equation(
 
 def test_cloning_is_a_cross_entropy_over_legal_actions(recordings: list[Recording]) -> None:
     torch.manual_seed(0)
-    objective = BehaviourCloning(QNetwork(Encoder("nature", 16), GAMES), ObjectiveConfig(objective="bc"))
+    objective = BehaviourCloning(QNetwork(Encoder("nature", 16), GAMES, Head("policy")), CloningConfig())
     with torch.no_grad():
         objective.network.weight.mul_(30)
     store = build_store(recordings, workers=1)
     batch = store.gather(store.sample(GAMES, 4, torch.Generator().manual_seed(0)), 1, 0.99, successors=False)
     with torch.no_grad():
-        q = (objective.network(batch.observations).double().softmax(-1) @ objective.atoms.double()).numpy()
+        q = objective.network(batch.observations).double().squeeze(-1).numpy()
     wanted = []
     for g, game in enumerate(GAMES):
         for b in range(4):

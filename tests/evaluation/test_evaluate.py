@@ -148,7 +148,7 @@ def test_evaluate_a_model_and_random_play(model: Path, tmp_path: Path, capsys: p
     row = result["games"]["Breakout"]
     assert row["episodes"] == 3 == len(row["scores"]) and row["mean"] == pytest.approx(np.mean(row["scores"]))
     assert (result["epsilon"], result["seed"], result["policy"]) == (1.0, 7, NAME)
-    assert result["command"] == (f"zoo evaluate {NAME} --games Breakout --episodes 3 --epsilon 1.0 --seed 7")
+    assert result["command"] == (f"zoo evaluate {model} --games Breakout --episodes 3 --epsilon 1.0 --seed 7")
     assert "iqm_human_sourced" not in result
     policy = load_agent(model, "Breakout", epsilon=1.0, seed=7)
     assert row["scores"] == play_episodes(policy, "Breakout", 3, seed=7).tolist()

@@ -14,7 +14,6 @@ from tests.recording_helpers import as_learner, refused
 from zoo.models.encoder import Encoder
 from zoo.models.model_folder import ModelConfig, write_model
 from zoo.models.qnetwork import QNetwork
-from zoo.objectives.config import ObjectiveConfig
 from zoo.recordings import library
 
 ARMS = ["random", "data", "scratch", "frozen", "full"]
@@ -22,10 +21,7 @@ ARMS = ["random", "data", "scratch", "frozen", "full"]
 
 def test_demo(recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = QNetwork(Encoder("nature", 16), ["Breakout"])
-    support = ObjectiveConfig().support
-    config = ModelConfig.of(
-        network, name="nature.tiny", support=support, objective="scaled_ql", dataset="none", pretraining={}
-    )
+    config = ModelConfig.of(network, name="nature.tiny", objective="scaled_ql", dataset="none", pretraining={})
     write_model(network, config, tmp_path / "model")
     shipped = tmp_path / "shipped"
     as_learner(recordings_dir / "SpaceInvaders.random.parquet", shipped)

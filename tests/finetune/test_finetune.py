@@ -13,7 +13,7 @@ from zoo.models.encoder import Encoder
 from zoo.models.hub import load_agent, load_qnetwork, model_info
 from zoo.models.model_folder import ModelConfig, write_model
 from zoo.models.qnetwork import QNetwork
-from zoo.objectives.config import ObjectiveConfig
+from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.recordings.format import Recording
 from zoo.support.errors import QzooError
 from zoo.training.config import OptimizerConfig
@@ -23,7 +23,7 @@ CONFIG = FinetuneConfig(
     steps=50,
     batch_size=16,
     precision="float32",
-    objective=ObjectiveConfig(gamma=0.5),
+    objective=ScaledQLConfig(gamma=0.5),
     optimizer=OptimizerConfig(warmup_steps=5, learning_rate=1e-3),
 )
 
@@ -82,7 +82,7 @@ def test_frozen_training_on_features_equals_training_on_frames(
     )
     states = game_store.stack(game_store.frame_index[::97], game_store.episode_start[::97])
     with torch.no_grad():
-        one, other = (n.logits_for(states, GAME).softmax(-1) for n in (short, long.eval()))
+        one, other = (n.outputs_for(states, GAME).softmax(-1) for n in (short, long.eval()))
     # Equal up to the features' bfloat16.
     assert (one - other).abs().mean() < 0.01
 
@@ -113,10 +113,7 @@ def test_command_writes_a_model_that_plays(
     encoder: Encoder, recordings_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = QNetwork(encoder, ["Breakout"])
-    support = ObjectiveConfig().support
-    config = ModelConfig.of(
-        network, name="nature.tiny", support=support, objective="scaled_ql", dataset="none", pretraining={}
-    )
+    config = ModelConfig.of(network, name="nature.tiny", objective="scaled_ql", dataset="none", pretraining={})
     write_model(network, config, tmp_path / "pretrained")
     result = run_command(
         "finetune offline",
@@ -143,9 +140,7 @@ def test_a_critic_of_the_game_may_teach(encoder: Encoder, recordings_dir: Path, 
     small = ["--dataset", "custom", "--samples", "2560", "--width", "16", "--workers", "1"]
     run_command("critic train", [GAME, "Breakout", *play, *small, "--out", str(tmp_path)])
     network = QNetwork(encoder, ["Breakout"])
-    config = ModelConfig.of(
-        network, name="nature.tiny", support=ObjectiveConfig().support, objective="bc", dataset="none", pretraining={}
-    )
+    config = ModelConfig.of(network, name="nature.tiny", objective="bc", dataset="none", pretraining={})
     write_model(network, config, tmp_path / "pretrained")
     tune = [GAME, "--encoder", str(tmp_path / "pretrained"), *play, "--sources", "random", "--steps", "5"]
     tune += ["--transitions", "300", "--episodes", "0", "--batch-size", "8", "--out", str(tmp_path / "out")]

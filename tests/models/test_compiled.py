@@ -11,7 +11,7 @@ from tests.training.test_pretrain import CPU, SMALL, log_of
 from zoo.frames.store import FrameStore
 from zoo.models import compiled
 from zoo.models.compiled import wants_compiling
-from zoo.objectives.config import ObjectiveConfig
+from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.support.state import load_state
 from zoo.training import loop
 from zoo.training.checkpoint import CHECKPOINT
@@ -47,11 +47,9 @@ def assert_close(one: Path, other: Path) -> None:
         torch.testing.assert_close(value, states[1][name], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "objective", [ObjectiveConfig(), ObjectiveConfig(double_q=True, target="hard", target_every=2)]
-)
+@pytest.mark.parametrize("objective", [ScaledQLConfig(), ScaledQLConfig(double_q=True, target="hard", target_every=2)])
 def test_compiled_steps_give_the_losses_of_plain_ones(
-    objective: ObjectiveConfig, store: FrameStore, tmp_path: Path
+    objective: ScaledQLConfig, store: FrameStore, tmp_path: Path
 ) -> None:
     """The target that moves in place is the one that compiled passes read: with another the losses would part."""
     config = replace(TINY, objective=objective)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,8 @@ from tests.model_helpers import GAMES, NAME, RESULTS, frames, make_config, make_
 from zoo.atari.emulator import action_mask
 from zoo.models import hub
 from zoo.models.agent import Agent
-from zoo.models.c51 import Support
 from zoo.models.encoder import Encoder
-from zoo.models.hub import PretrainedQNetwork
-from zoo.models.model_folder import read_config, write_model
+from zoo.models.model_folder import ENCODER, HEADS, read_config, write_model
 from zoo.models.qnetwork import QNetwork
 
 
@@ -46,47 +45,35 @@ def test_round_trip_is_bitwise_equal(arch: str, tmp_path: Path) -> None:
     config = write_model(network, make_config(network), tmp_path)
     assert read_config(tmp_path) == config
     loaded = hub.load_qnetwork(tmp_path)
-    for (name, ours), (other, theirs) in zip(network.state_dict().items(), loaded.state_dict().items(), strict=True):
+    pairs = zip(network.encoder.state_dict().items(), loaded.encoder.state_dict().items(), strict=True)
+    for (name, ours), (other, theirs) in pairs:
         assert name == other and torch.equal(ours, theirs) and ours.stride() == theirs.stride()
     observations = frames(2)
-    assert torch.equal(network(observations), loaded(observations))
+    for number, game in enumerate(GAMES):  # of heads the rows that can be played
+        legal = action_mask(game)
+        wanted, found = network(observations)[number][:, legal], loaded(observations)[number]
+        assert torch.equal(wanted, found[:, legal]) and not found[:, ~legal].any()
     encoder = hub.load(tmp_path)
     assert type(encoder) is Encoder and not encoder.training and not loaded.training
     assert torch.equal(encoder(observations), network.encoder(observations))
     assert all(parameter.requires_grad for parameter in encoder.parameters())
 
 
-def test_save_pretrained_and_from_pretrained(network: QNetwork, folder: Path, tmp_path: Path) -> None:
-    model = PretrainedQNetwork.from_pretrained(folder, revision="ignored-for-a-folder")
-    assert model.card == "# The card\n" and model.results == RESULTS
-    model.save_pretrained(tmp_path / "copy")
-    for name in ("README.md", "config.json", "model.safetensors", "results.json"):
-        assert (tmp_path / "copy" / name).read_bytes() == (folder / name).read_bytes(), name
+def test_push_uploads_a_sound_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads: list[tuple[str, Path, str | None]] = []
 
-    wrapped = PretrainedQNetwork.of(network, make_config(network))
-    assert wrapped.weight is network.weight and wrapped.encoder is network.encoder
-    wrapped.save_pretrained(tmp_path / "fresh")
-    assert f"# {NAME}" in (tmp_path / "fresh" / "README.md").read_text()
-    assert torch.equal(hub.load_qnetwork(tmp_path / "fresh")(frames(2)), network(frames(2)))
-    one_line(lambda: PretrainedQNetwork.from_pretrained(folder, feature_dim=3), "feature_dim")
+    def upload(*, repo_id: str, folder_path: Path, revision: str | None, allow_patterns: list[str]) -> Any:
+        uploads.append((repo_id, folder_path, revision))
+        assert {path.name for path in folder.iterdir()} <= set(allow_patterns)
+        return SimpleNamespace(commit_url="url")
 
-
-def test_push_to_hub_uploads_the_whole_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uploads: list[tuple[dict[str, bytes], Any]] = []
-
-    class Api:
-        def __init__(self, **_: Any) -> None: ...
-
-        def create_repo(self, repo_id: str, **_: Any) -> Any:
-            return type("Url", (), {"repo_id": repo_id})
-
-        def upload_folder(self, folder_path: Path, revision: str, **_: Any) -> str:
-            uploads.append(({path.name: path.read_bytes() for path in folder_path.iterdir()}, revision))
-            return "url"
-
-    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
-    PretrainedQNetwork.from_pretrained(folder).push_to_hub(f"qzoo/{NAME}", branch="v1")
-    assert uploads == [({path.name: path.read_bytes() for path in folder.iterdir()}, "v1")]
+    monkeypatch.setattr(hub, "create_repo", lambda repo_id, **_: None)
+    monkeypatch.setattr(hub, "upload_folder", upload)
+    assert hub.push(folder, f"qzoo/{NAME}", branch="v1") == "url"
+    assert uploads == [(f"qzoo/{NAME}", folder, "v1")]
+    (folder / HEADS).unlink()
+    one_line(lambda: hub.push(folder, "x/y"), str(folder / HEADS), "no such file")
+    assert len(uploads) == 1
 
 
 def test_unknown_names(folder: Path, tmp_path: Path) -> None:
@@ -100,7 +87,7 @@ def test_unknown_names(folder: Path, tmp_path: Path) -> None:
     one_line(lambda: hub.load(tmp_path / "none"), str(tmp_path / "none"), "no such folder")
     one_line(lambda: hub.load("./none"), "./none: no such folder")
     one_line(lambda: hub.load(NAME, revision="v0"), NAME, "v0", "no network", "leave the revision out")
-    one_line(lambda: PretrainedQNetwork.from_pretrained("qzoo/x", revision="v0"), "qzoo/x", "v0", "no network")
+    one_line(lambda: hub.load("qzoo/x", revision="v0"), "qzoo/x", "v0", "no network")
 
 
 def fake_hub(folder: Path, calls: list[tuple[str, str | None, bool]], cached: bool) -> Callable[..., str]:
@@ -135,9 +122,8 @@ def test_lookup_order_and_revision(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert calls == [("someone/else", None, True)]
 
     calls.clear()
-    PretrainedQNetwork.from_pretrained("someone/else", revision="abc")
-    PretrainedQNetwork.from_pretrained(f"qzoo/{NAME}")
-    assert calls == [("someone/else", "abc", False), (f"qzoo/{NAME}", "v1", False)]
+    hub.load_qnetwork("someone/else", revision="abc")
+    assert calls == [("someone/else", "abc", True)]
 
 
 def test_a_cache_without_the_weights_is_completed(
@@ -166,8 +152,8 @@ def test_list_models_and_model_info(folder: Path, network: QNetwork) -> None:
         "dataset": "mixed2",
         "parameters": network.encoder.num_parameters,
         "feature_dim": 8,
-        "bytes": (folder / "model.safetensors").stat().st_size,
-        "sha256": sha256_of(folder / "model.safetensors"),
+        "bytes": sum((folder / name).stat().st_size for name in (ENCODER, HEADS)),
+        "sha256": {name: sha256_of(folder / name) for name in (ENCODER, HEADS)},
         "results": {},
         "games": list(GAMES),
     }
@@ -193,7 +179,7 @@ def test_agent_plays_the_best_legal_action(network: QNetwork, folder: Path) -> N
     agent = hub.load_agent(NAME, "Pong", epsilon=0.0)
     observations = frames(5)
     atoms = torch.linspace(-10, 10, 5)
-    q_values = (network.logits_for(observations, "Pong").softmax(-1) * atoms).sum(-1).detach()
+    q_values = (network.outputs_for(observations, "Pong").softmax(-1) * atoms).sum(-1).detach()
     torch.testing.assert_close(agent.q_values(observations), q_values)
     legal = action_mask("Pong")
     q_values[:, ~torch.from_numpy(legal)] = -torch.inf
@@ -208,20 +194,19 @@ def test_agent_plays_the_best_legal_action(network: QNetwork, folder: Path) -> N
 def test_agent_never_plays_an_illegal_action(network: QNetwork) -> None:
     illegal = int(np.flatnonzero(~action_mask("Pong"))[0])
     network.bias.data.zero_().unflatten(1, (18, 5))[0, illegal, 4] = 100.0  # by far the best, were it legal
-    agent = Agent(network, "Pong", Support(-10.0, 10.0, 5), epsilon=0.0)
+    agent = Agent(network, "Pong", epsilon=0.0)
     assert (agent.q_values(frames(3)).argmax(1) == illegal).all()
     assert action_mask("Pong")[agent(frames(3))].all()
 
 
 def test_agent_explores_the_legal_actions_by_its_seed(network: QNetwork) -> None:
-    support = Support(-10.0, 10.0, 5)
     observations = frames(1).expand(300, -1, -1, -1)
-    agents = [Agent(network, "Pong", support, epsilon=1.0, seed=seed) for seed in (1, 1, 2)]
+    agents = [Agent(network, "Pong", epsilon=1.0, seed=seed) for seed in (1, 1, 2)]
     actions = [agent(observations) for agent in agents]
     assert set(actions[0]) == set(np.flatnonzero(action_mask("Pong")))
     assert (actions[0] == actions[1]).all() and (actions[0] != actions[2]).any()
-    half = Agent(network, "Pong", support, epsilon=0.5, seed=0)(observations)
-    greedy = Agent(network, "Pong", support, epsilon=0.0)(observations)
+    half = Agent(network, "Pong", epsilon=0.5, seed=0)(observations)
+    greedy = Agent(network, "Pong", epsilon=0.0)(observations)
     assert 0.4 < (half == greedy).mean() < 0.75  # half, and a sixth of the other half
 
 

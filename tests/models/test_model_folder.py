@@ -1,14 +1,15 @@
 """Model folders: what is written, and one clear line for each fault."""
 
 import json
+import math
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -18,16 +19,18 @@ from tests.model_helpers import (
     RESULTS,
     edit_config,
     edit_tensors,
+    frames,
     make_config,
     make_network,
     one_line,
     sha256_of,
 )
+from zoo.atari.emulator import action_mask
 from zoo.atari.protocol import PROTOCOL
 from zoo.models import hub
-from zoo.models.hub import PretrainedQNetwork
-from zoo.models.model_folder import write_model
-from zoo.models.qnetwork import QNetwork
+from zoo.models.encoder import Encoder
+from zoo.models.model_folder import ENCODER, HEADS, ModelConfig, write_model
+from zoo.models.qnetwork import Head, QNetwork
 
 
 @pytest.fixture
@@ -46,13 +49,14 @@ def folder(network: QNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_config_holds_what_the_contract_says(network: QNetwork, folder: Path) -> None:
     content = json.loads((folder / "config.json").read_text())
-    assert content["format_version"] == 1
+    assert content["format_version"] == 2
     assert content["games"] == list(GAMES)
     assert content["protocol"] == PROTOCOL.to_dict()
     assert content["pretraining"] == {"alpha": 0.1, "steps": 3}
     assert content["parameters"] == network.encoder.num_parameters
-    assert content["sha256"] == sha256_of(folder / "model.safetensors")
-    assert (content["arch"], content["feature_dim"], content["num_atoms"]) == ("nature", 8, 5)
+    assert content["sha256"] == {name: sha256_of(folder / name) for name in (ENCODER, HEADS)}
+    assert (content["arch"], content["feature_dim"]) == ("nature", 8)
+    assert content["head"] == {"kind": "categorical_q", "v_min": -10.0, "v_max": 10.0, "num_atoms": 5}
 
 
 def test_writing_leaves_no_temporary_file_and_keeps_card_and_results(network: QNetwork, folder: Path) -> None:
@@ -60,7 +64,8 @@ def test_writing_leaves_no_temporary_file_and_keeps_card_and_results(network: QN
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md",
         "config.json",
-        "model.safetensors",
+        "encoder.safetensors",
+        "heads.safetensors",
         "results.json",
     ]
     assert (folder / "README.md").read_text() == "# The card\n"
@@ -68,7 +73,7 @@ def test_writing_leaves_no_temporary_file_and_keeps_card_and_results(network: QN
 
 
 def test_a_write_cut_short_is_refused(network: QNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = (folder / "model.safetensors").read_bytes()
+    before = (folder / ENCODER).read_bytes()
     with monkeypatch.context() as patch:
 
         def cut(_tensors: object, path: Path, metadata: object) -> None:
@@ -78,20 +83,20 @@ def test_a_write_cut_short_is_refused(network: QNetwork, folder: Path, monkeypat
         patch.setattr("zoo.models.model_folder.save_file", cut)
         with pytest.raises(KeyboardInterrupt):
             write_model(network, make_config(network), folder)
-    assert (folder / "model.safetensors").read_bytes() == before
+    assert (folder / ENCODER).read_bytes() == before
     hub.load(folder)
 
-    network.bias.data += 1
+    network.encoder.projection.bias.data += 1
     with monkeypatch.context() as patch:  # between the weights and the config
         patch.setattr("zoo.models.model_folder._sha256", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write_model(network, make_config(network), folder)
-    assert (folder / "model.safetensors").read_bytes() != before
-    one_line(lambda: hub.load(folder), str(folder / "model.safetensors"), "sha256")
+    assert (folder / ENCODER).read_bytes() != before
+    one_line(lambda: hub.load(folder), str(folder / ENCODER), "sha256")
 
 
 def test_a_config_of_another_network_is_not_written(network: QNetwork, tmp_path: Path) -> None:
-    config = replace(make_config(network), games=("Pong", "Seaquest"))
+    config = make_config(network).model_copy(update={"games": ("Pong", "Seaquest")})
     one_line(lambda: write_model(network, config, tmp_path / "new"), "games", "Seaquest", "Breakout")
     assert not (tmp_path / "new").exists()
 
@@ -100,23 +105,35 @@ def set_field(key: str, value: Any) -> Callable[[dict[str, Any]], object]:
     return lambda content: content.__setitem__(key, value)
 
 
+def set_head(**changes: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content["head"].update(changes)
+
+
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (lambda content: content.pop("v_min"), ("v_min is missing",)),
-        (set_field("colour", 1), ("colour is no field",)),
-        (set_field("feature_dim", "8"), ("feature_dim must be a whole number", "'8'")),
-        (set_field("num_atoms", True), ("num_atoms must be a whole number",)),
-        (set_field("v_max", "10"), ("v_max must be a number",)),
-        (set_field("feature_norm", 1), ("feature_norm must be true or false",)),
-        (set_field("games", "Pong"), ("games must be a list of strings",)),
+        (lambda content: content.pop("arch"), ("arch", "required")),
+        (lambda content: content["head"].pop("v_min"), ("head", "needs v_min")),
+        (set_field("colour", 1), ("colour", "not permitted")),
+        (set_field("feature_dim", "8"), ("feature_dim", "valid integer")),
+        (set_head(num_atoms=True), ("head.num_atoms", "valid integer")),
+        (set_head(v_max="10"), ("head.v_max", "valid number")),
+        (set_head(v_max=-math.inf), ("head.v_max", "finite")),
+        (set_head(kind="scalar_q"), ("head", "has no v_min")),
+        (set_head(kind="other"), ("head.kind",)),
+        (set_field("head", None), ("games",)),
+        (set_field("feature_norm", 1), ("feature_norm", "valid boolean")),
+        (set_field("games", "Pong"), ("games", "array")),
         (set_field("games", []), ("games",)),
-        (set_field("pretraining", None), ("pretraining must be an object",)),
-        (set_field("name", None), ("name must be a string",)),
-        (set_field("format_version", 2), ("format_version is 2", "version of qzoo")),
+        (set_field("games", ["Breakout", "Pong"]), ("games is", "of ['Pong', 'Breakout']")),
+        (set_field("return_scales", {"Pong": -1.0}), ("return_scales.Pong", "greater than 0")),
+        (set_field("return_scales", {"Boxing": 1.0}), ("return_scales", "Boxing")),
+        (set_field("pretraining", None), ("pretraining", "object")),
+        (set_field("name", None), ("name", "string")),
+        (set_field("format_version", 3), ("format_version is 3", "version of qzoo")),
         (set_field("arch", "natures"), ("unknown arch 'natures'", "did you mean nature")),
-        (set_field("num_actions", 6), ("num_actions is 6", "18")),
-        (set_field("v_min", 10.0), ("v_min",)),
+        (set_head(v_min=10.0), ("head", "v_min < v_max")),
+        (set_head(v_max=11.0), ("head is", "11.0")),
         (set_field("parameters", 1), ("parameters is 1",)),
         (set_field("protocol", {**PROTOCOL.to_dict(), "frame_skip": 3}), ("protocol.frame_skip is 3", "4")),
         (set_field("protocol", {}), ("protocol.", "missing")),
@@ -127,7 +144,7 @@ def test_a_fault_in_the_config(
     folder: Path, change: Callable[[dict[str, Any]], object], parts: tuple[str, ...]
 ) -> None:
     edit_config(folder, change)
-    for action in (lambda: hub.load(NAME), lambda: PretrainedQNetwork.from_pretrained(folder)):
+    for action in (lambda: hub.load(NAME), lambda: hub.load_qnetwork(folder)):
         one_line(action, str(folder / "config.json"), *parts)
 
 
@@ -138,29 +155,78 @@ def test_a_config_that_is_no_json_object(folder: Path, text: str) -> None:
 
 
 def test_a_folder_without_config_or_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    one_line(lambda: hub.load(NAME), str(folder / "model.safetensors"), "no such file")
-    one_line(hub.list_models, str(folder / "model.safetensors"), "no such file")
+    (folder / ENCODER).unlink()
+    one_line(lambda: hub.load(NAME), str(folder / ENCODER), "no such file")
+    one_line(hub.list_models, str(folder / ENCODER), "no such file")
     (folder / "config.json").unlink()
     one_line(lambda: hub.load(folder), str(folder / "config.json"), "no such file")
 
 
 @pytest.mark.parametrize(
-    ("change", "part"),
+    ("file", "change", "part"),
     [
-        (lambda tensors: tensors.update(bias=torch.zeros(2, 91)), "tensor bias is F32 (2, 91)"),
-        (lambda tensors: tensors.update(bias=tensors["bias"].half()), "tensor bias is F16"),
-        (lambda tensors: tensors.pop("encoder.projection.bias"), "tensor encoder.projection.bias is missing"),
-        (lambda tensors: tensors.update(extra=torch.zeros(1)), "tensor extra is not part"),
+        (ENCODER, lambda tensors: tensors.update({"projection.bias": torch.zeros(9)}), "projection.bias is F32 (9,)"),
+        (ENCODER, lambda tensors: tensors.update({"projection.bias": torch.zeros(8).half()}), "projection.bias is F16"),
+        (ENCODER, lambda tensors: tensors.pop("projection.bias"), "tensor projection.bias is missing"),
+        (ENCODER, lambda tensors: tensors.update(extra=torch.zeros(1)), "tensor extra is not part"),
+        (HEADS, lambda tensors: tensors.update({"Pong.bias": torch.zeros(31)}), "tensor Pong.bias is F32 (31,)"),
+        (HEADS, lambda tensors: tensors.pop("Breakout.weight"), "tensor Breakout.weight is missing"),
     ],
 )
 def test_a_wrong_missing_or_extra_tensor(
-    folder: Path, change: Callable[[dict[str, Tensor]], object], part: str
+    folder: Path, file: str, change: Callable[[dict[str, Tensor]], object], part: str
 ) -> None:
-    edit_tensors(folder, change)
-    # The encoder alone is loaded as strictly: a fault in a head is refused too.
-    for action in (lambda: hub.load(NAME), lambda: hub.load_qnetwork(NAME)):
-        one_line(action, str(folder / "model.safetensors"), part, "config.json")
+    edit_tensors(folder, file, change)
+    one_line(lambda: hub.load_qnetwork(NAME), str(folder / file), part, "config.json")
+    if file == HEADS:
+        hub.load(NAME)  # which reads the encoder's file alone
+
+
+def test_half_the_bytes_play_alike(tmp_path: Path) -> None:
+    network = make_network()
+    write_model(network, make_config(network).model_copy(update={"precision": "float16"}), tmp_path)
+    size = sum((tmp_path / name).stat().st_size for name in (ENCODER, HEADS))
+    assert size < 0.55 * 4 * sum(parameter.numel() for parameter in network.parameters())
+    loaded = hub.load_qnetwork(tmp_path)
+    for one, other in zip(network.encoder.parameters(), loaded.encoder.parameters(), strict=True):
+        assert torch.equal(one.half().float(), other)
+    network.weight.data[0, 0, 0] = 1e6
+    too_large = make_config(network).model_copy(update={"precision": "float16"})
+    one_line(lambda: write_model(network, too_large, tmp_path / "new"), "Pong.weight", "not finite in float16")
+
+
+def test_heads_of_every_kind_and_none(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for head in (Head("scalar_q"), Head("policy")):
+        network = QNetwork(Encoder("nature", 8), GAMES, head, {"Pong": 2.0})
+        write_model(network, make_config(network), tmp_path / head.kind)
+        loaded = hub.load_qnetwork(tmp_path / head.kind)
+        assert loaded.head == head and loaded.return_scales == {"Pong": 2.0}
+        states, legal = frames(3), action_mask("Pong")
+        assert torch.equal(loaded.outputs_for(states, "Pong")[:, legal], network.outputs_for(states, "Pong")[:, legal])
+    about = {"name": "nature.bare", "objective": "none", "dataset": "none", "pretraining": {}}
+    encoder = Encoder("nature", 8)
+    write_model(encoder, ModelConfig.of(encoder, **about), tmp_path / "bare")
+    assert not (tmp_path / "bare" / HEADS).exists() and hub.load(tmp_path / "bare").feature_dim == 8
+    one_line(lambda: hub.load_qnetwork(tmp_path / "bare"), "a bare encoder")
+
+
+def test_format_1_is_read(network: QNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(network.state_dict(), path, metadata={"format": "pt"})
+    kept = make_config(network).model_dump(mode="json", exclude={"head", "sha256", "precision", "return_scales"})
+    head = {"num_actions": 18, "num_atoms": 5, "v_min": -10.0, "v_max": 10.0}
+    config = {**kept, **head, "format_version": 1, "sha256": sha256_of(path)}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert torch.equal(hub.load_qnetwork(tmp_path)(frames(2)), network(frames(2)))
+    assert torch.equal(hub.load(tmp_path)(frames(2)), network.encoder(frames(2)))
+    for change, part in (
+        ({"v_min": None}, "v_min"),
+        ({"num_actions": 6}, "num_actions is 6"),
+        ({"sha256": ""}, "sha256"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+        one_line(lambda: hub.load_qnetwork(tmp_path), part)
 
 
 class Bomb:
@@ -169,7 +235,7 @@ class Bomb:
 
 
 def test_a_damaged_weight_file(folder: Path, network: QNetwork) -> None:
-    path = folder / "model.safetensors"
+    path = folder / ENCODER
     sound = path.read_bytes()
 
     def refused(content: bytes, *parts: str) -> None:
@@ -188,13 +254,15 @@ def test_a_damaged_weight_file(folder: Path, network: QNetwork) -> None:
 
 
 def test_a_header_whose_length_reads_like_a_pickle(folder: Path) -> None:
-    path = folder / "model.safetensors"
+    path = folder / ENCODER
     tensors = load_file(path)
+    with safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata()
     for padding in range(0, 2048, 8):
-        save_file(tensors, path, metadata={"note": "x" * padding})
+        save_file(tensors, path, metadata={**metadata, "note": "x" * padding})
         if path.read_bytes()[:1] == b"\x80":
             break
     else:
         pytest.fail("no such header was made")
-    edit_config(folder, set_field("sha256", sha256_of(path)))
+    edit_config(folder, lambda content: content["sha256"].update({ENCODER: sha256_of(path)}))
     hub.load(NAME)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.model_helpers import HEAD
 from zoo.models.encoder import Encoder
 from zoo.models.qnetwork import QNetwork
 from zoo.support.errors import QzooError
@@ -19,7 +20,7 @@ def frames(batch: int) -> Tensor:
 @pytest.fixture
 def network() -> QNetwork:
     torch.manual_seed(0)
-    network = QNetwork(Encoder("nature", 32), GAMES, num_actions=18, num_atoms=5)
+    network = QNetwork(Encoder("nature", 32), GAMES, HEAD)
     torch.nn.init.normal_(network.bias)  # zero at the start, which would hide a bias that is not added
     return network
 
@@ -48,12 +49,12 @@ def test_a_subset_of_heads_in_the_order_asked_for(network: QNetwork, index: list
     torch.testing.assert_close(logits[1], linear_head(network, "Pong", features[1]))
 
 
-def test_forward_is_game_major_and_agrees_with_logits_for(network: QNetwork) -> None:
+def test_forward_is_game_major_and_agrees_with_outputs_for(network: QNetwork) -> None:
     observations = frames(6)
     logits = network(observations)
     assert logits.shape == (3, 2, 18, 5) and logits.dtype == torch.float32
     for index, game in enumerate(GAMES):
-        expected = network.logits_for(observations[2 * index : 2 * index + 2], game)
+        expected = network.outputs_for(observations[2 * index : 2 * index + 2], game)
         assert expected.shape == (2, 18, 5)
         torch.testing.assert_close(logits[index], expected, rtol=1e-4, atol=1e-5)
 
@@ -105,7 +106,7 @@ def test_refuses_what_does_not_fit(network: QNetwork) -> None:
     with pytest.raises(QzooError, match=r"features: expected .*\(3, B, 32\), got \(2, 4, 32\)"):
         network.heads(torch.zeros(2, 4, 32))
     with pytest.raises(QzooError, match="did you mean Seaquest"):
-        network.logits_for(frames(1), "SeaQuest2")
+        network.outputs_for(frames(1), "SeaQuest2")
     for games in ((), ("Pong", "Pong")):
         with pytest.raises(QzooError, match="games"):
             QNetwork(Encoder("nature", 8), games)

@@ -13,11 +13,11 @@ from finetune.offline import FinetuneConfig, behind_trunk, start_network
 from zoo.atari.emulator import minimal_actions
 from zoo.frames.frames import RawFrames
 from zoo.frames.store import FeatureStore
-from zoo.models.c51 import Support
+from zoo.models.distributions import Support, expectation
 from zoo.models.encoder import Encoder
 from zoo.models.values import drift, value_diagnostics, worst_game
-from zoo.objectives.config import ObjectiveConfig
-from zoo.objectives.scaled_ql import ScaledQL
+from zoo.objectives.base import chosen_logits
+from zoo.objectives.scaled_ql import ScaledQL, ScaledQLConfig
 from zoo.training.config import OptimizerConfig, RunConfig
 from zoo.training.log import VALUES
 from zoo.training.loop import train
@@ -47,7 +47,7 @@ def store_of_known_values() -> FeatureStore:
     )
 
 
-def values_after_training(out: Path, objective: ObjectiveConfig) -> dict[str, float]:
+def values_after_training(out: Path, objective: ScaledQLConfig) -> dict[str, float]:
     """What the log says of the values when a tiny run ends: fully connected layers on the features."""
     settings = FinetuneConfig(objective=objective)
     network = start_network(Encoder("nature", 32), GAME, "frozen", settings)
@@ -69,10 +69,10 @@ def values_after_training(out: Path, objective: ObjectiveConfig) -> dict[str, fl
 def test_values_stay_right_by_default_and_drift_under_the_conservative_term_at_temperature_1(tmp_path: Path) -> None:
     """The logged mean return is the one worked out by hand, and the default's values are within a tenth of it."""
     by_hand = sum(0.99**step for step in range(LENGTH)) / LENGTH
-    right = values_after_training(tmp_path / "default", ObjectiveConfig())
+    right = values_after_training(tmp_path / "default", ScaledQLConfig())
     assert right["return_data"] == pytest.approx(by_hand, rel=0.02)
     assert drift(right["q_data"], by_hand) < 0.1
-    inflated = values_after_training(tmp_path / "before", ObjectiveConfig(alpha=1.0, cql_temperature=1.0))
+    inflated = values_after_training(tmp_path / "before", ScaledQLConfig(cql_alpha=1.0, cql_temperature=1.0))
     assert drift(inflated["q_data"], by_hand) > 0.1
 
 
@@ -83,7 +83,8 @@ def test_diagnostics_are_what_they_say() -> None:
     actions = torch.tensor([[0, 1, 0], [2, 2, 1]])
     legal = torch.tensor([[True, True, False, False], [True, True, True, True]])
     returns, scale = torch.ones(2, 3), torch.tensor([1.0, 4.0])
-    found = value_diagnostics(logits, actions, returns, legal, support.atoms(), scale)
+    q_values, chosen = expectation(logits, support.atoms()), chosen_logits(logits, actions)
+    found = value_diagnostics(q_values, actions, returns, legal, scale, chosen)
     chances = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(-1, keepdims=True)
     values = chances @ support.atoms().numpy()
     for game, count in enumerate((2, 4)):

@@ -12,17 +12,16 @@ from zoo.atari.emulator import action_mask
 from zoo.frames.store import Batch, FrameStore
 from zoo.models.encoder import Encoder
 from zoo.models.qnetwork import QNetwork
-from zoo.objectives.base import NO_SCALES
-from zoo.objectives.config import ObjectiveConfig
-from zoo.objectives.scaled_ql import ScaledQL
+from zoo.objectives.base import Inputs
+from zoo.objectives.scaled_ql import ScaledQL, ScaledQLConfig
 
 
-def make_objective(scales: Mapping[str, float] = NO_SCALES, **settings: object) -> ScaledQL:
+def make_objective(scales: Mapping[str, float] | None = None, **settings: object) -> ScaledQL:
     torch.manual_seed(1)
     network = QNetwork(Encoder("nature", 16), GAMES)
     with torch.no_grad():  # away from the near-uniform start, so that actions and games differ
         network.weight.mul_(30)
-    objective = ScaledQL(network, ObjectiveConfig(**settings), scales)  # type: ignore[arg-type]
+    objective = ScaledQL(network, ScaledQLConfig(**settings), Inputs(scales or {}))  # type: ignore[arg-type]
     with torch.no_grad():
         objective.target.weight.mul_(0.5)
     return objective
@@ -69,7 +68,7 @@ def reference(objective: ScaledQL, batch: Batch) -> tuple[float, float, float]:
             t = config.cql_temperature
             cqls.append(t * math.log(np.exp(q[legal] / t).sum()) - q[action])
     td, cql = float(np.mean(tds)), float(np.mean(cqls))
-    return td + config.alpha * cql, td, cql
+    return td + config.cql_alpha * cql, td, cql
 
 
 @pytest.mark.parametrize(
@@ -78,7 +77,7 @@ def reference(objective: ScaledQL, batch: Batch) -> tuple[float, float, float]:
 def test_loss_equals_plain_arithmetic(
     store: FrameStore, double_q: bool, temperature: float, scales: dict[str, float]
 ) -> None:
-    objective = make_objective(scales, double_q=double_q, alpha=0.3, cql_temperature=temperature)
+    objective = make_objective(scales, double_q=double_q, cql_alpha=0.3, cql_temperature=temperature)
     batch = make_batch(store)
     assert (batch.discounts == 0).any() and (batch.discounts > 0).any()
     losses = objective.loss(batch)
@@ -110,12 +109,12 @@ def test_double_q_loses_no_gradient_in_bfloat16(store: FrameStore) -> None:
 
 def test_a_fresh_network_starts_at_log_atoms(store: FrameStore) -> None:
     network = QNetwork(Encoder("nature", 16), GAMES)
-    losses = ScaledQL(network, ObjectiveConfig()).loss(make_batch(store))
+    losses = ScaledQL(network, ScaledQLConfig()).loss(make_batch(store))
     assert losses["td"].item() == pytest.approx(math.log(51), abs=0.05)
 
 
 def test_average_target_moves_by_its_rate(store: FrameStore) -> None:
-    objective = make_objective(target="average", target_rate=0.25)
+    objective = make_objective(target="average", tau=0.25)
     before = objective.target.weight.clone()
     objective.after_step(1)
     expected = before + 0.25 * (objective.network.weight - before)

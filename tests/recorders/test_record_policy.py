@@ -62,7 +62,7 @@ def test_the_model_sees_what_it_will_see_in_replay(model: Path) -> None:
     """The greedy actions of a recorded episode are those that the model gives on its replayed frames."""
     network = load_qnetwork(model)
     game = network.games[0]
-    agent = Agent(network, game, network.model_config.support, epsilon=0.0)
+    agent = Agent(network, game, epsilon=0.0)
     players = FramePlayers(game, 2, first_seed=5)
     finished = []
     while not finished:

@@ -272,7 +272,7 @@ def test_a_selection_is_written_and_read(tmp_path: Path) -> None:
     refused(lambda: Selection.of({"dataset": "mixed40", "colour": 1}), "colour")
     write(tmp_path, "Breakout.learner", life(20))
     named = Selection("mixed40", ("Breakout",), sources=("learner",))
-    refused(lambda: named.load([tmp_path]), "`sources`", "mixed40", "learner, random")
+    refused(lambda: named.load([tmp_path]), "sources: mixed40", "learner, random")
     assert held(Selection(CUSTOM, ("Breakout",), ("learner",)).load([tmp_path])) == [("Breakout", "learner", [0, 10])]
 
 
@@ -341,4 +341,6 @@ def test_pretraining_takes_the_dataset_and_says_so(tmp_path: Path) -> None:
     data = recorded_data(config, results, [tmp_path])
     assert data["Breakout"]["learner"]["episodes"] == learner["episodes"]
     assert data["Breakout"]["random"]["transitions"] == random["transitions"]
-    refused(lambda: recorded_data(config, results, [tmp_path], "mixed40"), "Breakout.learner with 6 episodes", "`data`")
+    refused(
+        lambda: recorded_data(config, results, [tmp_path], "mixed40"), "Breakout.learner with 6 episodes", "`dataset`"
+    )

@@ -185,7 +185,7 @@ def test_other_games_are_refused_even_when_forced(halfway: Path, recordings: lis
     turned = build_store(recordings[::-1], workers=1)
     for force in (False, True):
         message = refused(lambda force=force: run(turned, tmp_path, resume=True, force=force), halfway, *GAMES)
-        assert "in this order" in message and "use another --out" in message
+        assert "in this order" in message and "use another `out`" in message
 
 
 def test_means_are_over_the_steps_that_were_summed(store: FrameStore, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_another_network_is_refused_even_when_forced(halfway: Path, store: Frame
     def go_on() -> None:
         train(new_objective(other, store.games), store, other, tmp_path, device=CPU, resume=True, force=True)
 
-    refused(go_on, halfway, "config.feature_dim", "use another --out")
+    refused(go_on, halfway, "config.feature_dim", "use another `out`")
 
 
 def test_settings_that_older_runs_do_not_name_are_what_they_were_then() -> None:

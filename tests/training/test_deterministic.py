@@ -66,7 +66,7 @@ def test_fine_tuning_gives_the_same_bits(recordings_dir: Path, tmp_path: Path, m
     config = RunConfig(feature_dim=16)
     network = new_objective(config, ["Breakout"]).network
     made = {"objective": "scaled_ql", "dataset": "none", "pretraining": {}}
-    about = ModelConfig.of(network, name="nature.x", support=config.objective.support, **made)
+    about = ModelConfig.of(network, name="nature.x", precision="float32", **made)
     write_model(network, about, tmp_path / "model")
     modes, before = watch_modes(monkeypatch), settings()
     for name, flag in FLAGS.items():

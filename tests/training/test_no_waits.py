@@ -23,8 +23,7 @@ from tests.training.test_pretrain import CPU, SMALL
 from zoo.frames.frames import RawFrames
 from zoo.frames.store import FrameStore
 from zoo.models.encoder import Encoder
-from zoo.objectives.config import ObjectiveConfig
-from zoo.objectives.scaled_ql import ScaledQL
+from zoo.objectives.scaled_ql import ScaledQL, ScaledQLConfig
 from zoo.training import batches, loop
 from zoo.training.batches import Batches
 from zoo.training.config import RunConfig
@@ -138,7 +137,7 @@ def give_gradients(network: nn.Module) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("arch", ["nature", "impala", "resnet18"])
 def test_a_step_on_a_gpu_needs_no_value(arch: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = ObjectiveConfig(double_q=True, target="hard", target_every=1)
+    settings = ScaledQLConfig(double_q=True, target="hard", target_every=1)
     config = RunConfig(arch=arch, feature_dim=16, batch_size=8, random_shift=2, objective=settings)
     objective = new_objective(config, GAMES)
     with fake_gpu(monkeypatch):

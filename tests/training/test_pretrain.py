@@ -21,7 +21,7 @@ from tests.command_helpers import run_command
 from tests.conftest import GAMES
 from tests.recording_helpers import refused
 from zoo.frames.store import FrameStore
-from zoo.objectives.config import ObjectiveConfig
+from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.recordings.datasets import Selection
 from zoo.support.device import pick_device, pick_precision
 from zoo.support.errors import QzooError
@@ -55,7 +55,7 @@ def test_the_td_error_falls(store: FrameStore, tmp_path: Path) -> None:
         steps=250,
         batch_size=16,
         precision="float32",
-        objective=ObjectiveConfig(gamma=0.01, n_step=1, prior_std=None),  # almost the next reward alone: quick to learn
+        objective=ScaledQLConfig(gamma=0.01, n_step=1, prior_std=None),  # almost the next reward alone: quick to learn
         optimizer=OptimizerConfig(warmup_steps=10, learning_rate=1e-3),
     )
     assert run(store, tmp_path, config) == 250
@@ -190,7 +190,7 @@ def test_a_run_in_the_way_and_other_settings_are_refused(store: FrameStore, tmp_
     run(store, tmp_path)
     with pytest.raises(QzooError, match=r"checkpoint\.safetensors: a run is here already.*`resume`"):
         run(store, tmp_path)
-    other = RunConfig(**{**SMALL.__dict__, "objective": ObjectiveConfig(gamma=0.9)})
+    other = RunConfig(**{**SMALL.__dict__, "objective": ScaledQLConfig(gamma=0.9)})
     with pytest.raises(QzooError, match=r"other settings: config\.objective\.gamma"):
         run(store, tmp_path, other, resume=True)
 
@@ -209,16 +209,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(store: FrameStore, tmp_path: Pa
     [
         ({"batch_size": 1}, "batch_size 1"),
         ({"steps": 0}, "steps 0"),
-        ({"objective": ObjectiveConfig(n_step=0)}, "n_step"),
+        ({"objective": ScaledQLConfig(n_step=0)}, "n_step"),
         ({"feature_dim": 0}, "feature_dim 0"),
-        ({"objective": ObjectiveConfig(reward_clip=-1.0)}, "reward_clip -1"),
-        ({"objective": ObjectiveConfig(target_rate=5.0)}, "target_rate 5"),
-        ({"objective": ObjectiveConfig(alpha=math.nan)}, "alpha nan"),
-        ({"objective": ObjectiveConfig(prior_std=0.0)}, "prior_std 0"),
-        ({"objective": ObjectiveConfig(v_max=math.inf)}, "v_max inf"),
-        ({"objective": ObjectiveConfig(gamma=math.nan)}, "gamma nan"),
+        ({"objective": ScaledQLConfig(reward_clip=-1.0)}, "reward_clip -1"),
+        ({"objective": ScaledQLConfig(tau=5.0)}, "tau 5"),
+        ({"objective": ScaledQLConfig(cql_alpha=math.nan)}, "cql_alpha nan"),
+        ({"objective": ScaledQLConfig(prior_std=0.0)}, "prior_std 0"),
+        ({"objective": ScaledQLConfig(v_max=math.inf)}, "`v_max` inf"),
+        ({"objective": ScaledQLConfig(gamma=math.nan)}, "gamma nan"),
         ({"optimizer": OptimizerConfig(warmup_steps=-5)}, "warmup_steps -5"),
-        ({"optimizer": OptimizerConfig(final_rate=3.0)}, "final_rate 3"),
+        ({"optimizer": OptimizerConfig(min_lr_ratio=3.0)}, "min_lr_ratio 3"),
         ({"optimizer": OptimizerConfig(learning_rate=math.inf)}, "learning_rate inf"),
         ({"optimizer": OptimizerConfig(epsilon=0.0)}, "epsilon 0"),
         ({"optimizer": OptimizerConfig(max_gradient_norm=0.0)}, "max_gradient_norm 0"),
@@ -230,13 +230,13 @@ def test_settings_that_cannot_work_are_named(change: dict[str, object], message:
 
 
 def test_settings_at_their_limits_work() -> None:
-    objective = ObjectiveConfig(alpha=0.0, prior_std=None, gamma=1.0, target_rate=1.0, reward_clip=math.inf)
-    optimizer = OptimizerConfig(warmup_steps=0, final_rate=0.0, head_rate=0.0, max_gradient_norm=math.inf)
+    objective = ScaledQLConfig(cql_alpha=0.0, prior_std=None, gamma=1.0, tau=1.0, reward_clip=math.inf)
+    optimizer = OptimizerConfig(warmup_steps=0, min_lr_ratio=0.0, head_lr_scale=0.0, max_gradient_norm=math.inf)
     replace(SMALL, objective=objective, optimizer=optimizer).check(2)
 
 
 def test_learning_rate_warms_up_and_decays() -> None:
-    config = OptimizerConfig(warmup_steps=10, final_rate=0.1)
+    config = OptimizerConfig(warmup_steps=10, min_lr_ratio=0.1)
     factors = [learning_rate_factor(step, 100, config) for step in range(100)]
     assert factors[0] == pytest.approx(0.1) and max(factors) == pytest.approx(1.0)
     assert factors.index(max(factors)) in (9, 10)
@@ -245,7 +245,7 @@ def test_learning_rate_warms_up_and_decays() -> None:
 
 
 def test_a_constant_rate_decays_at_the_end_alone() -> None:
-    config = OptimizerConfig(warmup_steps=10, final_rate=0.2, schedule="constant", decay_steps=20)
+    config = OptimizerConfig(warmup_steps=10, min_lr_ratio=0.2, schedule="constant", decay_steps=20)
     rates = [learning_rate_factor(step, 100, config) for step in range(100)]
     assert rates[4] == pytest.approx(0.5) and rates[10:81] == [1.0] * 71
     assert rates[90] == pytest.approx(0.6) and rates[99] == pytest.approx(0.24)
@@ -255,7 +255,7 @@ def test_a_constant_rate_decays_at_the_end_alone() -> None:
 
 def test_optimizer_groups_hold_every_parameter_once(store: FrameStore) -> None:
     objective = new_objective(SMALL, store.games)
-    optimizer = make_optimizer(objective, OptimizerConfig(head_rate=3.0, weight_decay=0.5))
+    optimizer = make_optimizer(objective, OptimizerConfig(head_lr_scale=3.0, weight_decay=0.5))
     grouped = [p for group in optimizer.param_groups for p in group["params"]]
     assert len(grouped) == len(list(objective.network.parameters())) == len({id(p) for p in grouped})
     for group in optimizer.param_groups:

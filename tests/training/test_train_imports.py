@@ -94,7 +94,7 @@ def test_recordings_and_imports_are_mixed_by_request(
 ) -> None:
     both = ["--imports", imports["dqn"], imports["minari"], "--recordings", recordings_dir]
     both += ["--games", "SpaceInvaders", "Breakout", "--allow-held-out"]
-    refused(lambda: pretrained(tmp_path, *both), imports["dqn"], "not recorded alike", "`allow_mixed_origins`")
+    refused(lambda: pretrained(tmp_path, *both), imports["dqn"], "not recorded alike", "--allow-mixed-origins")
     model = pretrained(tmp_path, *both, "--allow-mixed-origins")
     assert read_config(model).games == ("SpaceInvaders", "Breakout")
     assert read_config(model).dataset == "custom and imported"
@@ -136,15 +136,15 @@ def test_what_is_not_clear_is_one_line(imports: dict[str, Path], recordings_dir:
     def fails(*parts: object, **settings: Any) -> None:
         refused(lambda: choose(**settings), *parts)
 
-    fails(f"--imports {pacman}: MsPacman", "--allow-held-out", imports=(dqn, pacman))
-    fails("--games MsPacman: held out", "--allow-held-out", imports=(pacman,), games=("MsPacman",))
-    fails("--games Boxing: no imported set", "of Breakout", "--recordings", imports=(dqn,), games=("Boxing",))
-    fails("--games extra: no imported set", imports=(dqn,), games=("extra",))
+    fails(f"imports {pacman}: MsPacman", "`allow_held_out`", imports=(dqn, pacman))
+    fails("games MsPacman: held out", "`allow_held_out`", imports=(pacman,), games=("MsPacman",))
+    fails("games Boxing: no imported set", "of Breakout", "`recordings`", imports=(dqn,), games=("Boxing",))
+    fails("games extra: no imported set", imports=(dqn,), games=("extra",))
     fails("did you mean Breakout", imports=(dqn,), games=("Brekout",))
     fails("not recorded alike", "recordings of qzoo", imports=(dqn,), dataset="learner12")
     fails("not recorded alike", imports["minari"], imports=(dqn, imports["minari"]))
-    fails("--uniform", "--transitions", imports=(dqn,), uniform=True)
-    fails("--per-game", imports=(dqn,), per_game=100)
+    fails("uniform", "`transitions`", imports=(dqn,), uniform=True)
+    fails("per_game", imports=(dqn,), per_game=100)
     fails("no imported set", imports=(recordings_dir / "Breakout.random.parquet",))
     fails("no set is of Boxing", "Breakout", imports=(dqn,), dataset="learner12", games=("Boxing",))
     beside = {"imports": (dqn,), "recordings": (recordings_dir,), "allow_mixed_origins": True}
@@ -228,7 +228,7 @@ def test_finetuning_on_imports(mode: str, encoder: Path, imports: dict[str, Path
     assert load_qnetwork(result["model"]).games == ("MsPacman",)
     assert (read_results(result["model"]) or {})["imports"] == [facts]
     refused(lambda: tuned(encoder, tmp_path, "Boxing", *taken), "no set is of Boxing", "Breakout")
-    refused(lambda: tuned(encoder, tmp_path, "Breakout", *taken), "not recorded alike", "`allow_mixed_origins`")
+    refused(lambda: tuned(encoder, tmp_path, "Breakout", *taken), "not recorded alike", "--allow-mixed-origins")
 
 
 def test_finetuning_goes_on_with_its_own_data_only(

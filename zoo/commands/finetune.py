@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import tyro
 
-from finetune.offline import FinetuneConfig, Mode
+from finetune.offline import FinetuneConfig, Mode, objective_for
 from zoo.commands.choose import Chosen, open_sets, refuse_limits, sets_of, takes_recordings
 from zoo.commands.common import parse_duration, progress_bar, typed_command
 from zoo.recordings.datasets import CUSTOM, Selection
@@ -54,6 +54,8 @@ class FinetuneOffline:
     taken. They are all of the data, unless --dataset, --recordings or --sources is given too."""
     allow_mixed_origins: bool = False
     """Train on recordings and imported sets together, or on sets that were not recorded alike."""
+    objective: str = "scaled_ql"
+    """What is minimised: scaled_ql, from_critic, bc or mse_ql. Its settings are the ones that --help then shows."""
     finetune_config: FinetuneConfig = field(default_factory=FinetuneConfig)
     episodes: int = 32
     """Episodes to score the agent by, 0 to leave that out."""
@@ -74,6 +76,12 @@ class FinetuneOffline:
     """Where the run's folder, GAME.MODE.ENCODER, goes."""
     json: bool = False
     """Print the result as JSON on standard output."""
+
+    @classmethod
+    def default(cls, objective: str) -> FinetuneOffline:
+        """The defaults with this objective."""
+        config = FinetuneConfig(objective=objective_for(objective))
+        return cls(game=tyro.MISSING, encoder=tyro.MISSING, objective=objective, finetune_config=config)
 
     def run(self) -> dict[str, Any]:
         """Fine-tune, save, evaluate."""
@@ -123,11 +131,9 @@ class FinetuneOffline:
         config = ModelConfig.of(
             network,
             name=f"{encoder.arch}.{self.mode}_{game.lower()}",
-            support=self.finetune_config.objective.support,
-            objective=self.finetune_config.objective.objective,
+            objective=self.finetune_config.objective.name,
             dataset=f"{game}, {store.transitions} transitions" + ", imported" * bool(data.sets),
             pretraining={"encoder": self.encoder, **run_config.to_dict()},
-            return_scales={game: result["return_scale"]},
         )
         write_model(network, config, folder / "model", results=result)
         if not self.json:
@@ -138,7 +144,7 @@ class FinetuneOffline:
         """The teacher, where the objective wants one."""
         from zoo.critics.network import Critic
 
-        wanted = self.finetune_config.objective.needs_ram
+        wanted = self.finetune_config.objective.needs_critics
         if wanted != (self.critic is not None):
             raise QzooError("critic: give it with `objective` from_critic, which needs it, and with no other objective")
         if self.critic is None:
@@ -183,7 +189,7 @@ class FinetuneOffline:
         if chosen.selection:
             with progress_bar(quiet=self.json) as bar:
                 task = bar.add_task("replay", total=sum(recording.steps for recording in recordings), note="")
-                cache, ram = self.cache, self.finetune_config.objective.needs_ram
+                cache, ram = self.cache, self.finetune_config.objective.needs_critics
                 replayed = build_store(
                     recordings, cache=cache, on_steps=lambda steps: bar.advance(task, steps), ram=ram
                 )
@@ -235,7 +241,7 @@ class FinetuneOffline:
             return None
         with progress_bar(quiet=self.json) as bar:
             task = bar.add_task("evaluate", total=self.episodes, note="")
-            agent = Agent(network, game, self.finetune_config.objective.support)
+            agent = Agent(network, game)
             scores = play_episodes(agent, game, self.episodes, on_episode=lambda score: bar.advance(task))
         return summarize(game, scores)
 

@@ -88,16 +88,27 @@ def _show_list(models: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
+def heads_text(info: dict[str, Any]) -> str:
+    """What `zoo info` says of a model's heads."""
+    head = info["head"]
+    if head is None:
+        return "none: a bare encoder"
+    what = {"scalar_q": "a value for each action", "policy": "a policy's logit for each action"}
+    if head["kind"] in what:
+        return f"{len(info['games'])} games, {what[head['kind']]}"
+    return f"{len(info['games'])} games, {head['num_atoms']} atoms on [{head['v_min']:g}, {head['v_max']:g}] an action"
+
+
 def _show_info(info: dict[str, Any], name: str) -> None:
     """All of it for a person; `name` is what it was found by."""
     from zoo.models.model_folder import evaluation_of
 
     facts = {
         "encoder": f"{info['arch']}, {info['parameters']:,} parameters, {info['feature_dim']} features",
-        "heads": f"{len(info['games'])} games, {info['num_actions']} actions x {info['num_atoms']} atoms "
-        f"on [{info['v_min']:g}, {info['v_max']:g}]",
+        "heads": heads_text(info),
         "trained with": f"{info['objective']} on {info['dataset']}",
-        "weights": f"{size_text(info['bytes'])}, sha256 {info['sha256']}",
+        "weights": f"{size_text(info['bytes'])}, {info['precision']}, sha256 "
+        + ", ".join(f"{name} {digest}" for name, digest in info["sha256"].items()),
         "folder": info["path"],
         "human-normalized IQM": iqm_text(evaluation_of(info["results"])),
         "load": f'zoo.load("{name}")',

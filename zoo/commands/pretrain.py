@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import tyro
+
 from zoo.commands.choose import (
     Chosen,
     games_of_imports,
@@ -22,6 +24,7 @@ from zoo.commands.choose import (
     takes_recordings,
 )
 from zoo.commands.common import parse_duration, progress_bar, typed_command
+from zoo.objectives import objective_named
 from zoo.recordings.datasets import CUSTOM
 from zoo.support.cores import cores
 from zoo.support.errors import QzooError
@@ -34,8 +37,6 @@ if TYPE_CHECKING:
     from zoo.training.data import TrainingData
     from zoo.training.ranks import World
 
-SHOWN = ("td", "cql", "values", "policy", "agreement", "accuracy")
-"""Losses that the progress bar shows, of those that the objective has."""
 IF_FULL = "lower `batch_size`, keep frames off the GPU (`frames` host), or take a smaller `arch`"
 
 
@@ -81,6 +82,8 @@ class Pretrain:
     """Take about this many transitions of each game, drawn from its sources alike; by default all."""
     uniform: bool = False
     """Draw single transitions, not whole episodes, where --transitions or --per-game limits them."""
+    objective: str = "scaled_ql"
+    """What is minimised: scaled_ql, from_critic, bc or mse_ql. Its settings are the ones that --help then shows."""
     run_config: RunConfig = field(default_factory=RunConfig)
     store: Literal["auto", "ram", "memmap", "blocks"] = "auto"
     """Where frames live: raw in memory (7 KB each), raw in a memory-mapped file, or compressed in files of blocks,
@@ -112,6 +115,12 @@ class Pretrain:
     json: bool = False
     """Print the result as JSON on standard output."""
 
+    @classmethod
+    def default(cls, objective: str) -> Pretrain:
+        """The defaults with this objective."""
+        config = RunConfig(objective=objective_named(objective).Config())
+        return cls(name=tyro.MISSING, objective=objective, run_config=config)
+
     def run(self) -> dict[str, Any] | None:
         """Train; returns where the run stands, or None where another rank does."""
         from zoo.support.device import deterministic, told_when_full
@@ -124,6 +133,7 @@ class Pretrain:
         from zoo.critics.network import critics_identity
         from zoo.frames.store import place_store
         from zoo.models.encoder import ARCHS
+        from zoo.objectives.base import Inputs
         from zoo.support.device import pick_device, told_when_full
         from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
         from zoo.training.data import DataRecord
@@ -153,19 +163,19 @@ class Pretrain:
                 check_same_settings(there, self.run_config, chosen.games)
             critics = self._critics(chosen)
             data, store = self._load(chosen.only(share.names), deadline, world)
-            wanted = self.run_config.objective
+            spec = self.run_config.objective.batch()
             # What values are compared with: of a critic's, a lost life may be an end.
             life_ends = any(critic.life_ends for critic in critics.values())
-            store = store.with_monte_carlo(wanted.gamma, wanted.reward_clip, life_ends=life_ends)
+            store = store.with_monte_carlo(spec.gamma, spec.reward_clip, life_ends=life_ends)
             store = place_store(store, device, self.frames)
-            scales = world.union(return_scales(store, wanted))
-            objective = new_objective(self.run_config, chosen.games, scales, critics).to(device)
+            inputs = Inputs(world.union(return_scales(store, self.run_config.objective)), critics)
+            objective = new_objective(self.run_config, chosen.games, inputs).to(device)
         record = DataRecord(chosen.games, chosen.selection, world.union(data.by_game()))
         with progress_bar(quiet=self.json or not world.leads) as bar:
             task = bar.add_task(self.name, total=self.run_config.steps, note="")
 
             def show(progress: TrainingProgress) -> None:
-                losses = [f"{name} {progress.losses[name]:.3f}" for name in SHOWN if name in progress.losses]
+                losses = [f"{name} {progress.losses[name]:.3f}" for name in objective.shown if name in progress.losses]
                 parts = [f"{progress.samples_per_second:.0f} samples/s", *losses, progress.worst]
                 note = ", ".join(filter(None, parts))
                 bar.update(task, completed=progress.step, note=note)
@@ -244,7 +254,7 @@ class Pretrain:
         """The critics of the games, where the objective wants them."""
         from zoo.critics.network import load_critics
 
-        if not self.run_config.objective.needs_ram:
+        if not self.run_config.objective.needs_critics:
             return {}
         if chosen.origins:
             raise QzooError("imports: imported play has no RAM, which `objective` from_critic needs; leave one out")
@@ -275,7 +285,7 @@ class Pretrain:
                 if time.time() > deadline:
                     raise QzooError(f"time_budget {self.time_budget}: over before the {total:,} steps were replayed")
 
-            ram = self.run_config.objective.needs_ram
+            ram = self.run_config.objective.needs_critics
             return build_store(recordings, placement, self.cache, threads, advance, ram=ram)
 
     def _command(self) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from zoo.atari.protocol import MAX_SEED
-from zoo.models.c51 import Support
+from zoo.models.distributions import Support
 from zoo.support.errors import QzooError
+from zoo.support.limits import Limit, check_limits
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,12 @@ class CriticConfig:
         Raises:
             QzooError: names the setting.
         """
-        for names, fits, wanted in LIMITS:
-            for name in names:
-                if not fits(getattr(self, name)):
-                    raise QzooError(f"{name} {getattr(self, name)}: must be {wanted}")
+        check_limits(vars(self), LIMITS)
         if not -math.inf < self.v_min < self.v_max < math.inf:
             raise QzooError(f"v_min {self.v_min}, v_max {self.v_max}: must be finite, and the first below the second")
 
 
-LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+LIMITS: tuple[Limit, ...] = (
     (("samples", "batch_size", "width", "n_step"), lambda value: value >= 1, "at least 1"),
     (("num_atoms",), lambda value: value >= 2, "at least 2"),
     (("seed",), lambda value: 0 <= value <= MAX_SEED, f"0 to {MAX_SEED}"),

@@ -14,7 +14,7 @@ from zoo.atari.protocol import PROTOCOL
 from zoo.critics.network import Critic
 from zoo.evaluation.episodes import EVALUATION_SEED
 from zoo.frames.returns import lost_lives, monte_carlo_returns, steps_to_end
-from zoo.models.c51 import expectation
+from zoo.models.distributions import expectation
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zoo.atari.emulator import minimal_actions
 from zoo.atari.protocol import RAM_BYTES
-from zoo.models.c51 import Support
+from zoo.models.distributions import Support
 from zoo.support.errors import QzooError
 from zoo.support.files import replacing, writing
 

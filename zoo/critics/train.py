@@ -27,7 +27,7 @@ from zoo.atari.emulator import minimal_actions
 from zoo.critics.config import CriticConfig
 from zoo.critics.data import CriticData
 from zoo.critics.network import Critic, RamNetwork
-from zoo.models.c51 import cross_entropy, expectation, project
+from zoo.models.distributions import cross_entropy, expectation, project
 from zoo.models.values import value_diagnostics
 from zoo.support.device import pick_precision
 from zoo.support.errors import QzooError
@@ -122,13 +122,14 @@ class CriticTraining:
     def values(self) -> dict[str, float]:
         """How right the values are on held states; see `value_diagnostics`."""
         data, index = self.data, self.held
+        logits, actions = self.network(data.states(index)), data.actions[index]
         found = value_diagnostics(
-            self.network(data.states(index))[None],
-            data.actions[index][None],
+            expectation(logits, self.atoms)[None],
+            actions[None],
             data.monte_carlo[index][None],
             torch.ones(1, self.num_actions, dtype=torch.bool),
-            self.atoms,
             torch.tensor([data.scale]),
+            logits[torch.arange(len(index)), actions][None],
         )
         return {name: float(value) for name, value in found.items()}
 

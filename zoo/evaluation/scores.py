@@ -103,13 +103,14 @@ def _evaluate_model(
 ) -> dict[str, Any]:
     from zoo.models.agent import Agent  # torch is slow to import
     from zoo.models.hub import find_model, load_qnetwork
+    from zoo.models.model_folder import read_config
     from zoo.support.device import device_name, pick_device
 
     chosen_device = pick_device(device)
-    network = load_qnetwork(find_model(name), device=chosen_device)
-    config = network.model_config
+    folder = find_model(name)
+    network, config = load_qnetwork(folder, device=chosen_device), read_config(folder)
     chosen = parse_games(games) if games else list(config.games)
-    agents = {game: Agent(network, game, config.support, epsilon, seed) for game in chosen}
+    agents = {game: Agent(network, game, epsilon, seed) for game in chosen}
     result = _score(agents.__getitem__, chosen, episodes, seed, config.name, report)
     words = ["zoo", "evaluate", str(name)]
     if chosen != list(config.games):

@@ -84,6 +84,21 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class BatchSpec:
+    """What is asked of a batch: see `FrameStore.gather` and `FrameStore.consecutive`.
+
+    length: consecutive states of one episode for each state drawn: a batch has that many rows for each.
+    """
+
+    n_step: int = 1
+    gamma: float = 0.99
+    reward_clip: float = 1.0
+    successors: bool = False
+    ram: bool = False
+    length: int = 1
+
+
+@dataclass(frozen=True)
 class FrameStore:
     """Frames and per-transition columns of one or more games, games after one another.
 
@@ -156,6 +171,15 @@ class FrameStore:
         frame = self.frame_index[index]
         before = torch.maximum(frame - 1, self.episode_start[index])
         return self.ram[torch.stack([before, frame], dim=1), :RAM_BYTES]
+
+    def consecutive(self, index: Tensor, length: int) -> Tensor:
+        """The transitions that follow those of `index`, int64 (B,), in the same episode, each itself first.
+
+        Returns:
+            int64 (B, length); the last of an episode stands for those beyond its end.
+        """
+        steps = torch.arange(length, device=index.device)
+        return index[:, None] + torch.minimum(steps, self.steps_left[index][:, None] - 1)
 
     def gather(
         self,

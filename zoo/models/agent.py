@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.atari.emulator import action_mask
-from zoo.models.c51 import Support, expectation
 from zoo.models.qnetwork import QNetwork
 
 
 @dataclass
 class Agent:
-    """A policy for one game: epsilon-greedy in the expectation of the return distribution.
+    """A policy for one game: epsilon-greedy in the values of its head.
 
     Only the game's own legal actions are played; actions are indices in the full 18-action set. One
     generator, seeded once: the same calls give the same actions.
@@ -27,11 +26,8 @@ class Agent:
 
     network: QNetwork
     game: str
-    support: Support
     epsilon: float = 0.001
     seed: InitVar[int] = 0
-    scale: float = 1.0
-    """The game's return scale: values are divided by it."""
     legal: NDArray[np.bool_] = field(init=False, repr=False)
 
     def __post_init__(self, seed: int) -> None:
@@ -41,13 +37,16 @@ class Agent:
 
     @torch.inference_mode()
     def q_values(self, observations: NDArray[np.uint8] | Tensor) -> Tensor:
-        """Discounted returns of clipped rewards: uint8 (B, 4, 84, 84) to float32 (B, 18), on the model's device."""
+        """Discounted returns of clipped rewards: uint8 (B, 4, 84, 84) to float32 (B, 18), on the model's device.
+
+        Of a model with a policy head, the policy's logits.
+        """
         device = self.network.weight.device
         if isinstance(observations, np.ndarray):
             # torch shares memory with numpy and cannot say "read-only", which frames may be.
             observations = torch.from_numpy(np.require(observations, requirements=["C", "W"]))
-        logits = self.network.logits_for(observations.to(device), self.game)
-        return expectation(logits, self.support.atoms(device)) / self.scale
+        outputs = self.network.outputs_for(observations.to(device), self.game)
+        return self.network.head.values(outputs) / self.network.return_scales.get(self.game, 1.0)
 
     def __call__(self, observations: NDArray[np.uint8] | Tensor) -> NDArray[np.int64]:
         """Actions for a batch: uint8 (B, 4, 84, 84), numpy or torch, to int64 (B,)."""

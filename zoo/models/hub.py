@@ -1,36 +1,30 @@
 """Finding and loading models: by path, from the package, from the cache, from the Hub.
 
-`load` gives an encoder, `load_qnetwork` the encoder with its heads, `load_agent` a policy.
-`PretrainedQNetwork` brings huggingface_hub's `from_pretrained`, `save_pretrained` and `push_to_hub`.
+`load` gives an encoder, `load_qnetwork` the encoder with its heads, `load_agent` a policy; `push` uploads a folder.
 """
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
-from safetensors import safe_open
-from torch import nn
+from huggingface_hub import create_repo, snapshot_download, upload_folder
 
 from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder
 from zoo.models.model_folder import (
-    CARD,
     CONFIG,
-    RESULTS,
-    WEIGHTS,
+    MODEL_FILES,
     ModelConfig,
-    check_protocol,
-    check_weights,
     evaluation_of,
     read_config,
+    read_encoder,
+    read_network,
     read_results,
-    write_model,
+    weight_files,
 )
 from zoo.models.qnetwork import QNetwork
 from zoo.support.errors import QzooError, first_line, unknown_name
@@ -38,137 +32,6 @@ from zoo.support.errors import QzooError, first_line, unknown_name
 HUB_OWNER = "qzoo"
 HUB_REVISION = "v1"
 """The revision of the `qzoo/*` repositories that belongs to this version of the package."""
-
-
-class PretrainedQNetwork(
-    QNetwork, ModelHubMixin, library_name="qzoo", license="apache-2.0", tags=["atari", "offline-rl"]
-):
-    """A `QNetwork` with config, card and results: `from_pretrained`, `save_pretrained`, `push_to_hub`."""
-
-    def __init__(
-        self, model_config: ModelConfig, card: str | None = None, results: dict[str, Any] | None = None
-    ) -> None:
-        encoder = Encoder(model_config.arch, model_config.feature_dim, model_config.feature_norm)
-        super().__init__(encoder, model_config.games, model_config.num_actions, model_config.num_atoms)
-        self.model_config = model_config
-        self.card = card
-        self.results = results
-
-    @classmethod
-    def of(
-        cls,
-        network: QNetwork,
-        config: ModelConfig,
-        card: str | None = None,
-        results: dict[str, Any] | None = None,
-    ) -> Self:
-        """The same network (weights are shared, not copied) with what a model folder says beside it."""
-        with torch.device("meta"):  # neither memory nor time for a start that is thrown away
-            model = cls(config, card, results)
-        model.encoder, model.weight, model.bias = network.encoder, network.weight, network.bias
-        return model
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        self.model_config = write_model(self, self.model_config, save_directory, self.card, self.results)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        force_download: bool = False,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        revision: str | None = None,
-        **model_kwargs: Any,
-    ) -> Self:
-        """The model of a local folder, or of a Hub repository at `revision`, in eval mode.
-
-        Without a revision the project's own repositories are read at `HUB_REVISION`, others at their main
-        branch. `device` is the one further keyword. Replaces the mixin's method, which reads config.json
-        leniently.
-
-        Raises:
-            QzooError: nothing to be had there, or the folder is not a sound model.
-        """
-        return cls._from_pretrained(
-            model_id=str(pretrained_model_name_or_path),
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-            **model_kwargs,
-        )
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        device: str | torch.device = "cpu",
-        **model_kwargs: Any,
-    ) -> Self:
-        if model_kwargs:
-            raise QzooError(
-                f"{sorted(model_kwargs)[0]}: no setting of from_pretrained; the model folder holds them all"
-            )
-        if Path(model_id).is_dir():
-            folder = Path(model_id)
-        else:
-            try:
-                folder = _download(
-                    model_id,
-                    revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                )
-            except Exception as error:  # as in `find_model`
-                raise QzooError(
-                    f"{model_id}: no such folder, and the Hub did not give it at revision "
-                    f"{revision or 'default'} ({first_line(error)}); check name, revision and network"
-                ) from error
-        model = cls._open(folder)
-        _fill(model, folder / WEIGHTS, "", device)
-        return model
-
-    @classmethod
-    def _open(cls, folder: Path) -> Self:
-        """The checked model of a folder, its weights still without memory (on the meta device)."""
-        config = read_config(folder)
-        path = folder / CONFIG
-        check_protocol(path, config.protocol)
-        try:
-            with torch.device("meta"):
-                model = cls(config)
-        except QzooError as error:
-            raise QzooError(f"{path}: {error}") from error
-        if model.encoder.num_parameters != config.parameters:
-            raise QzooError(
-                f"{path}: parameters is {config.parameters}, an encoder of these settings has "
-                f"{model.encoder.num_parameters}; correct arch, feature_dim or parameters"
-            )
-        check_weights(folder / WEIGHTS, config.sha256, model.state_dict())
-        card = folder / CARD
-        model.card = card.read_text(encoding="utf-8") if card.is_file() else None
-        model.results = read_results(folder)
-        return model
-
-
-def _fill(module: nn.Module, weights: Path, prefix: str, device: str | torch.device) -> None:
-    """Give a checked module on the meta device memory on `device`, its weights from file, and eval mode."""
-    module.to_empty(device=device)
-    with safe_open(weights, framework="pt") as file:
-        module.load_state_dict({key: file.get_tensor(prefix + key) for key in module.state_dict()})
-    module.eval()
 
 
 def models_dirs() -> list[Path]:
@@ -215,7 +78,7 @@ def _download(
         force_download=force_download,
         local_files_only=local_files_only,
         token=token,
-        allow_patterns=[CONFIG, WEIGHTS, CARD, RESULTS],
+        allow_patterns=list(MODEL_FILES),
     )
     return Path(folder)
 
@@ -246,8 +109,8 @@ def find_model(name_or_path: str | Path, revision: str | None = None) -> Path:
     try:
         with suppress(Exception):  # nothing in the cache, or half of it: what the Hub says is reported instead
             folder = _download(repo_id, revision, local_files_only=True)
-            if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():  # else an interrupted download
-                return folder
+            if all((folder / name).is_file() for name in weight_files(read_config(folder))):
+                return folder  # else an interrupted download
         return _download(repo_id, revision)
     except Exception as error:  # HTTP, cache, name: the client raises many kinds; each means that it can't be had
         where = f"{repo_id} at revision {revision or HUB_REVISION}"
@@ -268,17 +131,14 @@ def load(name_or_path: str | Path, *, revision: str | None = None, device: str |
     Raises:
         QzooError: no such model, or a folder that is not sound; one line with file, field and fix.
     """
-    folder = find_model(name_or_path, revision)
-    encoder = PretrainedQNetwork._open(folder).encoder
-    _fill(encoder, folder / WEIGHTS, "encoder.", device)
-    return encoder
+    return read_encoder(find_model(name_or_path, revision), device)
 
 
 def load_qnetwork(
     name_or_path: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu"
-) -> PretrainedQNetwork:
-    """The pretrained encoder with its heads, in eval mode. Arguments and errors as `load`."""
-    return PretrainedQNetwork.from_pretrained(find_model(name_or_path, revision), device=device)
+) -> QNetwork:
+    """The pretrained encoder with its heads, in eval mode. Arguments and errors as `load`; a bare encoder is none."""
+    return read_network(find_model(name_or_path, revision), device)
 
 
 def load_agent(
@@ -305,8 +165,34 @@ def load_agent(
     """
     network = load_qnetwork(name_or_path, revision=revision, device=device)
     game = next((known for known in network.games if known.lower() == game.lower()), game)
-    config = network.model_config
-    return Agent(network, game, config.support, epsilon, seed, config.return_scales.get(game, 1.0))
+    return Agent(network, game, epsilon, seed)
+
+
+def push(folder: str | Path, repo_id: str, *, branch: str | None = None, private: bool = False) -> str:
+    """Upload a model folder to the Hub, after it was read and checked as a whole.
+
+    Args:
+        repo_id: owner/name; the repository is created if need be.
+        branch: to upload to; by default the main one.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        QzooError: the folder is not sound, or the Hub refuses it (as without a token: `hf auth login`).
+    """
+    folder = Path(folder)
+    read_network(folder) if read_config(folder).head else read_encoder(folder)
+    try:
+        create_repo(repo_id, private=private, exist_ok=True)
+        done = upload_folder(
+            repo_id=repo_id, folder_path=folder, revision=branch, allow_patterns=[*MODEL_FILES, "*.png"]
+        )
+    except Exception as error:  # the client raises many kinds
+        raise QzooError(
+            f"{repo_id}: the Hub did not take it ({first_line(error)}); `hf auth login` sets a token"
+        ) from error
+    return str(done.commit_url)
 
 
 def _scores(results: dict[str, Any]) -> dict[str, Any]:
@@ -321,9 +207,9 @@ def _scores(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _summary(folder: Path, config: ModelConfig) -> dict[str, Any]:
-    weights = folder / WEIGHTS
-    if not weights.is_file():
-        raise QzooError(f"{weights}: no such file; fetch or save the model again")
+    files = [folder / name for name in weight_files(config)]
+    if missing := [file for file in files if not file.is_file()]:
+        raise QzooError(f"{missing[0]}: no such file; fetch or save the model again")
     return {
         "name": config.name,
         "arch": config.arch,
@@ -332,8 +218,8 @@ def _summary(folder: Path, config: ModelConfig) -> dict[str, Any]:
         "games": list(config.games),
         "parameters": config.parameters,
         "feature_dim": config.feature_dim,
-        "bytes": weights.stat().st_size,
-        "sha256": config.sha256,
+        "bytes": sum(file.stat().st_size for file in files),
+        "sha256": dict(config.sha256),
         "results": _scores(read_results(folder) or {}),
     }
 
@@ -343,7 +229,7 @@ def list_models() -> list[dict[str, Any]]:
 
     Returns:
         One dict a model: name, arch, objective, dataset, games, parameters (of the encoder), feature_dim, bytes (of
-        the weights file), sha256 and results: mean scores by game, and iqm_human (value, low and high of the
+        the weights), sha256 by file, and results: mean scores by game, and iqm_human (value, low and high of the
         human-normalized interquartile mean); empty where it was not evaluated. `model_info` tells more.
 
     Raises:
@@ -362,4 +248,4 @@ def model_info(name_or_path: str | Path, *, revision: str | None = None) -> dict
     folder = find_model(name_or_path, revision)
     config = read_config(folder)
     results = read_results(folder) or {}
-    return {**asdict(config), **_summary(folder, config), "results": results, "path": str(folder)}
+    return {**config.model_dump(mode="json"), **_summary(folder, config), "results": results, "path": str(folder)}

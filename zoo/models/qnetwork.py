@@ -1,21 +1,59 @@
 """The Q-network: one encoder shared by all games and one linear head a game.
 
-A head maps D features to 18 actions x 51 atoms: the logits of a categorical distribution of returns for each
-action (C51, Bellemare et al. 2017). The heads are one tensor, so that a game-balanced batch needs one batched
-product.
+A head maps D features to some numbers for each of 18 actions; what they mean is said by a `Head`. The heads are one
+tensor, so that a game-balanced batch needs one batched product.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo.atari.games import all_games
+from zoo.atari.protocol import NUM_ACTIONS
+from zoo.models.distributions import Support, expectation
 from zoo.models.encoder import Encoder
 from zoo.support.errors import QzooError, unknown_name
+
+HeadKind = Literal["categorical_q", "scalar_q", "policy"]
+NO_SCALES: Mapping[str, float] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the outputs of a head mean.
+
+    kind: categorical_q, logits of a return distribution over the atoms of `support` (C51, Bellemare et al. 2017);
+        scalar_q, a Q-value; policy, a logit of a policy over the actions.
+    """
+
+    kind: HeadKind = "categorical_q"
+    support: Support | None = None
+
+    def __post_init__(self) -> None:
+        if (self.support is not None) != (self.kind == "categorical_q"):
+            raise ValueError(f"a head of kind {self.kind} with support {self.support}")
+
+    @property
+    def size(self) -> int:
+        """Outputs of an action."""
+        return self.support.num_atoms if self.support else 1
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """What actions are ranked by, Q-values or a policy's logits: float (..., A, size) to (..., A)."""
+        if self.support is None:
+            return outputs.squeeze(-1)
+        return expectation(outputs, self.support.atoms(outputs.device))
+
+
+CATEGORICAL = Head("categorical_q", Support())
+"""51 atoms from -10 to 10."""
 
 
 class QNetwork(nn.Module):
@@ -24,22 +62,31 @@ class QNetwork(nn.Module):
     Attributes:
         encoder: uint8 (B, 4, 84, 84) to float32 (B, D).
         games: names of the games, in the order of the heads.
-        weight: float32 (G, D, num_actions * num_atoms).
-        bias: float32 (G, num_actions * num_atoms).
+        head: what their outputs mean.
+        return_scales: what a game's clipped rewards were multiplied by, 1 where it is not named: values are divided by
+            it to be returns of clipped rewards.
+        weight: float32 (G, D, 18 * head.size).
+        bias: float32 (G, 18 * head.size).
 
     Raises:
         QzooError: no game, or a game twice.
     """
 
-    def __init__(self, encoder: Encoder, games: Sequence[str], num_actions: int = 18, num_atoms: int = 51) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        games: Sequence[str],
+        head: Head = CATEGORICAL,
+        return_scales: Mapping[str, float] = NO_SCALES,
+    ) -> None:
         super().__init__()
         if not games or len(set(games)) != len(games):
             raise QzooError(f"games: expected at least one game and none twice, got {list(games)}")
         self.encoder = encoder
         self.games = tuple(games)
-        self.num_actions = num_actions
-        self.num_atoms = num_atoms
-        outputs = num_actions * num_atoms
+        self.head = head
+        self.return_scales = dict(return_scales)
+        outputs = NUM_ACTIONS * head.size
         self.weight = nn.Parameter(torch.empty(len(self.games), encoder.feature_dim, outputs))
         self.bias = nn.Parameter(torch.empty(len(self.games), outputs))
         self.reset_heads()
@@ -55,10 +102,10 @@ class QNetwork(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.zeros_(self.bias)
 
-    def start_at(self, logits: Tensor) -> None:
-        """Let every action of every game start at one distribution: logits (num_atoms,) become the bias."""
+    def start_at(self, outputs: Tensor) -> None:
+        """Let every action of every game start at the same outputs: float (head.size,) becomes the bias."""
         with torch.no_grad():
-            self.bias.copy_(logits.to(self.bias).repeat(self.num_actions).expand_as(self.bias))
+            self.bias.copy_(outputs.to(self.bias).repeat(NUM_ACTIONS).expand_as(self.bias))
 
     def game_index(self, game: str) -> int:
         """Position of the head of `game`.
@@ -76,7 +123,7 @@ class QNetwork(nn.Module):
         return self.games.index(game)
 
     def heads(self, features: Tensor, game_index: Sequence[int] | Tensor | None = None) -> Tensor:
-        """Logits from features, as one batched product.
+        """Outputs from features, as one batched product.
 
         Args:
             features: float (G, B, D), one row of B samples for each head used.
@@ -84,7 +131,7 @@ class QNetwork(nn.Module):
                 tensor on the network's device spares a copy to it.
 
         Returns:
-            float32 (G, B, num_actions, num_atoms). The product runs in autocast's precision where that is on.
+            float32 (G, B, 18, head.size). The product runs in autocast's precision where that is on.
 
         Raises:
             QzooError: as many rows as heads are expected, of the encoder's width.
@@ -98,11 +145,11 @@ class QNetwork(nn.Module):
             raise QzooError(
                 f"features: expected (G, B, D) = ({weight.shape[0]}, B, {weight.shape[1]}), got {tuple(features.shape)}"
             )
-        logits = torch.baddbmm(bias[:, None, :], features, weight).float()
-        return logits.reshape(*logits.shape[:2], self.num_actions, self.num_atoms)
+        outputs = torch.baddbmm(bias[:, None, :], features, weight).float()
+        return outputs.reshape(*outputs.shape[:2], NUM_ACTIONS, self.head.size)
 
     def forward(self, observations: Tensor, game_index: Sequence[int] | Tensor | None = None) -> Tensor:
-        """Logits of a game-balanced batch.
+        """Outputs for a game-balanced batch.
 
         Args:
             observations: frames (G * B, 4, 84, 84) as `Encoder.forward` takes them, game-major: B samples of the first
@@ -110,7 +157,7 @@ class QNetwork(nn.Module):
             game_index: the games that it holds, as in `heads`; by default all.
 
         Returns:
-            float32 (G, B, num_actions, num_atoms).
+            float32 (G, B, 18, head.size).
 
         Raises:
             QzooError: the batch does not divide by the number of games, or is not uint8 (.., 4, 84, 84).
@@ -123,8 +170,8 @@ class QNetwork(nn.Module):
             )
         return self.heads(self.encoder(observations).unflatten(0, (games, -1)), game_index)
 
-    def logits_for(self, observations: Tensor, game: str) -> Tensor:
-        """Logits for one game: uint8 (B, 4, 84, 84) to float32 (B, num_actions, num_atoms).
+    def outputs_for(self, observations: Tensor, game: str) -> Tensor:
+        """Outputs for one game: uint8 (B, 4, 84, 84) to float32 (B, 18, head.size).
 
         Raises:
             QzooError: the network has no head for the game.

@@ -7,46 +7,45 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from zoo.models.c51 import expectation
-
 EDGE_ATOMS = 2
 """Atoms at either end of the support whose mass tells of values that stick there."""
 
 
 @torch.no_grad()
 def value_diagnostics(
-    logits: Tensor, actions: Tensor, returns: Tensor, legal: Tensor, atoms: Tensor, scale: Tensor
+    q_values: Tensor, actions: Tensor, returns: Tensor, legal: Tensor, scale: Tensor, logits: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Values of recorded states beside what the recorded play went on to earn there, game by game.
 
     Args:
-        logits: float (G, B, A, N), the return distributions of A actions.
+        q_values: float (G, B, A), the values of A actions, scaled.
         actions: int64 (G, B), those played, below A.
         returns: float (G, B), Monte-Carlo returns, clipped, discounted and scaled as the values are.
         legal: bool (G, A), the actions a game knows.
-        atoms: float (N,).
         scale: float (G,), the return scale of each game, undone in what is returned.
+        logits: float (G, B, N), of the return distribution of the action played, where there is one.
 
     Returns:
-        float (G,) each: `q_data`, mean value of the action played; `return_data`, mean return; `edge_low`, `edge_high`,
-        mean mass of that action's distribution in the outermost two atoms; `spread`, mean standard deviation of values
-        over legal actions; `greedy_is_data`, share of states whose best action is the one played.
+        float (G,) each: `q_data`, mean value of the action played; `return_data`, mean return; `spread`, mean standard
+        deviation of values over legal actions; `greedy_is_data`, share of states whose best action is the one played;
+        and with `logits` `edge_low`, `edge_high`, mean mass of that distribution in the outermost two atoms.
     """
-    q_values = expectation(logits, atoms)
-    chosen = logits.gather(2, actions[..., None, None].expand(-1, -1, 1, logits.shape[-1])).squeeze(2).softmax(-1)
     mask = legal[:, None, :].expand_as(q_values)
     best = q_values.masked_fill(~mask, -torch.inf).argmax(-1)
     count = mask.sum(-1)
     mean = (q_values * mask).sum(-1) / count
     spread = (((q_values - mean[..., None]).square() * mask).sum(-1) / count).sqrt()
-    return {
+    found = {
         "q_data": q_values.gather(2, actions[..., None]).squeeze(2).mean(1) / scale,
         "return_data": returns.mean(1) / scale,
-        "edge_low": chosen[..., :EDGE_ATOMS].sum(-1).mean(1),
-        "edge_high": chosen[..., -EDGE_ATOMS:].sum(-1).mean(1),
         "spread": spread.mean(1) / scale,
         "greedy_is_data": (best == actions).float().mean(1),
     }
+    if logits is not None:
+        mass = logits.softmax(-1)
+        found["edge_low"] = mass[..., :EDGE_ATOMS].sum(-1).mean(1)
+        found["edge_high"] = mass[..., -EDGE_ATOMS:].sum(-1).mean(1)
+    return found
 
 
 DRIFT = 0.5

@@ -1,22 +1,42 @@
-"""Behaviour cloning: the values of actions are the logits of a policy that imitates the data.
+"""Behaviour cloning: a policy that imitates the data.
 
-    loss = logsumexp_a Q(s, a) - Q(s, a_data)
+    loss = -log softmax_a(f(s, a)) at a = a_data
 
-over the game's minimal actions. The head stays the one of the other objectives, so that agents play it alike; its
-values are preferences and no returns.
+over the game's minimal actions, f being the outputs of a policy head.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from torch import Tensor
 
-from zoo.frames.store import Batch
-from zoo.models.c51 import expectation
-from zoo.objectives.base import QObjective
+from zoo.frames.store import Batch, BatchSpec
+from zoo.models.qnetwork import Head
+from zoo.objectives.base import ObjectiveConfig, QObjective
+
+
+@dataclass(frozen=True)
+class CloningConfig(ObjectiveConfig):
+    """bc: behaviour cloning. It has no settings of its own."""
+
+    name: ClassVar[str] = "bc"
+
+    def head(self) -> Head:
+        """The logits of a policy."""
+        return Head("policy")
+
+    def batch(self) -> BatchSpec:
+        """Single states and the actions played."""
+        return BatchSpec()
 
 
 class BehaviourCloning(QObjective):
     """The network and the loss."""
+
+    Config = CloningConfig
+    shown = ("accuracy",)
 
     def loss(self, batch: Batch, games: Tensor | None = None) -> dict[str, Tensor]:
         """Loss of a game-balanced batch, game-major, of all games or of those numbered `games`.
@@ -25,8 +45,8 @@ class BehaviourCloning(QObjective):
             scalars: `loss` (the cross-entropy, to minimise), `accuracy` (share of states whose best action was played).
         """
         self.passes.begin()
-        preferences = expectation(self.passes.online(batch.observations, games), self.atoms)
-        actions = batch.actions.view(len(preferences), -1)
-        policy = self.only_legal(preferences, games).log_softmax(-1)
+        outputs = self.passes.online(batch.observations, games).squeeze(-1)
+        actions = batch.actions.view(len(outputs), -1)
+        policy = self.only_legal(outputs, games).log_softmax(-1)
         loss = -policy.gather(2, actions[..., None]).mean()
         return {"loss": loss, "accuracy": (policy.argmax(-1) == actions).float().mean()}

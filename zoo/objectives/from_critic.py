@@ -11,19 +11,48 @@ spread of the critic's values over actions, so that the divergence weighs as muc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from zoo.critics.network import Critic
 from zoo.critics.teachers import Teachers
-from zoo.frames.store import Batch
-from zoo.models.c51 import expectation
+from zoo.frames.store import Batch, BatchSpec
+from zoo.models.distributions import Support, expectation
 from zoo.models.qnetwork import QNetwork
-from zoo.objectives.base import QObjective
-from zoo.objectives.config import ObjectiveConfig
+from zoo.objectives.base import NOTHING, CategoricalConfig, Inputs, QObjective, chosen_logits
 from zoo.support.errors import QzooError
+from zoo.support.limits import check_limits
+
+
+@dataclass(frozen=True)
+class FromCriticConfig(CategoricalConfig):
+    """from_critic: the return distributions of critics on RAM, for every legal action, and their policy."""
+
+    name: ClassVar[str] = "from_critic"
+    needs_critics: ClassVar[bool] = True
+    policy_weight: float = 1.0
+    """Weight of the divergence between the policies that critic's and network's values give."""
+    policy_temperature: float = 0.5
+    """Temperature of those policies, softmax(Q / t), relative to the spread of the critic's values over a game's
+    actions."""
+
+    def batch(self) -> BatchSpec:
+        """Single states with RAM; the discount and clipping are of the returns that values are compared with."""
+        return BatchSpec(gamma=self.gamma, reward_clip=self.reward_clip, ram=True)
+
+    def check(self) -> None:
+        """As in the base."""
+        super().check()
+        check_limits(
+            vars(self),
+            (
+                (("policy_weight",), lambda value: 0.0 <= value < math.inf, "0 or more, and finite"),
+                (("policy_temperature",), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
+            ),
+        )
 
 
 class FromCritic(QObjective):
@@ -33,25 +62,31 @@ class FromCritic(QObjective):
         QzooError: a game without a critic, or critics of another support than the run's.
     """
 
-    def __init__(self, network: QNetwork, config: ObjectiveConfig, critics: Mapping[str, Critic]) -> None:
-        missing = [game for game in network.games if game not in critics]
+    Config = FromCriticConfig
+    shown = ("values", "policy", "agreement")
+    atoms: Tensor
+    temperature: Tensor
+
+    def __init__(self, network: QNetwork, config: FromCriticConfig, inputs: Inputs = NOTHING) -> None:
+        missing = [game for game in network.games if game not in inputs.critics]
         if missing:
             raise QzooError(
                 f"critics: none for {', '.join(missing)}; `zoo critic train {' '.join(missing)}` makes them"
             )
-        chosen = [critics[game] for game in network.games]
+        chosen = [inputs.critics[game] for game in network.games]
+        support = Support(config.v_min, config.v_max, config.num_atoms)
         for critic in chosen:
-            if critic.support != config.support:
+            if critic.support != support:
                 raise QzooError(
-                    f"{critic.game}: the critic's {critic.support} is not the run's {config.support}; give `v_min`, "
+                    f"{critic.game}: the critic's {critic.support} is not the run's {support}; give `v_min`, "
                     "`v_max` and `num_atoms` as the critic has them"
                 )
-        super().__init__(network, config, {critic.game: critic.scale for critic in chosen})
+        super().__init__(network, config, Inputs({critic.game: critic.scale for critic in chosen}))
+        self.config = config
+        self.register_buffer("atoms", support.atoms(), persistent=False)
         self._teachers = (Teachers(chosen),)  # in a tuple: a module of its own would be checkpointed
         spread = torch.tensor([critic.spread for critic in chosen])
         self.register_buffer("temperature", config.policy_temperature * spread, persistent=False)  # float (G,)
-
-    temperature: Tensor
 
     def loss(self, batch: Batch, games: Tensor | None = None) -> dict[str, Tensor]:
         """Loss of a game-balanced batch with RAM, game-major, of all games or of those numbered `games`.
@@ -88,5 +123,5 @@ class FromCritic(QObjective):
             "games.q_critic": self.over_games(
                 q_wanted.gather(2, actions).mean((1, 2)) / self.of(self.scale, games), games
             ),
-            **self.diagnostics(logits, batch, games),
+            **self.diagnostics(q_values, batch, games, chosen_logits(logits.detach(), actions.squeeze(-1))),
         }

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from zoo.atari.emulator import action_values, make_ale, minimal_actions, play_step, reseed
 from zoo.atari.protocol import RAM_BYTES
-from zoo.models.c51 import Support, cross_entropy, expectation, project
+from zoo.models.distributions import Support, cross_entropy, expectation, project
 from zoo.recordings.format import Episode
 from zoo.support.device import cpu_computes_bfloat16
 from zoo.support.errors import QzooError

@@ -43,17 +43,18 @@ def record_policy(job: RecordJob, report: Callable[[Progress], None] = lambda pr
     import torch
 
     from zoo.models.agent import Agent
-    from zoo.models.hub import load_qnetwork
+    from zoo.models.hub import find_model, load_qnetwork
+    from zoo.models.model_folder import read_config
 
     torch.set_num_threads(1)  # one process a core
-    network = load_qnetwork(job.model)
-    config = network.model_config
-    name = f"policy/{config.name}@{config.sha256[:8]}/epsilon={job.epsilon:g}/seed={job.seed}"
+    folder = find_model(job.model)
+    network, config = load_qnetwork(folder), read_config(folder)
+    name = f"policy/{config.name}@{config.digest[:8]}/epsilon={job.epsilon:g}/seed={job.seed}"
     episodes = recorded_episodes(job, name)
     recorded = sum(episode.length for episode in episodes)
     if recorded >= job.steps:
         return job_progress(job, episodes, recorded, 0.0)
-    agent = Agent(network, job.game, config.support, job.epsilon, seed=job.seed + len(episodes))
+    agent = Agent(network, job.game, job.epsilon, seed=job.seed + len(episodes))
     num_envs = games_beside(job.steps)
     players = FramePlayers(job.game, num_envs, unused_seed(job, episodes), steps=steps_played(episodes, num_envs))
 

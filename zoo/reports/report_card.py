@@ -22,6 +22,7 @@ from zoo.reports.imports_card import imports_limits, imports_text, reproduction_
 from zoo.reports.transfer_card import transfer_section
 from zoo.support.errors import QzooError
 from zoo.support.markdown import bullets, duration_text, markdown_table, score_text
+from zoo.training.config import flat, settings_now
 from zoo.training.values_plot import VALUES_PLOT
 
 SCORES_PLOT, TRAINING_PLOT = "scores.png", "training.png"
@@ -37,7 +38,7 @@ PAPER_SETTINGS = (
     ("lowest atom", "objective.v_min", "-10 [1]"),
     ("highest atom", "objective.v_max", "10 [1]"),
     ("atoms", "objective.num_atoms", "unverified"),
-    ("weight of the conservative term", "objective.alpha", "unverified; 0.1 is usual in related work"),
+    ("weight of the conservative term", "objective.cql_alpha", "unverified; 0.1 is usual in related work"),
     ("steps summed before bootstrapping", "objective.n_step", "unverified"),
     ("discount", "objective.gamma", "unverified"),
 )
@@ -246,7 +247,9 @@ def _lowest_td(results: Mapping[str, Any]) -> str:
 def _settings(config: ModelConfig, results: Mapping[str, Any]) -> str:
     transitions = sum(_transitions(results))
     rows = [("data", f"{len(results['data'])} games, {transitions:,} transitions", PAPER_DATA)]
-    rows += [(name, _setting(config.pretraining, key), paper) for name, key, paper in PAPER_SETTINGS]
+    rows += [
+        (name, _setting(settings_now(flat(config.pretraining)), key), paper) for name, key, paper in PAPER_SETTINGS
+    ]
     table = markdown_table(("setting", "here", "paper"), rows, "---")
     return (
         "## Settings beside the paper's\n\nThe method is Scaled Q-learning (Kumar et al., ICLR 2023). Its "
@@ -265,14 +268,11 @@ def known_values(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 def _setting(settings: Mapping[str, Any], key: str) -> str:
     """A setting by its dotted name, as a cell of a table."""
-    value: Any = settings
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    objective = settings.get("objective", {})
+    value = settings.get(key)
     if key == "objective.target" and value == "average":
-        return f"moving average, rate {objective.get('target_rate')}"
+        return f"moving average, rate {settings.get('objective.tau')}"
     if key == "objective.target" and value == "hard":
-        return f"hard copy every {objective.get('target_every'):,} gradient steps"
+        return f"hard copy every {settings.get('objective.target_every'):,} gradient steps"
     return "not recorded" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -123,9 +123,9 @@ def make_batch(store: FrameStore, index: Tensor, offsets: Tensor | None, config:
         index: which transitions, int64 (B,), on the store's device.
         offsets: how far to shift each, as `draw_offsets` drew, on that device; None: not at all.
     """
-    objective = config.objective
-    successors, ram = objective.needs_successors, objective.needs_ram
-    batch = store.gather(
-        index, objective.n_step, objective.gamma, objective.reward_clip, successors=successors, ram=ram
-    )
+    spec = config.objective.batch()
+    if spec.length > 1:
+        index = store.consecutive(index, spec.length).flatten()
+        offsets = None if offsets is None else offsets.repeat_interleave(spec.length, 0)
+    batch = store.gather(index, spec.n_step, spec.gamma, spec.reward_clip, successors=spec.successors, ram=spec.ram)
     return batch if offsets is None else shift_batch(batch, offsets, config.random_shift)

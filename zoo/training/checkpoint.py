@@ -25,7 +25,7 @@ from zoo.support.state import (
     restore_optimizer,
     save_state,
 )
-from zoo.training.config import ADDED, RunConfig
+from zoo.training.config import RunConfig, flat, settings_now
 
 CHECKPOINT = "checkpoint.safetensors"
 STATE = ("step", "seconds", "summed", "valued")
@@ -219,8 +219,7 @@ def check_same_run(
     if info.get("games") != identity.get("games"):
         trained = ", ".join(info.get("games", ()))
         raise QzooError(f"{found}: the run's games are {trained}, in this order; give them so, or use another `out`")
-    added = {f"config.{name}": value for name, value in ADDED.items()} if "config" in info else {}
-    saved, current = {**added, **flat(dict(info))}, flat(dict(identity))
+    saved, current = _comparable(info), _comparable(identity)
     names = dict.fromkeys([*current, *saved])
     differing = [name for name in names if name not in STATE and saved.get(name) != current.get(name)]
     if differing and not force:
@@ -229,6 +228,13 @@ def check_same_run(
             "`force_resume` to go on with the new ones"
         )
     return differing
+
+
+def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's identity with dotted names, its settings under the names that they have now."""
+    rest = flat({name: value for name, value in identity.items() if name != "config"})
+    settings = settings_now(flat(identity.get("config", {})))
+    return {**{f"config.{name}": value for name, value in settings.items()}, **rest}
 
 
 def check_same_settings(paths: Sequence[Path], config: RunConfig, games: Sequence[str]) -> None:
@@ -265,10 +271,3 @@ def _load_first_whole(paths: list[Path]) -> tuple[Path, tuple[dict[str, Tensor],
             logger.warning("%s; going on from %s, step %d", told, path, content[1]["step"])
         return path, content
     raise QzooError(errors[0])
-
-
-def flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with dotted names."""
-    if not isinstance(content, dict):
-        return {prefix: content}
-    return {k: v for name, value in content.items() for k, v in flat(value, f"{prefix}.{name}".strip(".")).items()}

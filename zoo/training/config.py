@@ -1,20 +1,17 @@
-"""The settings of a pretraining run. Every default says where it comes from.
-
-"Paper" is Scaled Q-learning (arXiv 2211.15144), by its text or as a follow-up on the same setup quotes it: "Stop
-Regressing" (arXiv 2403.03950). "Unverified" marks what we could check against neither. "Ours" was chosen by measurement
-or for small budgets.
-"""
+"""The settings of a pretraining run. Every default says where it comes from, in the words of `zoo.objectives.base`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from zoo.atari.protocol import MAX_SEED
-from zoo.objectives.config import ObjectiveConfig
+from zoo.objectives import OBJECTIVES, ObjectiveConfig
+from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.support.errors import QzooError
+from zoo.support.limits import Limit, check_limits
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,7 @@ class OptimizerConfig:
 
     learning_rate: float = 2e-4
     """Peak. Paper, by "Stop Regressing": 2e-4 at batch 512. In short runs of `nature` 1e-3 scored better."""
-    head_rate: float = 1.0
+    head_lr_scale: float = 1.0
     """Learning rate of the heads relative to that of the encoder. Ours."""
     weight_decay: float = 0.01
     """Decoupled, on matrices only. Ours."""
@@ -37,7 +34,7 @@ class OptimizerConfig:
     budgets."""
     decay_steps: int = 0
     """With the constant schedule: steps of linear decay at the end. Ours."""
-    final_rate: float = 0.1
+    min_lr_ratio: float = 0.1
     """What the decay leaves of the learning rate at the last step. Ours."""
     max_gradient_norm: float = 10.0
     """Clipping by global norm. Ours."""
@@ -55,40 +52,61 @@ class ComputeConfig:
     compiling. auto: where it was measured to pay, so far nowhere."""
 
 
+RENAMED = {
+    "objective.objective": "objective.name",
+    "objective.alpha": "objective.cql_alpha",
+    "objective.target_rate": "objective.tau",
+    "optimizer.head_rate": "optimizer.head_lr_scale",
+    "optimizer.final_rate": "optimizer.min_lr_ratio",
+}
+"""Settings that runs of before name otherwise."""
 ADDED: dict[str, Any] = {
-    "objective.objective": "scaled_ql",
+    "objective.name": "scaled_ql",
     "objective.cql_temperature": 1.0,
     "objective.scaled": False,
-    "objective.policy_weight": 1.0,
-    "objective.policy_temperature": 0.5,
+    "objective.td_target": "c51",
+    "objective.sigma": 0.75,
     "optimizer.schedule": "cosine",
     "optimizer.decay_steps": 0,
 }
-"""Settings that older runs don't name, and what these were in them."""
+"""Settings that runs of before don't name, and what these were in them."""
 COMPUTE = ComputeConfig()
 """How a run is computed by default."""
 
 
-LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
-    (("steps", "batch_size", "feature_dim", "n_step", "target_every"), lambda value: value >= 1, "at least 1"),
-    (("num_atoms",), lambda value: value >= 2, "at least 2"),
+LIMITS: tuple[Limit, ...] = (
+    (("steps", "batch_size", "feature_dim"), lambda value: value >= 1, "at least 1"),
     (("seed",), lambda value: 0 <= value <= MAX_SEED, f"0 to {MAX_SEED}"),
     (("random_shift", "warmup_steps", "decay_steps"), lambda value: value >= 0, "0 or more"),
-    (
-        ("alpha", "head_rate", "weight_decay", "policy_weight"),
-        lambda value: 0.0 <= value < math.inf,
-        "0 or more, and finite",
-    ),
-    (
-        ("learning_rate", "epsilon", "prior_std", "cql_temperature", "policy_temperature"),
-        lambda value: 0.0 < value < math.inf,
-        "more than 0, and finite",
-    ),
-    (("reward_clip", "max_gradient_norm"), lambda value: value > 0.0, "more than 0"),  # inf: no clipping
-    (("gamma", "target_rate"), lambda value: 0.0 < value <= 1.0, "more than 0, and at most 1"),
-    (("final_rate",), lambda value: 0.0 <= value <= 1.0, "0 to 1"),
+    (("head_lr_scale", "weight_decay"), lambda value: 0.0 <= value < math.inf, "0 or more, and finite"),
+    (("learning_rate", "epsilon"), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
+    (("max_gradient_norm",), lambda value: value > 0.0, "more than 0"),  # inf: no clipping
+    (("min_lr_ratio",), lambda value: 0.0 <= value <= 1.0, "0 to 1"),
 )
 """What settings of a run must be; with others it could not train, or would train something else than was meant."""
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted names."""
+    if not isinstance(content, dict):
+        return {prefix: content}
+    return {k: v for name, value in content.items() for k, v in flat(value, f"{prefix}.{name}".strip(".")).items()}
+
+
+def settings_now(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run of any version, as dotted names, under the names that they have now.
+
+    Those that the run's objective does not have, which runs of before named all the same, are left out.
+    """
+    renamed = {RENAMED.get(name, name): value for name, value in settings.items()}
+    if not any(name.startswith("objective.") for name in renamed):
+        return renamed
+    found = {**ADDED, **renamed}
+    objective = OBJECTIVES.get(found["objective.name"])
+    if objective is None:
+        return found
+    known = {"name", *(each.name for each in fields(objective.Config))}
+    return {k: v for k, v in found.items() if not k.startswith("objective.") or k.split(".")[1] in known}
 
 
 @dataclass(frozen=True)
@@ -111,12 +129,12 @@ class RunConfig:
     """Seeds the network and the batches."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """bfloat16 autocast where the device has it (auto), or as told."""
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: ObjectiveConfig = field(default_factory=ScaledQLConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for checkpoints and model cards."""
-        return asdict(self)
+        return {**asdict(self), "objective": self.objective.to_dict()}
 
     def per_game(self, num_games: int) -> int:
         """Transitions of each game in a batch: what doesn't share out evenly is not drawn."""
@@ -128,14 +146,7 @@ class RunConfig:
         Raises:
             QzooError: names the setting.
         """
-        settings = {**vars(self), **vars(self.objective), **vars(self.optimizer)}
         if self.batch_size < num_games:
             raise QzooError(f"batch_size {self.batch_size}: at least one transition for each of {num_games} games")
-        for names, fits, wanted in LIMITS:
-            for name in names:
-                value = settings[name]
-                if value is not None and not fits(value):
-                    raise QzooError(f"{name} {value}: must be {wanted}")
-        low, high = self.objective.v_min, self.objective.v_max
-        if not -math.inf < low < high < math.inf:
-            raise QzooError(f"`v_min` {low}, `v_max` {high}: must be finite, and the first below the second")
+        check_limits({**vars(self), **vars(self.optimizer)}, LIMITS)
+        self.objective.check()

@@ -32,13 +32,12 @@ from zoo.training.checkpoint import (
     CHECKPOINT,
     RunState,
     fetch,
-    flat,
     put_damaged_aside,
     restore_checkpoint,
     run_identity,
     save_checkpoint,
 )
-from zoo.training.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig
+from zoo.training.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig, flat
 from zoo.training.contribution import Contribution
 from zoo.training.log import RunLog
 from zoo.training.ranks import ALONE, WHOLE, Share, World
@@ -66,16 +65,16 @@ def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> floa
         return (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         left = min(1.0, (steps - step) / max(1, config.decay_steps))
-        return config.final_rate + (1.0 - config.final_rate) * left
+        return config.min_lr_ratio + (1.0 - config.min_lr_ratio) * left
     progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    return config.final_rate + (1.0 - config.final_rate) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    return config.min_lr_ratio + (1.0 - config.min_lr_ratio) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
 def make_optimizer(objective: Objective, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW with decay on matrices only, and the heads' own learning rate (key `rate` of a group)."""
     encoder, heads = objective.parameter_groups()
     groups = []
-    for parameters, rate in ((encoder, 1.0), (heads, config.head_rate)):
+    for parameters, rate in ((encoder, 1.0), (heads, config.head_lr_scale)):
         for matrices in (True, False):
             chosen = [p for p in parameters if p.requires_grad and (p.ndim > 1) == matrices]
             if chosen:

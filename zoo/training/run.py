@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from zoo.critics.network import Critic
 from zoo.frames.returns import return_scale
 from zoo.frames.store import FrameStore
-from zoo.models.c51 import prior_logits
 from zoo.models.encoder import Encoder
 from zoo.models.model_folder import ModelConfig, write_model
 from zoo.models.qnetwork import QNetwork
-from zoo.objectives.base import NO_SCALES, QObjective
-from zoo.objectives.bc import BehaviourCloning
-from zoo.objectives.config import ObjectiveConfig
-from zoo.objectives.from_critic import FromCritic
-from zoo.objectives.scaled_ql import ScaledQL
+from zoo.objectives import ObjectiveConfig, QObjective, objective_named
+from zoo.objectives.base import NOTHING, BootstrapConfig, Inputs
 from zoo.support.device import computed_on
 from zoo.support.errors import QzooError
 from zoo.training.checkpoint import RunState
@@ -29,56 +24,43 @@ from zoo.training.data import DataRecord
 from zoo.training.log import LOG, VALUES
 from zoo.training.values_plot import VALUES_PLOT, draw_values, read_values
 
+RETURN_SPAN = 10.0
+"""`return_scale` brings the 99th percentile of |returns| to 80% of this: the end of the usual support."""
 CURVE_POINTS, VALUES_POINTS = 200, 25
 """Lines of the logs that results.json keeps."""
 
 
-def new_objective(
-    config: RunConfig,
-    games: Sequence[str],
-    scales: Mapping[str, float] = NO_SCALES,
-    critics: Mapping[str, Critic] | None = None,
-) -> QObjective:
+def new_objective(config: RunConfig, games: Sequence[str], inputs: Inputs = NOTHING) -> QObjective:
     """A network under the objective, fresh or from `config.init`; fresh weights depend on the seed alone.
 
     Args:
-        scales: return scale of each game, as `return_scales` gives them.
-        critics: of each game, for `from_critic`, which takes the scales from them.
+        inputs: return scales, as `return_scales` gives them, and critics for an objective that needs them.
 
     Raises:
-        QzooError: `config.init` is no model, or one of another architecture or support; critics missing or unfit.
+        QzooError: `config.init` is no model, or one of another architecture or head; critics missing or unfit.
     """
     torch.manual_seed(config.seed)
-    encoder = Encoder(config.arch, config.feature_dim)
-    network = QNetwork(encoder, games, num_atoms=config.objective.num_atoms)
+    network = QNetwork(Encoder(config.arch, config.feature_dim), games, config.objective.head())
     start_heads(network, config.objective)
     if config.init is not None:
         start_from(network, config)
-    return objective_on(network, config.objective, scales, critics)
+    return objective_on(network, config.objective, inputs)
 
 
-def objective_on(
-    network: QNetwork,
-    config: ObjectiveConfig,
-    scales: Mapping[str, float] = NO_SCALES,
-    critics: Mapping[str, Critic] | None = None,
-) -> QObjective:
-    """The objective that a config names, on a network; arguments and errors as `new_objective`."""
-    if config.objective == "from_critic":
-        return FromCritic(network, config, critics or {})
-    objective = BehaviourCloning if config.objective == "bc" else ScaledQL
-    return objective(network, config, scales)
+def objective_on(network: QNetwork, config: ObjectiveConfig, inputs: Inputs = NOTHING) -> QObjective:
+    """The objective that a config is of, on a network; arguments and errors as `new_objective`."""
+    return objective_named(config.name)(network, config, inputs)
 
 
 def return_scales(store: FrameStore, config: ObjectiveConfig) -> dict[str, float]:
     """The return scale of each game of a store that knows Monte-Carlo returns; none where the run is not scaled."""
-    if not config.scaled or store.monte_carlo is None:
+    if not isinstance(config, BootstrapConfig) or not config.scaled or store.monte_carlo is None:
         return {}
     scales = {}
     for game in store.games:
         numbers = torch.arange(store.sizes[game], device=store.actions.device)
         returns = store.monte_carlo[store.locate([game], numbers[None])]
-        scales[game] = return_scale(returns.cpu(), config.v_max)
+        scales[game] = return_scale(returns.cpu(), RETURN_SPAN)
     return scales
 
 
@@ -88,8 +70,8 @@ def start_from(network: QNetwork, config: RunConfig) -> None:
 
     assert config.init is not None
     source = load_qnetwork(config.init)
-    ours = (network.encoder.arch, network.encoder.feature_dim, config.objective.support)
-    theirs = (source.encoder.arch, source.encoder.feature_dim, source.model_config.support)
+    ours = (network.encoder.arch, network.encoder.feature_dim, network.head)
+    theirs = (source.encoder.arch, source.encoder.feature_dim, source.head)
     if ours != theirs:
         raise QzooError(f"init {config.init}: a model of {theirs}, this run is of {ours}; give the same settings")
     network.encoder.load_state_dict(source.encoder.state_dict())
@@ -102,8 +84,9 @@ def start_from(network: QNetwork, config: RunConfig) -> None:
 
 def start_heads(network: QNetwork, config: ObjectiveConfig) -> None:
     """Give fresh heads the return distribution to start from."""
-    if config.prior_std is not None:
-        network.start_at(prior_logits(config.support, config.prior_std))
+    prior = config.prior()
+    if prior is not None:
+        network.start_at(prior)
 
 
 def write_run_model(
@@ -142,11 +125,9 @@ def write_run_model(
     model_config = ModelConfig.of(
         network,
         name=name,
-        support=config.objective.support,
-        objective=config.objective.objective,
+        objective=config.objective.name,
         dataset=data.name,
         pretraining=config.to_dict(),
-        return_scales=objective.scales if config.objective.scaled or config.objective.needs_ram else {},
     )
     values = read_values(folder / VALUES)
     results = {"training": training, "curve": thin(curve), "values": _rounded(thin(values, VALUES_POINTS))}

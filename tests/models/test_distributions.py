@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.models.c51 import Support, cross_entropy, expectation, project
+from zoo.models.distributions import Support, cross_entropy, expectation, project
 
 
 def brute_force(probabilities: Tensor, returns: Tensor, discounts: Tensor, support: Support) -> Tensor:

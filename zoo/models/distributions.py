@@ -1,7 +1,7 @@
-"""Categorical return distributions (C51): support, projection, expectation and cross-entropy.
+"""Categorical return distributions: support, expectation and cross-entropy, and two ways to make targets.
 
-Source of the equations: Bellemare, Dabney and Munos, "A Distributional Perspective on Reinforcement Learning"
-(2017). Shared by pretraining and by the learner that records play.
+C51 is Bellemare, Dabney and Munos, "A Distributional Perspective on Reinforcement Learning" (2017); HL-Gauss is Imani
+and White (2018), as Farebrother et al., "Stop Regressing" (2024), use it for Q-learning.
 """
 
 from __future__ import annotations
@@ -85,3 +85,26 @@ def project(probabilities: Tensor, returns: Tensor, discounts: Tensor, support: 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """-sum_i target_i log softmax(logits)_i: logits and target (..., num_atoms) -> (...)."""
     return -(target * torch.log_softmax(logits, dim=-1)).sum(-1)
+
+
+def gaussian_histogram(values: Tensor, support: Support, sigma: float) -> Tensor:
+    """The mass that a normal around each value puts into the bins around the atoms (HL-Gauss).
+
+    With bin edges e_i halfway between atoms, p_i = (F(e_{i+1}) - F(e_i)) / (F(e_N) - F(e_0)), F being the normal's
+    distribution function (equation 3.3 of "Stop Regressing").
+
+    Args:
+        values: float (...), clipped to the support.
+        sigma: standard deviation in widths of a bin; the paper's is 0.75.
+
+    Returns:
+        float (..., num_atoms); sums to one over the last dimension.
+    """
+    half = support.spacing / 2.0
+    edges = torch.linspace(
+        support.v_min - half, support.v_max + half, support.num_atoms + 1, device=values.device, dtype=values.dtype
+    )
+    centred = edges - values.clamp(support.v_min, support.v_max)[..., None]
+    below = torch.special.ndtr(centred / (sigma * support.spacing))
+    mass: Tensor = below.diff(dim=-1) / (below[..., -1:] - below[..., :1])
+    return mass
