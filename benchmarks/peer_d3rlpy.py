@@ -92,15 +92,14 @@ def encoder_factory(arch: str) -> Any:
     if arch == "nature":
         return PixelEncoderFactory()
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from zoo.models.encoder import ARCHS, SpatialEmbedding, impala_trunk, resnet_trunk
+    from zoo.models.encoder import ARCHS, SpatialEmbedding
 
     @dataclass()
     class TrunkFactory(EncoderFactory):
         def create(self, observation_shape: Any) -> nn.Module:
             settings = ARCHS[arch]
-            flat = nn.Flatten() if arch == "impala" else SpatialEmbedding(settings.map_shape)
-            trunk = impala_trunk() if arch == "impala" else resnet_trunk(arch)
-            return nn.Sequential(trunk, flat, nn.Linear(settings.map_size, settings.feature_dim), nn.ReLU())
+            flat = SpatialEmbedding(settings.map_shape) if settings.embedding else nn.Flatten()
+            return nn.Sequential(settings.trunk(), flat, nn.Linear(settings.map_size, settings.feature_dim), nn.ReLU())
 
         @staticmethod
         def get_type() -> str:

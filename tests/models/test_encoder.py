@@ -1,12 +1,13 @@
 """The encoder: sizes, shapes, dtypes, scaling, and gradients."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.models.encoder import ARCHS, Encoder, FastMaxPool, SpatialEmbedding, best_memory_format, scale_features
+from zoo.models.encoder import ARCHS, Architecture, Encoder, FastMaxPool, SpatialEmbedding, maps_after, scale_features
 from zoo.support.errors import QzooError, unknown_name
 
 LAYOUT_OF = {"cpu": torch.contiguous_format, "meta": torch.channels_last}
@@ -47,6 +48,30 @@ def test_nature_and_impala_have_the_published_convolutions() -> None:
     ]
     assert len(convolutions[1]) == 15
     assert [outputs for _, outputs, *_ in convolutions[1]] == [16] * 5 + [32] * 10
+
+
+def test_a_new_encoder_is_a_line_in_the_dict(monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk = partial(nn.Sequential, nn.Conv2d(4, 2, 12, stride=12), nn.ReLU())
+    monkeypatch.setitem(ARCHS, "toy", Architecture(trunk, (2, 7, 7), maps_after(1), feature_dim=3))
+    encoder = Encoder("toy")
+    assert encoder(frames(5)).shape == (5, 3)
+    assert [tuple(one.shape) for one in encoder.feature_maps(frames(5))] == [(5, 2, 7, 7)]
+
+
+@pytest.mark.parametrize("arch", ["nature", "impala", "resnet18w16", "resnet50"])
+def test_feature_maps_end_in_what_is_projected(arch: str) -> None:
+    encoder = Encoder(arch, 8).eval()
+    with torch.no_grad():
+        maps = encoder.feature_maps(frames(2))
+        assert tuple(maps[-1].shape[1:]) == ARCHS[arch].map_shape and len(maps) == (5 if "resnet" in arch else 3)
+        assert torch.equal(encoder.project(encoder.embedding(maps[-1])), encoder(frames(2)))
+        sizes = [one.shape[-1] for one in maps]
+        assert sizes == sorted(sizes, reverse=True)
+        before = encoder(frames(2))
+        encoder.reset_projection()
+        assert not torch.equal(encoder(frames(2)), before) and torch.equal(
+            encoder.feature_maps(frames(2))[-1], maps[-1]
+        )
 
 
 @pytest.mark.parametrize("arch", list(ARCHS))
@@ -147,8 +172,8 @@ def test_memory_format_changes_the_layout_and_not_the_features() -> None:
 
 
 def test_each_device_has_its_memory_format(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert best_memory_format("resnet50", "cpu") == torch.contiguous_format
-    assert best_memory_format("resnet50", "cuda") == best_memory_format("impala", "cpu") == torch.channels_last
+    assert ARCHS["resnet50"].memory_format("cpu") == torch.contiguous_format
+    assert ARCHS["resnet50"].memory_format("cuda") == ARCHS["impala"].memory_format("cpu") == torch.channels_last
 
     def layouts(encoder: Encoder) -> set[bool]:
         wide = [m.weight for m in encoder.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
@@ -158,7 +183,7 @@ def test_each_device_has_its_memory_format(monkeypatch: pytest.MonkeyPatch) -> N
     encoder = network[0]
     assert isinstance(encoder, Encoder) and layouts(encoder) == {False}
     # The meta device in the place of a GPU.
-    monkeypatch.setattr("zoo.models.encoder.best_memory_format", lambda arch, device: LAYOUT_OF[device])
+    monkeypatch.setattr(Architecture, "memory_format", lambda arch, device: LAYOUT_OF[device])
     network.to("meta")
     assert layouts(encoder) == {True} and encoder.memory_format == torch.channels_last
     network.to_empty(device="cpu")

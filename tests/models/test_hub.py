@@ -180,8 +180,8 @@ def test_agent_plays_the_best_legal_action(network: QNetwork, folder: Path) -> N
     observations = frames(5)
     atoms = torch.linspace(-10, 10, 5)
     q_values = (network.outputs_for(observations, "Pong").softmax(-1) * atoms).sum(-1).detach()
-    torch.testing.assert_close(agent.q_values(observations), q_values)
     legal = action_mask("Pong")
+    torch.testing.assert_close(agent.q_values(observations)[:, legal], q_values[:, legal])
     q_values[:, ~torch.from_numpy(legal)] = -torch.inf
     frozen = observations.numpy()
     frozen.setflags(write=False)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -56,12 +57,18 @@ def reference(objective: ScaledQL, batch: Batch) -> tuple[float, float, float]:
 
             best = max(legal, key=lambda a: float(softmax(chooser[g, b, a]) @ atoms))
             p = softmax(target[g, b, best])
+            scaled = objective.network.return_scales.get(game, 1.0) * float(batch.returns[i])
             y = np.zeros(config.num_atoms)
-            for j, z in enumerate(atoms):
-                scaled = objective.scales[game] * float(batch.returns[i])
-                moved = min(max(scaled + float(batch.discounts[i]) * z, config.v_min), config.v_max)
-                for k, atom in enumerate(atoms):
-                    y[k] += p[j] * max(0.0, 1.0 - abs(moved - atom) / spacing)
+            if config.td_target == "hl_gauss":
+                mean = min(max(scaled + float(batch.discounts[i]) * float(p @ atoms), config.v_min), config.v_max)
+                cut = NormalDist(mean, config.sigma * spacing).cdf
+                mass = cut(config.v_max + spacing / 2) - cut(config.v_min - spacing / 2)
+                y += [(cut(atom + spacing / 2) - cut(atom - spacing / 2)) / mass for atom in atoms]
+            else:
+                for j, z in enumerate(atoms):
+                    moved = min(max(scaled + float(batch.discounts[i]) * z, config.v_min), config.v_max)
+                    for k, atom in enumerate(atoms):
+                        y[k] += p[j] * max(0.0, 1.0 - abs(moved - atom) / spacing)
             action = int(batch.actions[i])
             tds.append(-float(y @ np.log(softmax(online[g, b, action]))))
             q = np.array([softmax(online[g, b, a]) @ atoms for a in range(18)])
@@ -72,12 +79,17 @@ def reference(objective: ScaledQL, batch: Batch) -> tuple[float, float, float]:
 
 
 @pytest.mark.parametrize(
-    "double_q, temperature, scales", [(False, 1.0, {}), (True, 1.0, {}), (False, 0.2, {GAMES[0]: 5.0, GAMES[1]: 0.5})]
+    ("settings", "scales"),
+    [
+        ({"cql_temperature": 1.0}, {}),
+        ({"cql_temperature": 1.0, "double_q": True}, {}),
+        ({"cql_temperature": 0.2}, {GAMES[0]: 5.0, GAMES[1]: 0.5}),
+        ({"td_target": "hl_gauss"}, {GAMES[0]: 5.0}),
+        ({"td_target": "hl_gauss", "sigma": 2.0, "double_q": True}, {}),
+    ],
 )
-def test_loss_equals_plain_arithmetic(
-    store: FrameStore, double_q: bool, temperature: float, scales: dict[str, float]
-) -> None:
-    objective = make_objective(scales, double_q=double_q, cql_alpha=0.3, cql_temperature=temperature)
+def test_loss_equals_plain_arithmetic(store: FrameStore, settings: dict[str, object], scales: dict[str, float]) -> None:
+    objective = make_objective(scales, cql_alpha=0.3, **settings)
     batch = make_batch(store)
     assert (batch.discounts == 0).any() and (batch.discounts > 0).any()
     losses = objective.loss(batch)

@@ -26,38 +26,6 @@ from zoo.support.errors import QzooError, unknown_name
 INPUT_SHAPE = (4, 84, 84)
 
 
-@dataclass(frozen=True)
-class ArchSettings:
-    """What sets an architecture apart: its default feature width and the shape (C, H, W) of its last map."""
-
-    feature_dim: int
-    map_shape: tuple[int, int, int]
-    base_width: int = 64
-    """Of a ResNet: channels of its first stage; each further one has twice as many."""
-
-    @property
-    def map_size(self) -> int:
-        """Length of the flattened map."""
-        return math.prod(self.map_shape)
-
-
-# 2048 is inferred: with it the ResNets have the 31M, 60M and 79M parameters without heads that "Stop
-# Regressing" (arXiv 2403.03950, Fig. 7) gives for them. 512 is the width of the hidden layer in Mnih et al.
-# 2015.
-ARCHS: dict[str, ArchSettings] = {
-    "nature": ArchSettings(512, (64, 7, 7)),
-    "impala": ArchSettings(512, (32, 11, 11)),
-    # Narrow ones, for small budgets: a quarter or half of the channels, a sixteenth or a quarter of the arithmetic.
-    "resnet18w16": ArchSettings(512, (128, 3, 3), base_width=16),
-    "resnet18w32": ArchSettings(512, (256, 3, 3), base_width=32),
-    "resnet34w32": ArchSettings(512, (256, 3, 3), base_width=32),
-    "resnet18": ArchSettings(2048, (512, 3, 3)),
-    "resnet34": ArchSettings(2048, (512, 3, 3)),
-    "resnet50": ArchSettings(2048, (2048, 3, 3)),
-    "resnet101": ArchSettings(2048, (2048, 3, 3)),
-}
-
-
 class SpatialEmbedding(nn.Module):
     """Pointwise product of a map (B, C, H, W) with a learned (C, H, W) tensor, then flatten to (B, C*H*W).
 
@@ -131,18 +99,20 @@ class FastMaxPool(nn.MaxPool2d):
         return pooled
 
 
-def resnet_trunk(arch: str) -> nn.Module:
-    """timm's ResNet without pooling and classifier: (B, 4, 84, 84) to (B, C, 3, 3).
+def resnet_trunk(name: str, width: int) -> nn.Module:
+    """timm's ResNet of that name without pooling and classifier: (B, 4, 84, 84) to (B, C, 3, 3).
 
     Group norm is sourced, the number of groups is not: 32 is the default of timm and of the group norm paper
     (Wu and He 2018); narrow ResNets have groups of two channels in their first stage, as the usual ones do. Weights
     start as timm starts them, the last norm of each block at zero included.
+
+    Args:
+        width: channels of the first stage; each further one has twice as many.
     """
     import timm  # here, as it takes seconds to import, and torchvision and torch's compiler with it
 
-    width = ARCHS[arch].base_width
     trunk: nn.Module = timm.create_model(
-        arch.split("w")[0],
+        name,
         pretrained=False,
         in_chans=INPUT_SHAPE[0],
         num_classes=0,
@@ -184,14 +154,79 @@ def project(projection: nn.Module, trunk_map: Tensor, feature_norm: bool) -> Ten
     return scale_features(x) if feature_norm else x.float()
 
 
-def best_memory_format(arch: str, device_type: str) -> torch.memory_format:
-    """The memory format in which an architecture is fastest on a kind of device.
+def maps_after(*numbers: int) -> Callable[[nn.Module, Tensor], list[Tensor]]:
+    """The maps of a sequential trunk after the layers of these numbers."""
 
-    On a CPU, in bfloat16: channels_last makes impala faster and nature no slower, but PyTorch's group norm, and with it
-    the ResNets, much slower. On a GPU convolutions want channels_last.
+    def maps(trunk: nn.Module, x: Tensor) -> list[Tensor]:
+        found = []
+        for number, layer in enumerate(trunk.children()):
+            x = layer(x)
+            if number in numbers:
+                found.append(x)
+        return found
+
+    return maps
+
+
+def resnet_maps(trunk: Any, x: Tensor) -> list[Tensor]:
+    """The maps of a ResNet's stem and four stages, as timm's `features_only` gives them."""
+    found = [trunk.act1(trunk.bn1(trunk.conv1(x)))]
+    x = trunk.maxpool(found[0])
+    for layer in (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4):
+        x = layer(x)
+        found.append(x)
+    return found
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What sets an encoder apart.
+
+    trunk: makes the convolutions, float (B, 4, 84, 84) to (B, C, H, W). map_shape: that (C, H, W). maps: of a trunk and
+    its input, the maps of every stage. feature_dim: default width of the features. embedding: whether a learned spatial
+    embedding follows. contiguous_on_cpu: whether maps in PyTorch's usual memory format are faster on a CPU.
     """
-    slow_norm = arch.startswith("resnet") and device_type != "cuda"
-    return torch.contiguous_format if slow_norm else torch.channels_last
+
+    trunk: Callable[[], nn.Module]
+    map_shape: tuple[int, int, int]
+    maps: Callable[[nn.Module, Tensor], list[Tensor]]
+    feature_dim: int = 512
+    embedding: bool = False
+    contiguous_on_cpu: bool = False
+
+    @property
+    def map_size(self) -> int:
+        """Length of the flattened map."""
+        return math.prod(self.map_shape)
+
+    def memory_format(self, device_type: str) -> torch.memory_format:
+        """The memory format in which it is fastest on a kind of device."""
+        contiguous = self.contiguous_on_cpu and device_type != "cuda"
+        return torch.contiguous_format if contiguous else torch.channels_last
+
+
+def resnet(name: str, channels: int = 512, width: int = 64, feature_dim: int = 2048) -> Architecture:
+    """A ResNet; PyTorch's group norm on a CPU is slow in channels_last."""
+    trunk = partial(resnet_trunk, name, width)
+    return Architecture(trunk, (channels, 3, 3), resnet_maps, feature_dim, embedding=True, contiguous_on_cpu=True)
+
+
+# 2048 is inferred: with it the ResNets have the 31M, 60M and 79M parameters without heads that "Stop
+# Regressing" (arXiv 2403.03950, Fig. 7) gives for them. 512 is the width of the hidden layer in Mnih et al.
+# 2015.
+ARCHS: dict[str, Architecture] = {
+    "nature": Architecture(nature_trunk, (64, 7, 7), maps_after(1, 3, 5)),
+    "impala": Architecture(impala_trunk, (32, 11, 11), maps_after(3, 7, 12)),
+    # Narrow ones, for small budgets: a quarter or half of the channels, a sixteenth or a quarter of the arithmetic.
+    "resnet18w16": resnet("resnet18", 128, width=16, feature_dim=512),
+    "resnet18w32": resnet("resnet18", 256, width=32, feature_dim=512),
+    "resnet34w32": resnet("resnet34", 256, width=32, feature_dim=512),
+    "resnet18": resnet("resnet18"),
+    "resnet34": resnet("resnet34"),
+    "resnet50": resnet("resnet50", 2048),
+    "resnet101": resnet("resnet101", 2048),
+}
+"""Encoders by name."""
 
 
 def _check_observations(observations: Tensor) -> None:
@@ -213,8 +248,8 @@ class Encoder(nn.Module):
         feature_dim: D; by default 512 for nature, impala and the narrow ResNets, 2048 for the other ResNets.
         feature_norm: end in ReLU and `scale_features` (every feature vector has the norm sqrt(D)); False ends
             in the ReLU alone, the classic form.
-        memory_format: how the convolutions see their weights and input; by default `best_memory_format`, anew when
-            the encoder moves to another device. Parameters keep their shape.
+        memory_format: how the convolutions see their weights and input; by default the fastest one, anew
+            when the encoder moves to another device. Parameters keep their shape.
 
     Raises:
         QzooError: the architecture is unknown, or the feature width is not positive.
@@ -237,23 +272,17 @@ class Encoder(nn.Module):
         self.arch = arch
         self.feature_dim = feature_dim if feature_dim is not None else settings.feature_dim
         self.feature_norm = feature_norm
-        self.memory_format = memory_format or best_memory_format(arch, "cpu")
+        self.memory_format = memory_format or settings.memory_format("cpu")
         self._keeps_format = memory_format is not None
-        self.embedding: nn.Module = nn.Flatten()
-        if arch == "nature":
-            self.trunk: nn.Module = nature_trunk()
-        elif arch == "impala":
-            self.trunk = impala_trunk()
-        else:
-            self.trunk = resnet_trunk(arch)
-            self.embedding = SpatialEmbedding(settings.map_shape)
+        self.trunk = settings.trunk()
+        self.embedding = SpatialEmbedding(settings.map_shape) if settings.embedding else nn.Flatten()
         self.projection = nn.Linear(settings.map_size, self.feature_dim)
         self.to(memory_format=self.memory_format)
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What every move to another device goes through, a parent's as well."""
         super()._apply(function, recurse)  # type: ignore[no-untyped-call]
-        best = best_memory_format(self.arch, self.projection.weight.device.type)
+        best = ARCHS[self.arch].memory_format(self.projection.weight.device.type)
         if not self._keeps_format and best != self.memory_format:
             self.memory_format = best
             self.to(memory_format=best)
@@ -272,20 +301,35 @@ class Encoder(nn.Module):
         """
         return self.project(self.trunk_map(observations))
 
+    def reset_projection(self) -> None:
+        """Start the linear layer behind the convolutions afresh, as PyTorch starts one."""
+        self.projection.reset_parameters()
+
+    def feature_maps(self, observations: Tensor) -> list[Tensor]:
+        """The maps of every stage, as timm's `features_only` gives them: frames as in `forward` to float (B, C, H, W).
+
+        Raises:
+            QzooError: another dtype or shape.
+        """
+        return ARCHS[self.arch].maps(self.trunk, self._scaled(observations))
+
     def trunk_map(self, observations: Tensor) -> Tensor:
         """What the convolutions see, flattened: frames as in `forward` to float (B, C*H*W), in autocast's precision.
 
         Raises:
             QzooError: another dtype or shape.
         """
+        flat: Tensor = self.embedding(self.trunk(self._scaled(observations)))
+        return flat
+
+    def _scaled(self, observations: Tensor) -> Tensor:
+        """Frames in [0, 1], in autocast's precision and the memory format of the convolutions."""
         _check_observations(observations)
         # Reordering comes first, while an element is one byte; bfloat16 holds every integer up to 256, so under
         # autocast a byte may go there directly.
         device = observations.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-        x = observations.contiguous(memory_format=self.memory_format).to(dtype) / 255.0
-        flat: Tensor = self.embedding(self.trunk(x))
-        return flat
+        return observations.contiguous(memory_format=self.memory_format).to(dtype) / 255.0
 
     def project(self, trunk_map: Tensor) -> Tensor:
         """The fully connected part: float (B, C*H*W) to float32 (B, D)."""
