@@ -1,6 +1,7 @@
 """Objectives of pretraining compared: values beside returns, and scores, on the same games, data and network.
 
     python benchmarks/objectives.py mend     # scaled_ql and its settings, on six games: benchmarks/objective.md
+    python benchmarks/objectives.py policy   # from_critic's policy term, on six games: benchmarks/policy_term.md
     python benchmarks/objectives.py teach    # from_critic, scaled_ql, bc, on all forty: benchmarks/teaching.md
 
 A run trains a network by one of a study's variants, and plays seeded episodes of every game. Runs are kept in
@@ -57,11 +58,12 @@ class Study:
     arch: str = "nature"
 
 
+SIX = ("Boxing", "Breakout", "Gopher", "Kangaroo", "Qbert", "Seaquest")
 STUDIES = {
     "mend": Study(
         page="objective",
         title="Settings of scaled_ql",
-        games=("Boxing", "Breakout", "Gopher", "Kangaroo", "Qbert", "Seaquest"),
+        games=SIX,
         per_game=150_000,
         samples=500_000,
         variants={
@@ -74,6 +76,21 @@ STUDIES = {
             "scaled, double Q": {"scaled": True, "double_q": True},
             "scaled, hard target": {"scaled": True, "target": "hard", "target_every": 500},
             "scaled, alpha 0": {"scaled": True, "cql_alpha": 0.0},
+        },
+    ),
+    "policy": Study(
+        page="policy_term",
+        title="Learning from critics: the policy term",
+        games=SIX,
+        per_game=150_000,
+        samples=180_000,
+        variants={
+            f"weight {weight:g}, temperature {temperature:g}": {
+                "objective": "from_critic",
+                "policy_weight": weight,
+                "policy_temperature": temperature,
+            }
+            for weight, temperature in ((1.0, 0.5), (4.0, 0.5), (4.0, 1.0), (10.0, 1.0), (0.0, 1.0), (4.0, 0.25))
         },
     ),
     "teach": Study(
@@ -98,7 +115,7 @@ STUDIES = {
 class Compare:
     """Train and play the runs of a study, and write its page."""
 
-    study: tyro.conf.Positional[Literal["mend", "teach"]]
+    study: tyro.conf.Positional[Literal["mend", "policy", "teach"]]
     variants: tuple[str, ...] = ()
     """Which of the variants; by default all."""
     samples: int | None = None
