@@ -1,26 +1,108 @@
-"""Recorded play by name.
+"""Recorded play by name, and what is made of it.
 
 import zoo
-recordings = zoo.data.load("mixed40", games=["Breakout"], per_game=50_000)
+play = zoo.data.load("mixed40", games=["Breakout"], per_game=50_000)
+store = play.store()                                  # frames, replayed; batches for a loop of your own
+transitions = play.dataset(n_step=5, gamma=0.99)      # a torch Dataset
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, overload
 
 from zoo.atari.games import get_game
-from zoo.recordings.datasets import DATASETS, Selection, get_dataset, missing_games
+from zoo.recordings.datasets import CUSTOM, DATASETS, Selection, get_dataset, missing_games
 from zoo.recordings.format import Recording
 from zoo.recordings.library import load_recordings, recorded_files, recorded_games
 from zoo.support.errors import QzooError
 
-__all__ = ["list_datasets", "load", "read"]
+if TYPE_CHECKING:
+    from zoo.frames.dataset import TransitionDataset
+    from zoo.frames.store import FrameStore
+
+__all__ = ["Play", "list_datasets", "load", "read"]
 
 Paths: TypeAlias = str | Path | Sequence[str | Path]
 """Files or folders, one or several."""
+
+
+class Play(Sequence[Recording]):
+    """Recordings, a sequence of them, game after game; selection: what they were chosen by."""
+
+    def __init__(self, recordings: Sequence[Recording], selection: Selection) -> None:
+        self._recordings = tuple(recordings)
+        self.selection = selection
+
+    @overload
+    def __getitem__(self, index: int) -> Recording: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Recording]: ...
+
+    def __getitem__(self, index: int | slice) -> Recording | Sequence[Recording]:
+        return self._recordings[index]
+
+    def __len__(self) -> int:
+        return len(self._recordings)
+
+    def __iter__(self) -> Iterator[Recording]:
+        return iter(self._recordings)
+
+    def __repr__(self) -> str:
+        return f"Play of {len(self.games)} games in {len(self)} recordings: {self.transitions:,} transitions"
+
+    @property
+    def games(self) -> tuple[str, ...]:
+        """The games, in order."""
+        return tuple(dict.fromkeys(recording.metadata.game for recording in self))
+
+    @property
+    def transitions(self) -> int:
+        """Number of transitions that may be drawn."""
+        return sum(recording.transitions for recording in self)
+
+    def store(
+        self,
+        placement: Literal["auto", "ram", "memmap", "blocks"] = "auto",
+        cache: str | Path = "runs/frames",
+        *,
+        workers: int | None = None,
+        ram: bool = False,
+        on_steps: Callable[[int], None] = lambda steps: None,
+    ) -> FrameStore:
+        """Replay into a store of frames, from which batches are drawn.
+
+        Args:
+            placement: raw in memory (ram, 7 KB a frame), raw in a memory-mapped file, or compressed in files of blocks
+                (0.3 KB); auto: ram where frames take less than half of what is free.
+            cache: folder of the files, which are used again.
+            workers: processes; by default one a core.
+            ram: keep the emulator's RAM of each state too.
+            on_steps: called with the number of steps replayed since the last call.
+
+        Raises:
+            QzooError: as `zoo.frames.store.build_store`.
+        """
+        from zoo.frames.store import build_store, choose_placement  # torch is slow to import
+
+        chosen = choose_placement(list(self)) if placement == "auto" else placement
+        needs_folder = ram or chosen != "ram"
+        return build_store(list(self), chosen, cache if needs_folder else None, workers, on_steps, ram=ram)
+
+    def dataset(
+        self, n_step: int = 1, gamma: float = 0.99, reward_clip: float | None = 1.0, store: FrameStore | None = None
+    ) -> TransitionDataset:
+        """The transitions as a `torch.utils.data.Dataset`; see `TransitionDataset`.
+
+        Args:
+            store: as `store` made it; by default it is made now.
+        """
+        from zoo.frames.dataset import TransitionDataset
+
+        return TransitionDataset(store or self.store(), n_step, gamma, reward_clip)
 
 
 def load(
@@ -31,8 +113,8 @@ def load(
     uniform: bool = False,
     seed: SupportsIndex = 0,
     recordings: Paths = (),
-) -> list[Recording]:
-    """Recordings of a dataset, game after game, one a file; `zoo.frames.store.build_store` makes frames of them.
+) -> Play:
+    """Recordings of a dataset, game after game, one a file; `store` of what is returned makes frames of them.
 
     Args:
         name: as `list_datasets` tells: "novice40", "mixed40", "heldout5", "learner12".
@@ -55,12 +137,12 @@ def load(
         raise QzooError("uniform=True: says how per_game is drawn; give per_game too")
     get_dataset(name)  # a selection takes "custom" too, which is no dataset
     selection = Selection(name, chosen, per_game=limit, uniform=uniform, seed=_whole("seed", seed, 0))
-    return selection.load(_paths(recordings))
+    return Play(selection.load(_paths(recordings)), selection)
 
 
 def read(
     recordings: Paths, games: str | Sequence[str] | None = None, sources: str | Sequence[str] | None = None
-) -> list[Recording]:
+) -> Play:
     """Recordings that are in no dataset, such as your own, whole: game after game, one a file.
 
     Args:
@@ -74,7 +156,8 @@ def read(
     paths = _paths(recordings)
     names, kinds = ([one] if isinstance(one, str) else one for one in (games, sources))
     chosen = recorded_games(paths) if names is None else [get_game(game).name for game in names]
-    return load_recordings(chosen, kinds or (), paths)
+    selection = Selection(CUSTOM, tuple(chosen), tuple(kinds or ()))
+    return Play(load_recordings(chosen, kinds or (), paths), selection)
 
 
 def list_datasets(recordings: Paths = ()) -> list[dict[str, Any]]:

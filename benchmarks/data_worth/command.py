@@ -89,16 +89,16 @@ class Worth:
             summarize_worth,
             worth_page,
         )
-        from zoo.commands.choose import refuse_held_out
         from zoo.models.encoder import ARCHS
         from zoo.recordings.datasets import DATASETS
         from zoo.support.device import pick_device
         from zoo.support.files import write_json, write_text, writing
         from zoo.support.pool import run_all
+        from zoo.training.data import refuse_held_out
 
         games = tuple(parse_games(self.games))
         if not self.allow_held_out:
-            refuse_held_out(games, named=True, dataset="", origins={})
+            refuse_held_out(games)
         if self.run_config.arch not in ARCHS:
             raise unknown_name("arch", self.run_config.arch, ARCHS)
         if self.workers < 0:

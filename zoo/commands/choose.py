@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress import TaskID
-
 from zoo.atari.games import GROUPS, games_of, get_game, parse_games
-from zoo.commands.common import progress_bar
 from zoo.recordings.datasets import CUSTOM
 from zoo.support.errors import QzooError
 
 if TYPE_CHECKING:
-    from zoo.converters.frame_set import FrameSet, Origin
-    from zoo.recordings.datasets import Selection
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The play to train on. selection: of the recordings, None for none of them. origins: the imported sets."""
-
-    games: tuple[str, ...]
-    selection: Selection | None
-    origins: dict[Path, Origin]
-
-    def only(self, games: Sequence[str]) -> Chosen:
-        """What is of these games alone."""
-        origins = {path: origin for path, origin in self.origins.items() if origin.game in games}
-        taken = tuple(game for game in games if self.selection and game in self.selection.games)
-        return Chosen(tuple(games), replace(self.selection, games=taken) if self.selection and taken else None, origins)
+    from zoo.converters.frame_set import Origin
 
 
 def takes_recordings(imports: Sequence[Path], dataset: str, recordings: Sequence[Path], sources: Sequence[str]) -> bool:
@@ -114,22 +93,18 @@ def _recorded(dataset: str, paths: Sequence[Path]) -> Sequence[str]:
     return recorded_games(paths) if dataset == CUSTOM else get_dataset(dataset).games
 
 
-def refuse_held_out(games: Sequence[str], named: bool, dataset: str, origins: Mapping[Path, Origin]) -> None:
-    """Refuse held-out games.
-
-    Args:
-        named: they were named with --games; else the error tells what they come from.
+def refuse_held_out_choice(games: Sequence[str], named: bool, dataset: str, origins: Mapping[Path, Origin]) -> None:
+    """Refuse held-out games, saying what they come from: named, they were asked for by name.
 
     Raises:
         QzooError: names them.
     """
+    from zoo.training.data import refuse_held_out
+
     held_out = [game for game in games if get_game(game).split == "held_out"]
-    if not held_out:
-        return
     paths = [str(path) for path, origin in origins.items() if origin.game in held_out]
     where = f"imports {' '.join(paths)}" if paths else f"dataset {dataset}"
-    told = f"games {' '.join(held_out)}" if named else f"{where}: {' '.join(held_out)}"
-    raise QzooError(f"{told}: held out for transfer; `allow_held_out` forces it")
+    refuse_held_out(games, "games" if named else f"{where}:")
 
 
 def sets_of(origins: Mapping[Path, Origin], games: Sequence[str]) -> dict[Path, Origin]:
@@ -142,33 +117,3 @@ def sets_of(origins: Mapping[Path, Origin], games: Sequence[str]) -> dict[Path, 
     if origins and not left:
         raise QzooError(f"imports: no set is of {', '.join(games)}; they are of {', '.join(imported_games(origins))}")
     return left
-
-
-def open_sets(
-    origins: Mapping[Path, Origin],
-    transitions: int | None,
-    seed: int,
-    *,
-    deadline: float = float("inf"),
-    quiet: bool = False,
-) -> list[FrameSet]:
-    """Open sets, every frame of them checked, and draw about `transitions` of each.
-
-    Raises:
-        QzooError: a damaged set; or the time was over before all were read.
-    """
-    from zoo.converters.frame_set import open_frame_set
-    from zoo.converters.imports import draw_episodes
-
-    opened = []
-    with progress_bar(quiet=quiet) as bar:
-        for path, origin in origins.items():
-            task = bar.add_task("check", total=origin.frames, note=path.name)
-
-            def advance(frames: int, path: Path = path, task: TaskID = task) -> None:
-                bar.advance(task, frames)
-                if time.time() > deadline:
-                    raise QzooError(f"time_budget: over before the frames of {path} were checked")
-
-            opened.append(draw_episodes(open_frame_set(path, on_frames=advance), transitions, seed))
-    return opened

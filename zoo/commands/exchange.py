@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
+from rich.progress import TaskID
 
 from zoo.atari.games import parse_games
 from zoo.commands.common import progress_bar, typed_command
@@ -18,7 +18,6 @@ from zoo.support.errors import QzooError
 
 if TYPE_CHECKING:
     from zoo.converters.frame_set import Origin
-    from zoo.recordings.format import Recording
 
 Format = Literal["dqn_replay", "minari"]
 
@@ -134,28 +133,28 @@ class Export:
 
     def run(self) -> dict[str, Any]:
         """Export, one game and source after the other."""
-        from zoo.converters.export import sources_of
+        from zoo.converters.write import ExportProgress, export
         from zoo.recordings.datasets import Selection
 
-        if self.workers < 0:
-            raise QzooError(f"workers {self.workers}: must be at least 1, or 0 for every core")
         games = tuple(parse_games(self.games, self._games()) if self.games else ())
         if self.dataset == CUSTOM and not games:
             raise QzooError("games: name the games to export, or a `dataset`")
+        if self.workers < 0:
+            raise QzooError(f"workers {self.workers}: must be at least 1, or 0 for every core")
         selection = Selection(self.dataset, games, self.sources, self.transitions, self.per_game, seed=self.seed)
-        groups = sources_of(selection.load(self.recordings))
-        parts: list[dict[str, Any]] = []
+        recordings = selection.load(self.recordings)
         with progress_bar(quiet=self.json) as bar:
-            for (game, source), recordings in groups.items():
-                steps = sum(recording.steps for recording in recordings)
-                episodes = sum(len(recording.episodes) for recording in recordings)
-                task = bar.add_task(f"{game}.{source}", total=steps, note="")
-                about = self._export(recordings, partial(bar.advance, task))
-                parts.append({"game": game, "source": source, "episodes": episodes, "steps": steps, **about})
-        if self.format == "parquet":
-            from zoo.converters.export_parquet import write_card
+            tasks: dict[tuple[str, str], TaskID] = {}
 
-            write_card(self.out)
+            def show(progress: ExportProgress) -> None:
+                key = progress.game, progress.source
+                if key not in tasks:
+                    tasks[key] = bar.add_task(".".join(key), total=progress.total, note="")
+                bar.update(tasks[key], completed=progress.steps)
+
+            parts = export(
+                recordings, self.format, self.out, workers=self.workers, command=typed_command(), report=show
+            )
         for part in parts:
             print(f"{part['path']}: {part['steps']:,} steps of {part['episodes']:,} episodes", file=sys.stderr)
         return {"format": self.format, "out": str(self.out), "datasets": parts}
@@ -166,15 +165,3 @@ class Export:
         from zoo.recordings.library import recorded_games
 
         return recorded_games(self.recordings) if self.dataset == CUSTOM else get_dataset(self.dataset).games
-
-    def _export(self, recordings: list[Recording], on_steps: Callable[[int], None]) -> dict[str, Any]:
-        workers, command = self.workers or None, typed_command()
-        if self.format == "minari":
-            from zoo.converters.export_minari import export_minari
-
-            name, path = export_minari(recordings, self.out, command=command, workers=workers, on_steps=on_steps)
-            return {"id": name, "path": str(path)}
-        from zoo.converters.export_parquet import export_parquet
-
-        written = export_parquet(recordings, self.out, command=command, workers=workers, on_steps=on_steps)
-        return {"path": str(written)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import tyro
 
 from finetune.offline import FinetuneConfig, Mode, objective_for
-from zoo.commands.choose import Chosen, open_sets, refuse_limits, sets_of, takes_recordings
+from zoo.commands.choose import refuse_limits, sets_of, takes_recordings
 from zoo.commands.common import parse_duration, progress_bar, typed_command
 from zoo.recordings.datasets import CUSTOM, Selection
 from zoo.support.errors import QzooError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zoo.frames.store import FrameStore
     from zoo.models.encoder import Encoder
     from zoo.models.qnetwork import QNetwork
-    from zoo.training.data import TrainingData
+    from zoo.training.data import ChosenPlay, TrainingData
 
 
 @dataclass
@@ -156,7 +156,7 @@ class FinetuneOffline:
             )
         return critic
 
-    def choose(self, game: str) -> Chosen:
+    def choose(self, game: str) -> ChosenPlay:
         """Which recordings and imported sets to train on.
 
         Raises:
@@ -169,7 +169,9 @@ class FinetuneOffline:
         origins = sets_of(find_sets(self.imports), [game])
         recorded = takes_recordings(self.imports, self.dataset, self.recordings, self.sources)
         check_origins(origins, with_recordings=recorded, allow_mix=self.allow_mixed_origins)
-        return Chosen((game,), self.selection(game) if recorded else None, origins)
+        selection = self.selection(game) if recorded else None
+        seed, mix = self.finetune_config.seed, self.allow_mixed_origins
+        return ChosenPlay((game,), selection, origins, self.recordings, self.transitions, seed, mix)
 
     def selection(self, game: str) -> Selection:
         """What to take of the recordings."""
@@ -177,15 +179,13 @@ class FinetuneOffline:
         seed = self.finetune_config.seed
         return Selection(self.dataset, (game,), sources, self.transitions, uniform=self.uniform, seed=seed)
 
-    def _load(self, chosen: Chosen, deadline: float) -> tuple[TrainingData, FrameStore]:
+    def _load(self, chosen: ChosenPlay, deadline: float) -> tuple[TrainingData, FrameStore]:
         """What was chosen, read, and the store that it gives."""
         from zoo.frames.store import build_store
         from zoo.training.data import TrainingData
 
-        recordings = chosen.selection.load(self.recordings) if chosen.selection else []
-        seed = self.finetune_config.seed
-        sets = open_sets(chosen.origins, self.transitions, seed, deadline=deadline, quiet=self.json)
-        data, replayed = TrainingData(recordings, sets), None
+        recordings = chosen.recordings()
+        data, replayed = TrainingData(recordings, chosen.sets(deadline)), None
         if chosen.selection:
             with progress_bar(quiet=self.json) as bar:
                 task = bar.add_task("replay", total=sum(recording.steps for recording in recordings), note="")

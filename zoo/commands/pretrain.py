@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import tyro
+from rich.progress import Progress, TaskID
 
 from zoo.commands.choose import (
-    Chosen,
     games_of_imports,
     games_of_recordings,
     games_to_replay,
     imported_games,
-    open_sets,
-    refuse_held_out,
+    refuse_held_out_choice,
     refuse_limits,
     sets_of,
     takes_recordings,
@@ -26,18 +26,12 @@ from zoo.commands.choose import (
 from zoo.commands.common import parse_duration, progress_bar, typed_command
 from zoo.objectives import objective_named
 from zoo.recordings.datasets import CUSTOM
-from zoo.support.cores import cores
-from zoo.support.errors import QzooError
 from zoo.training.config import ComputeConfig, RunConfig
+from zoo.training.data import ChosenPlay
+from zoo.training.pretrain import Places
 
 if TYPE_CHECKING:
-    from zoo.critics.network import Critic
-    from zoo.frames.store import FrameStore
-    from zoo.recordings.format import Recording
-    from zoo.training.data import TrainingData
-    from zoo.training.ranks import World
-
-IF_FULL = "lower `batch_size`, keep frames off the GPU (`frames` host), or take a smaller `arch`"
+    from zoo.training.pretrain import PretrainProgress
 
 
 @dataclass
@@ -85,18 +79,7 @@ class Pretrain:
     objective: str = "scaled_ql"
     """What is minimised: scaled_ql, from_critic, bc or mse_ql. Its settings are the ones that --help then shows."""
     run_config: RunConfig = field(default_factory=RunConfig)
-    store: Literal["auto", "ram", "memmap", "blocks"] = "auto"
-    """Where frames live: raw in memory (7 KB each), raw in a memory-mapped file, or compressed in files of blocks,
-    which the system keeps in memory as far as they fit. auto: raw in memory where they fit in half of what is free,
-    else blocks. What a step draws is the same in all. Those of imported sets stay in their own memory-mapped files."""
-    frames: Literal["auto", "device", "host"] = "auto"
-    """On a GPU, where a step takes frames from. device: raw, from the GPU's memory, whatever --store says, which is the
-    fastest. host: from where --store keeps them, which leaves that memory to the network. auto: device, where raw
-    frames take at most 80% of what is free there. What a step draws is the same."""
-    cache: Path = Path("runs/frames")
-    """Folder of the files of frames and RAM, used again by every run on the same play; delete it when you like."""
-    critics: Path = Path("runs/critics")
-    """With --objective from_critic: the folder of the critics, as `zoo critic train` writes it."""
+    places: Places = field(default_factory=Places)
     device: str = "auto"
     """auto, cpu, cuda."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -123,98 +106,34 @@ class Pretrain:
 
     def run(self) -> dict[str, Any] | None:
         """Train; returns where the run stands, or None where another rank does."""
-        from zoo.support.device import deterministic, told_when_full
-        from zoo.training.ranks import join
+        from zoo.training.pretrain import pretrain
 
-        with deterministic(self.compute.deterministic), told_when_full(IF_FULL), join() as world:
-            return self._run(world)
-
-    def _run(self, world: World) -> dict[str, Any] | None:
-        from zoo.critics.network import critics_identity
-        from zoo.frames.store import place_store
-        from zoo.models.encoder import ARCHS
-        from zoo.objectives.base import Inputs
-        from zoo.support.device import pick_device, told_when_full
-        from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
-        from zoo.training.data import DataRecord
-        from zoo.training.loop import TrainingProgress, train
-        from zoo.training.ranks import share_of
-        from zoo.training.run import new_objective, return_scales, write_run_model
-
-        started = time.time()
-        folder = self.out / self.name
-        with world.together(), told_when_full(IF_FULL):
-            if Path(self.name).name != self.name:
-                raise QzooError(f"name {self.name}: must be a name, not a path; `out` takes the folder")
-            if (arch := self.name.split(".")[0]) in ARCHS and arch != self.run_config.arch:
-                raise QzooError(f"name {self.name}: the network is a {self.run_config.arch}; give `arch` {arch} too")
-            self.run_config.check(1)
-            deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
-            checkpoint_seconds = parse_duration(self.checkpoint_every, "checkpoint_every")
-            if checkpoint_seconds <= 0.0:
-                raise QzooError(f"checkpoint_every {self.checkpoint_every}: must be more than 0")
-            chosen = self.choose()
-            self.run_config.check(len(chosen.games))
-            device = pick_device(world.own_device(self.device))
-            share = share_of(chosen.games, self.run_config.per_game(len(chosen.games)), world)
-            # Rather now than after the replay.
-            there = checkpoints_at(folder / CHECKPOINT, resume=self.resume)
-            if not self.force_resume:
-                check_same_settings(there, self.run_config, chosen.games)
-            critics = self._critics(chosen)
-            data, store = self._load(chosen.only(share.names), deadline, world)
-            spec = self.run_config.objective.batch()
-            # What values are compared with: of a critic's, a lost life may be an end.
-            life_ends = any(critic.life_ends for critic in critics.values())
-            store = store.with_monte_carlo(spec.gamma, spec.reward_clip, life_ends=life_ends)
-            store = place_store(store, device, self.frames)
-            inputs = Inputs(world.union(return_scales(store, self.run_config.objective)), critics)
-            objective = new_objective(self.run_config, chosen.games, inputs).to(device)
-        record = DataRecord(chosen.games, chosen.selection, world.union(data.by_game()))
-        with progress_bar(quiet=self.json or not world.leads) as bar:
-            task = bar.add_task(self.name, total=self.run_config.steps, note="")
-
-            def show(progress: TrainingProgress) -> None:
-                losses = [f"{name} {progress.losses[name]:.3f}" for name in objective.shown if name in progress.losses]
-                parts = [f"{progress.samples_per_second:.0f} samples/s", *losses, progress.worst]
-                note = ", ".join(filter(None, parts))
-                bar.update(task, completed=progress.step, note=note)
-
-            run = train(
-                objective,
-                store,
+        checkpoint_seconds = parse_duration(self.checkpoint_every, "checkpoint_every")
+        seconds = parse_duration(self.time_budget) if self.time_budget else float("inf")
+        with progress_bar(quiet=self.json or int(os.environ.get("RANK", "0")) > 0) as bar:
+            made = pretrain(
+                self.choose(),
                 self.run_config,
-                folder,
-                device=device,
+                name=self.name,
+                out=self.out,
+                places=self.places,
+                device=self.device,
                 compute=self.compute,
-                world=world.on(device),
-                share=share,
-                deadline=deadline,
-                identity={**record.identity(), **critics_identity(critics)},
-                resume=self.resume,
-                force=self.force_resume,
+                seconds=seconds,
                 checkpoint_seconds=checkpoint_seconds,
-                report=show,
+                resume=self.resume,
+                force_resume=self.force_resume,
+                allow_held_out=self.allow_held_out,
+                command=self._command(),
+                report=PretrainBars(bar, objective_named(self.run_config.objective.name).shown),
             )
-        if not world.leads:
+        if made is None:
             return None
-        model = write_run_model(
-            folder,
-            self.name,
-            record,
-            objective,
-            self.run_config,
-            run,
-            device,
-            self._command(),
-            world.size,
-        )
-        done = run.step >= self.run_config.steps
-        stopped = "" if done else f" (stopped by --time-budget {self.time_budget}; --resume goes on)"
-        print(f"step {run.step} of {self.run_config.steps}{stopped}, model in {model}", file=sys.stderr)
-        return {"model": str(model), "step": run.step, "steps": self.run_config.steps, "done": done}
+        stopped = "" if made.done else f" (stopped by --time-budget {self.time_budget}; --resume goes on)"
+        print(f"step {made.step} of {made.steps}{stopped}, model in {made.model}", file=sys.stderr)
+        return {"model": str(made.model), "step": made.step, "steps": made.steps, "done": made.done}
 
-    def choose(self) -> Chosen:
+    def choose(self) -> ChosenPlay:
         """Which recordings and imported sets to train on, every game named.
 
         Raises:
@@ -234,7 +153,7 @@ class Pretrain:
         else:
             games = games_of_imports(self.games, imported)
         if not self.allow_held_out:
-            refuse_held_out(games, bool(self.games), self.dataset, origins)
+            refuse_held_out_choice(games, bool(self.games), self.dataset, origins)
         origins = sets_of(origins, games)
         check_origins(origins, with_recordings=recorded, allow_mix=self.allow_mixed_origins)
         selection = None
@@ -248,47 +167,43 @@ class Pretrain:
                 self.uniform,
                 self.run_config.seed,
             )
-        return Chosen(tuple(games), selection, origins)
-
-    def _critics(self, chosen: Chosen) -> dict[str, Critic]:
-        """The critics of the games, where the objective wants them."""
-        from zoo.critics.network import load_critics
-
-        if not self.run_config.objective.needs_critics:
-            return {}
-        if chosen.origins:
-            raise QzooError("imports: imported play has no RAM, which `objective` from_critic needs; leave one out")
-        return load_critics(self.critics, chosen.games)
-
-    def _load(self, chosen: Chosen, deadline: float, world: World) -> tuple[TrainingData, FrameStore]:
-        """What was chosen, read, and the store that it gives."""
-        from zoo.training.data import TrainingData
-
-        recordings = chosen.selection.load(self.recordings) if chosen.selection else []
-        quiet = self.json or not world.leads
-        sets = open_sets(chosen.origins, self.transitions, self.run_config.seed, deadline=deadline, quiet=quiet)
-        data = TrainingData(recordings, sets)
-        replayed = self._store(recordings, deadline, world) if chosen.selection else None
-        return data, data.store(chosen.games, replayed, allow_mix=self.allow_mixed_origins)
-
-    def _store(self, recordings: list[Recording], deadline: float, world: World) -> FrameStore:
-        from zoo.frames.store import build_store, choose_placement
-
-        placement = self.store if self.store != "auto" else choose_placement(recordings, world.local_size)
-        threads = None if world.local_size == 1 else max(1, cores() // world.local_size)
-        total = sum(recording.steps for recording in recordings)
-        with progress_bar(quiet=self.json or not world.leads) as bar:
-            task = bar.add_task("replay", total=total, note=placement)
-
-            def advance(steps: int) -> None:
-                bar.advance(task, steps)
-                if time.time() > deadline:
-                    raise QzooError(f"time_budget {self.time_budget}: over before the {total:,} steps were replayed")
-
-            ram = self.run_config.objective.needs_critics
-            return build_store(recordings, placement, self.cache, threads, advance, ram=ram)
+        return ChosenPlay(
+            tuple(games),
+            selection,
+            origins,
+            self.recordings,
+            self.transitions,
+            self.run_config.seed,
+            self.allow_mixed_origins,
+        )
 
     def _command(self) -> str:
         """What makes this model again, without what only parted the run in time."""
         words = shlex.split(typed_command(without=["--time-budget"]))
         return shlex.join(word for word in words if word != "--resume")
+
+
+class PretrainBars:
+    """A bar for each stage of a pretraining.
+
+    shown: losses to show.
+    """
+
+    def __init__(self, bar: Progress, shown: Sequence[str]) -> None:
+        self.bar, self.shown = bar, shown
+        self.tasks: dict[tuple[str, str], TaskID] = {}
+
+    def __call__(self, progress: PretrainProgress) -> None:
+        """Show how far a stage is."""
+        key = progress.stage, progress.what
+        if key not in self.tasks:
+            name = progress.what if progress.stage == "train" else progress.stage
+            note = "" if progress.stage == "train" else progress.what
+            self.tasks[key] = self.bar.add_task(name, total=progress.total, note=note)
+        changes: dict[str, Any] = {}
+        if progress.training is not None:
+            told = progress.training
+            losses = [f"{name} {told.losses[name]:.3f}" for name in self.shown if name in told.losses]
+            parts = [f"{told.samples_per_second:.0f} samples/s", *losses, told.worst]
+            changes = {"note": ", ".join(filter(None, parts))}
+        self.bar.update(self.tasks[key], completed=progress.done, **changes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -15,9 +14,8 @@ import tyro
 
 from zoo.atari.games import parse_games
 from zoo.commands.common import parse_duration, progress_bar
-from zoo.recorders.job import Progress, RecordJob, Source
-from zoo.recorders.record import record_all
-from zoo.support.cores import cores
+from zoo.recorders.job import Progress, Source
+from zoo.recorders.record import record_games
 from zoo.support.errors import QzooError
 
 
@@ -52,18 +50,8 @@ class _Record:
     def _run(self, source: Source, words: Sequence[str] = (), **settings: Any) -> list[dict[str, Any]]:
         """Record with every core and show how it goes; `words` are the settings that only this source has."""
         games = parse_shard(self.shard, parse_games(self.games))
-        if self.steps < 1:
-            raise QzooError(f"steps {self.steps}: must be at least 1")
-        if self.workers < 0:
-            raise QzooError(f"workers {self.workers}: must be at least 1, or 0 for every core")
-        deadline = time.time() + parse_duration(self.time_budget) if self.time_budget else float("inf")
+        seconds = parse_duration(self.time_budget) if self.time_budget else float("inf")
         save = parse_duration(self.save_every, "save_every")
-        limits = ["--steps", str(self.steps), "--seed", str(self.seed)]
-        jobs = [
-            RecordJob(game, source, self.steps, self.seed, self.out, command, deadline, save, **settings)
-            for game in games
-            for command in [shlex.join(["zoo", "record", source, *words, "--games", game, *limits])]
-        ]
         started = time.time()
         with progress_bar(quiet=self.json) as bar:
             tasks = {game: bar.add_task(game, total=self.steps, note="waiting") for game in games}
@@ -78,9 +66,21 @@ class _Record:
                     tasks[progress.game], completed=min(progress.steps + progress.unfinished, progress.total), note=note
                 )
 
-            results = record_all(jobs, min(self.workers or cores(), len(jobs)), show)
-        seconds = time.time() - started
-        print(f"{sum(r.steps for r in results)} transitions in {self.out}, {seconds:.0f} s", file=sys.stderr)
+            results = record_games(
+                games,
+                source,
+                self.steps,
+                out=self.out,
+                seed=self.seed,
+                seconds=seconds,
+                save_seconds=save,
+                workers=self.workers,
+                words=words,
+                report=show,
+                **settings,
+            )
+        took = time.time() - started
+        print(f"{sum(r.steps for r in results)} transitions in {self.out}, {took:.0f} s", file=sys.stderr)
         # A job whose recording was whole when it began played no step.
         if done := [result.game for result in results if result.done and not result.steps_per_second]:
             print(f"recorded before: {', '.join(done)}; for more, give more --steps", file=sys.stderr)

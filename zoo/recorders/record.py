@@ -6,20 +6,24 @@ did.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zoo.atari.emulator import minimal_actions
+from zoo.atari.games import parse_games
 from zoo.recorders import journal
 from zoo.recorders.job import (
     PlayPolicy,
     Progress,
     RecordJob,
+    Source,
     job_progress,
     play_on,
     recorded_episodes,
@@ -29,6 +33,7 @@ from zoo.recorders.job import (
 )
 from zoo.recorders.play import Players
 from zoo.recordings.format import Episode
+from zoo.support.cores import cores
 from zoo.support.errors import QzooError
 from zoo.support.files import remove_leftovers
 from zoo.support.locks import lock_beside, take_lock
@@ -92,6 +97,55 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
         return _record(job, report)
     finally:
         lock.release()
+
+
+def record_games(
+    games: Sequence[str],
+    source: Source,
+    steps: int,
+    *,
+    out: str | Path = "runs/recordings",
+    seed: int = 0,
+    seconds: float = float("inf"),
+    save_seconds: float = 60.0,
+    workers: int = 0,
+    words: Sequence[str] = (),
+    report: Callable[[Progress], None] = lambda progress: None,
+    **settings: Any,
+) -> list[Progress]:
+    """Record play of several games, one process a game; a later call goes on where the files stop.
+
+    Args:
+        games: games, or the groups train, held_out, extra, all.
+        source: random; learner, an agent as it learns on RAM; policy, a model of the zoo (give `model` and `epsilon`);
+            planner, lookahead on the emulator (`epsilon`, `plan`, `taken_over`, as in `RecordJob`).
+        steps: transitions of each game, at least: episodes are kept whole.
+        out: folder of the recordings, GAME.SOURCE.parquet.
+        seed: names the run: its episodes and, for a learner, its network.
+        seconds: stop cleanly after so long.
+        save_seconds: between saves of a policy's state.
+        workers: processes; 0 takes every core.
+        words: what else of the settings the files' recorded command names.
+
+    Returns:
+        Where each game's recording stands, in the order of the games.
+
+    Raises:
+        QzooError: settings that can't work, other play in the files, a model without a head for a game.
+    """
+    chosen = parse_games(games)
+    if steps < 1:
+        raise QzooError(f"steps {steps}: must be at least 1")
+    if workers < 0:
+        raise QzooError(f"workers {workers}: must be at least 1, or 0 for every core")
+    deadline = time.time() + seconds
+    limits = ["--steps", str(steps), "--seed", str(seed)]
+    jobs = [
+        RecordJob(game, source, steps, seed, Path(out), command, deadline, save_seconds, **settings)
+        for game in chosen
+        for command in [shlex.join(["zoo", "record", source, *words, "--games", game, *limits])]
+    ]
+    return record_all(jobs, min(workers or cores(), len(jobs)), report)
 
 
 def record_all(

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from zoo.converters.frame_set import FrameSet
-from zoo.converters.imports import set_facts
+from zoo.atari.games import get_game
+from zoo.converters.frame_set import FrameSet, Origin, open_frame_set
+from zoo.converters.imports import draw_episodes, set_facts
 from zoo.converters.origins import join_stores
 from zoo.frames.build import fingerprint
 from zoo.frames.store import FrameStore
 from zoo.recordings.datasets import Selection
 from zoo.recordings.format import Recording
+from zoo.support.errors import QzooError
 
+OnFrames = Callable[[str, int, int], None]
+"""Called with a set's name, the frames checked since the last call, and the number of all its frames."""
 IMPORTED = "imported"
 """What data of imported sets is called, as far as a dataset's name goes."""
 
@@ -69,6 +76,77 @@ def _facts(recording: Recording) -> dict[str, Any]:
         "episodes": len(recording.episodes),
         "transitions": recording.transitions,
     }
+
+
+@dataclass(frozen=True)
+class ChosenPlay:
+    """Play to train on, not read yet.
+
+    selection: of recordings, None for none of them. paths: where these are; by default in the package. origins:
+    imported sets. transitions, seed: about how many to draw of each set, and how. allow_mix: whether play that was not
+    recorded alike may be joined. loaded: the recordings, where they are read already.
+    """
+
+    games: tuple[str, ...]
+    selection: Selection | None
+    origins: Mapping[Path, Origin] = field(default_factory=dict)
+    paths: tuple[Path, ...] = ()
+    transitions: int | None = None
+    seed: int = 0
+    allow_mix: bool = False
+    loaded: tuple[Recording, ...] | None = None
+
+    def only(self, games: Sequence[str]) -> ChosenPlay:
+        """What is of these games alone."""
+        origins = {path: origin for path, origin in self.origins.items() if origin.game in games}
+        taken = tuple(game for game in games if self.selection and game in self.selection.games)
+        selection = replace(self.selection, games=taken) if self.selection and taken else None
+        return replace(self, games=tuple(games), selection=selection, origins=origins)
+
+    def recordings(self) -> list[Recording]:
+        """The recordings of the selection.
+
+        Raises:
+            QzooError: as `Selection.load`.
+        """
+        if self.selection is None:
+            return []
+        if self.loaded is not None:
+            return [recording for recording in self.loaded if recording.metadata.game in self.games]
+        return self.selection.load(self.paths)
+
+    def sets(
+        self, deadline: float = math.inf, on_frames: OnFrames = lambda name, frames, total: None
+    ) -> list[FrameSet]:
+        """The imported sets, every frame of them checked, with about `transitions` drawn of each.
+
+        Raises:
+            QzooError: a damaged set; or the deadline (`time.time()`) came before all were read.
+        """
+        opened = []
+        for path, origin in self.origins.items():
+
+            def advance(frames: int, path: Path = path, total: int = origin.frames) -> None:
+                on_frames(path.name, frames, total)
+                if time.time() > deadline:
+                    raise QzooError(f"time_budget: over before the frames of {path} were checked")
+
+            opened.append(draw_episodes(open_frame_set(path, on_frames=advance), self.transitions, self.seed))
+        return opened
+
+
+def refuse_held_out(games: Sequence[str], what: str = "games") -> None:
+    """Refuse held-out games in a pretraining set.
+
+    Args:
+        what: what they come from, as the error should say.
+
+    Raises:
+        QzooError: names them.
+    """
+    held_out = [game for game in games if get_game(game).split == "held_out"]
+    if held_out:
+        raise QzooError(f"{what} {' '.join(held_out)}: held out for transfer; `allow_held_out` forces it")
 
 
 @dataclass(frozen=True)

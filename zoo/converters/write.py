@@ -1,0 +1,75 @@
+"""Recordings written out for other libraries: one call for every format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from zoo.converters.export import sources_of
+from zoo.converters.export_minari import export_minari
+from zoo.converters.export_parquet import export_parquet, write_card
+from zoo.recordings.format import Recording
+from zoo.support.errors import QzooError
+
+Format = Literal["minari", "parquet"]
+
+
+@dataclass(frozen=True)
+class ExportProgress:
+    """A game's and source's frames: steps that are written, of `total`."""
+
+    game: str
+    source: str
+    steps: int
+    total: int
+
+
+def export(
+    recordings: Sequence[Recording],
+    format: Format,
+    out: str | Path,
+    *,
+    workers: int = 0,
+    command: str = "zoo.export",
+    report: Callable[[ExportProgress], None] = lambda progress: None,
+) -> list[dict[str, Any]]:
+    """Replay recordings into frames and write them for other libraries; what is complete already is kept.
+
+    Args:
+        recordings: as `zoo.data.load` or `zoo.data.read` gives them.
+        format: minari, a dataset GAME/SOURCE-v0 a game and source, below `out` (needs qzoo[minari]); parquet,
+            `out`/data/GAME.SOURCE.parquet, a row a step with the frame as PNG, and a card, for Hugging Face datasets.
+        workers: processes that replay; 0 takes every core.
+        command: what the files say made them.
+
+    Returns:
+        One dict a game and source: game, source, episodes, steps, path, and for minari its id.
+
+    Raises:
+        QzooError: another selection is in the way, a recording that does not replay, a full disk.
+    """
+    if workers < 0:
+        raise QzooError(f"workers {workers}: must be at least 1, or 0 for every core")
+    out, parts = Path(out), []
+    for (game, source), group in sources_of(recordings).items():
+        total, done = sum(recording.steps for recording in group), 0
+
+        def advance(steps: int, game: str = game, source: str = source, total: int = total) -> None:
+            nonlocal done
+            done += steps
+            report(ExportProgress(game, source, done, total))
+
+        part: dict[str, Any] = {"game": game, "source": source, "steps": total}
+        part["episodes"] = sum(len(recording.episodes) for recording in group)
+        settings: dict[str, Any] = {"command": command, "workers": workers or None, "on_steps": advance}
+        if format == "minari":
+            name, path = export_minari(group, out, **settings)
+            part |= {"id": name, "path": str(path)}
+        else:
+            part["path"] = str(export_parquet(group, out, **settings))
+        parts.append(part)
+    if format == "parquet":
+        write_card(out)
+    return parts

@@ -1,0 +1,220 @@
+"""Pretraining as one call: from chosen play to a model folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from zoo.critics.network import Critic, critics_identity, load_critics
+from zoo.data import Play
+from zoo.frames.store import FrameStore, build_store, choose_placement, place_store
+from zoo.models.encoder import ARCHS
+from zoo.models.qnetwork import QNetwork
+from zoo.objectives.base import Inputs
+from zoo.recordings.format import Recording
+from zoo.support.cores import cores
+from zoo.support.device import deterministic, pick_device, told_when_full
+from zoo.support.errors import QzooError
+from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
+from zoo.training.config import COMPUTE, ComputeConfig, RunConfig
+from zoo.training.data import ChosenPlay, DataRecord, TrainingData, refuse_held_out
+from zoo.training.loop import TrainingProgress, train
+from zoo.training.ranks import World, join, share_of
+from zoo.training.run import new_objective, return_scales, write_run_model
+
+IF_FULL = "lower `batch_size`, keep frames off the GPU (`frames` host), or take a smaller `arch`"
+
+
+@dataclass(frozen=True)
+class PretrainProgress:
+    """Where a pretraining stands.
+
+    stage: check (of imported frames), replay, or train. what: the set that is checked, or where frames go. done, total:
+    frames, steps of play, or gradient steps. training: in that stage.
+    """
+
+    stage: Literal["check", "replay", "train"]
+    what: str
+    done: int
+    total: int
+    training: TrainingProgress | None = None
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """model: the model's folder. step: gradient steps taken, of `steps`. network: in eval mode, on the device."""
+
+    model: Path
+    step: int
+    steps: int
+    network: QNetwork
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps were taken."""
+        return self.step >= self.steps
+
+
+Report = Callable[[PretrainProgress], None]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the data of a pretraining are kept."""
+
+    cache: Path = Path("runs/frames")
+    """Folder of the files of frames and RAM, used again by every run on the same play; delete it when you like."""
+    critics: Path = Path("runs/critics")
+    """For from_critic: the folder of the critics, as `zoo critic train` writes it."""
+    store: Literal["auto", "ram", "memmap", "blocks"] = "auto"
+    """Where frames live: raw in memory (7 KB each), raw in a memory-mapped file, or compressed in files of blocks,
+    which the system keeps in memory as far as they fit. auto: raw in memory where they fit in half of what is free,
+    else blocks. What a step draws is the same in all. Those of imported sets stay in their own memory-mapped files."""
+    frames: Literal["auto", "device", "host"] = "auto"
+    """On a GPU, where a step takes frames from. device: raw, from the GPU's memory, whatever `store` says, which is the
+    fastest. host: from where `store` keeps them, which leaves that memory to the network. auto: device, where raw
+    frames take at most 80% of what is free there. What a step draws is the same."""
+
+
+def pretrain(
+    play: Play | ChosenPlay,
+    config: RunConfig | None = None,
+    *,
+    name: str = "",
+    out: str | Path = "runs",
+    places: Places | None = None,
+    device: str = "auto",
+    compute: ComputeConfig = COMPUTE,
+    seconds: float = float("inf"),
+    checkpoint_seconds: float = 120.0,
+    resume: bool = False,
+    force_resume: bool = False,
+    allow_held_out: bool = False,
+    command: str = "zoo.pretrain",
+    report: Report = lambda progress: None,
+) -> Pretrained | None:
+    """Train an encoder with heads for all games of the play, and write a model folder that `zoo.load` opens.
+
+    Settings are checked before anything is replayed. Under torchrun the processes share each batch, and each loads the
+    play of its own games.
+
+    Args:
+        play: as `zoo.data.load` or `zoo.data.read` gives it.
+        config: architecture, objective, optimizer, steps.
+        name: arch.tag, also the run's folder in `out`; by default of architecture, objective and dataset.
+        seconds: stop cleanly after so long, replay included, with a checkpoint.
+        checkpoint_seconds: between checkpoints.
+        resume: go on from the run's last checkpoint, if there is one; without it none may be there.
+        force_resume: even where settings or data differ from the run's.
+        allow_held_out: let held-out games into the pretraining set.
+        command: what results.json says made the model.
+
+    Returns:
+        The model; None on every rank but the first.
+
+    Raises:
+        QzooError: settings that can't work, play that can't be read or replayed, critics missing, a run in the way.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; the checkpoint is written.
+    """
+    config, places, out = config or RunConfig(), places or Places(), Path(out)
+    chosen = play if isinstance(play, ChosenPlay) else ChosenPlay(play.games, play.selection, loaded=tuple(play))
+    dataset = chosen.selection.dataset if chosen.selection else "imported"
+    name = name or f"{config.arch}.{config.objective.name.replace('_', '')}_{dataset}"
+    deadline = time.time() + seconds
+    with deterministic(compute.deterministic), told_when_full(IF_FULL), join() as world:
+        with world.together(), told_when_full(IF_FULL):
+            _check(name, config, chosen, checkpoint_seconds, allow_held_out)
+            folder = out / name
+            on_device = pick_device(world.own_device(device))
+            share = share_of(chosen.games, config.per_game(len(chosen.games)), world)
+            there = checkpoints_at(folder / CHECKPOINT, resume=resume)
+            if not force_resume:
+                check_same_settings(there, config, chosen.games)
+            critics = _critics(config, chosen, places.critics)
+            data, store = _load(chosen.only(share.names), config, places, deadline, world, report)
+            spec = config.objective.batch()
+            # What values are compared with: of a critic's, a lost life may be an end.
+            life_ends = any(critic.life_ends for critic in critics.values())
+            store = store.with_monte_carlo(spec.gamma, spec.reward_clip, life_ends=life_ends)
+            store = place_store(store, on_device, places.frames)
+            inputs = Inputs(world.union(return_scales(store, config.objective)), critics)
+            objective = new_objective(config, chosen.games, inputs).to(on_device)
+        record = DataRecord(chosen.games, chosen.selection, world.union(data.by_game()))
+        run = train(
+            objective,
+            store,
+            config,
+            folder,
+            device=on_device,
+            compute=compute,
+            world=world.on(on_device),
+            share=share,
+            deadline=deadline,
+            identity={**record.identity(), **critics_identity(critics)},
+            resume=resume,
+            force=force_resume,
+            checkpoint_seconds=checkpoint_seconds,
+            report=lambda told: report(PretrainProgress("train", name, told.step, told.steps, told)),
+        )
+        if not world.leads:
+            return None
+        model = write_run_model(folder, name, record, objective, config, run, on_device, command, world.size)
+        return Pretrained(model, run.step, config.steps, objective.network.eval())
+
+
+def _check(name: str, config: RunConfig, chosen: ChosenPlay, checkpoint_seconds: float, allow_held_out: bool) -> None:
+    """Refuse what can't work, before anything is replayed."""
+    if not name or Path(name).name != name:
+        raise QzooError(f"name {name!r}: must be a name, not a path; `out` takes the folder")
+    if (arch := name.split(".")[0]) in ARCHS and arch != config.arch:
+        raise QzooError(f"name {name}: the network is a {config.arch}; give `arch` {arch} too")
+    if checkpoint_seconds <= 0.0:
+        raise QzooError(f"checkpoint_every {checkpoint_seconds}: must be more than 0")
+    if not allow_held_out:
+        refuse_held_out(chosen.games)
+    config.check(len(chosen.games))
+
+
+def _critics(config: RunConfig, chosen: ChosenPlay, folder: Path) -> dict[str, Critic]:
+    """The critics of the games, where the objective wants them."""
+    if not config.objective.needs_critics:
+        return {}
+    if chosen.origins:
+        raise QzooError("imports: imported play has no RAM, which `objective` from_critic needs; leave one out")
+    return load_critics(folder, chosen.games)
+
+
+def _load(
+    chosen: ChosenPlay, config: RunConfig, places: Places, deadline: float, world: World, report: Report
+) -> tuple[TrainingData, FrameStore]:
+    """What was chosen, read, and the store that it gives."""
+    recordings, checked = chosen.recordings(), 0
+
+    def check(what: str, frames: int, total: int) -> None:
+        nonlocal checked
+        checked += frames
+        report(PretrainProgress("check", what, checked, total))
+
+    data = TrainingData(recordings, chosen.sets(deadline, check))
+    replayed = _replay(recordings, config, places, deadline, world, report) if chosen.selection else None
+    return data, data.store(chosen.games, replayed, allow_mix=chosen.allow_mix)
+
+
+def _replay(
+    recordings: list[Recording], config: RunConfig, places: Places, deadline: float, world: World, report: Report
+) -> FrameStore:
+    placement = places.store if places.store != "auto" else choose_placement(recordings, world.local_size)
+    threads = None if world.local_size == 1 else max(1, cores() // world.local_size)
+    total, done = sum(recording.steps for recording in recordings), 0
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        done += steps
+        report(PretrainProgress("replay", placement, done, total))
+        if time.time() > deadline:
+            raise QzooError(f"time_budget: over before the {total:,} steps were replayed")
+
+    return build_store(recordings, placement, places.cache, threads, advance, ram=config.objective.batch().ram)
