@@ -68,6 +68,12 @@ if importlib.util.find_spec("benchmarks") and importlib.util.find_spec("benchmar
         "Worth",
         "compare play by what is learned from it",
     )
+RENAMED_FLAGS = {
+    "--alpha": "--cql-alpha",
+    "--target-rate": "--tau",
+    "--head-rate": "--head-lr-scale",
+    "--final-rate": "--min-lr-ratio",
+}
 SETTINGS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
@@ -174,8 +180,15 @@ def parse_command(name: str, arguments: Sequence[str]) -> Any:
     command_class: Any = getattr(importlib.import_module(module), class_name)
     more = {}
     if hasattr(command_class, "default"):  # its settings depend on the objective
+        arguments = [_renamed(word) for word in arguments]
         more["default"] = command_class.default(_objective(arguments))
     return tyro.cli(command_class, prog=f"zoo {name}", args=arguments, config=SETTINGS, **more)
+
+
+def _renamed(word: str) -> str:
+    """A flag under the name that it has now: commands on older cards work as they stand."""
+    flag, equals, value = word.partition("=")
+    return f"{RENAMED_FLAGS.get(flag, flag)}{equals}{value}"
 
 
 def _objective(arguments: Sequence[str]) -> str:
