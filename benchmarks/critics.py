@@ -30,7 +30,7 @@ from zoo.support.cores import cores
 from zoo.support.files import write_json, write_text
 from zoo.support.markdown import markdown_table, score_text
 
-BASE = CriticConfig(n_step=7, data_action=0.0)
+BASE = CriticConfig(n_step=7, data_action=0.0, batch_size=256, precision="float32")
 PLAY = "per_game"
 SETTINGS: dict[str, dict[str, Any]] = {
     "base": {},
@@ -39,6 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "n 10": {"n_step": 10},
     "data's own action, 0.25": {"data_action": 0.25},
     "data's own action, 0.5": {"data_action": 0.5},
+    "data's own action, 0.25, batch 512, bfloat16": {"data_action": 0.25, "batch_size": 512, "precision": "auto"},
     "double Q": {"double_q": True},
     "width 256": {"width": 256},
     "no return scale": {"scaled": False},

@@ -38,6 +38,8 @@ COMMANDS = {
     ),
     "evaluate": ("zoo.commands.evaluate", "Evaluate", "score a model, or random play, in seeded episodes"),
     "pretrain": ("zoo.commands.pretrain", "Pretrain", "train an encoder by offline Q-learning"),
+    "recipes": ("zoo.commands.retrain", "Recipes", "what models are made of, and what they cost"),
+    "retrain": ("zoo.commands.retrain", "Retrain", "make models of the zoo again, from the recordings to their cards"),
     "critic train": ("zoo.commands.critic", "CriticTrain", "train critics on RAM, teachers of encoders"),
     "critic evaluate": ("zoo.commands.critic", "CriticEvaluate", "let critics play, and compare them with their data"),
     "report": ("zoo.commands.report", "Report", "evaluate a model folder and write its card"),

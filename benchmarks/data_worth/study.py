@@ -357,11 +357,14 @@ def worth_page(content: Mapping[str, Any]) -> str:
 
 def _caveat(objective: Mapping[str, Any]) -> str:
     """What is to be said of a comparison whose trainings could not value play rightly."""
-    if objective["alpha"] * objective.get("cql_temperature", 1.0) < 0.5:
+    # Comparisons of before have the older name, and no temperature.
+    alpha = objective["alpha"] if "alpha" in objective else objective["cql_alpha"]
+    temperature = objective.get("cql_temperature", 1.0)
+    if alpha * temperature < 0.5:
         return ""
     return (
         "**Read with care.** These trainings gave the conservative term the weight "
-        f"{objective['alpha']:g} at temperature {objective.get('cql_temperature', 1.0):g}. Under that, values climb to "
+        f"{alpha:g} at temperature {temperature:g}. Under that, values climb to "
         "the end of their support\nwhatever is earned, so the scores tell little of what the play could teach; nothing "
         "is concluded from them any more.\n\n"
     )

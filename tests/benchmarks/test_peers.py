@@ -116,7 +116,7 @@ for line in sys.stdin:
 
 
 def test_a_process_that_fails_is_told_with_its_last_line(tmp_path: Path) -> None:
-    refused(lambda: process(tmp_path, "raise RuntimeError('no memory')"), "RuntimeError: no memory", "peers None")
+    refused(lambda: process(tmp_path, "raise RuntimeError('no memory')"), "RuntimeError: no memory", "`peers` None")
     with closing(process(tmp_path, "print('{}'); input(); 1 / 0")) as peer:
         refused(lambda: peer.seconds_of(1), "ZeroDivisionError")
         refused(lambda: peer.seconds_of(1), "ZeroDivisionError")  # it is gone

@@ -182,7 +182,7 @@ def test_every_candidate_is_checked_before_one_is_trained(recordings_dir: Path, 
     "texts", [(), ("=a",), ("a", "a"), ("../a=b",), ("..=b",), (".=b",), ("a:b=/c",), ("a:b",), ("worth.md",)]
 )
 def test_candidates_need_names_of_their_own(texts: tuple[str, ...]) -> None:
-    refused(lambda: parse_candidates(texts), "`candidates`")
+    refused(lambda: parse_candidates(texts), "candidates")
 
 
 def test_candidate_paths() -> None:

@@ -44,7 +44,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> t
 
 def test_list_as_json_has_the_keys_that_scripts_rely_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (entry,) = json.loads(run(capsys, "list", "--json")[0])
-    weights = folder / "model.safetensors"
+    weights = folder / "encoder.safetensors"
     network = make_network()
     assert entry == {
         "name": NAME,

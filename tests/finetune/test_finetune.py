@@ -11,7 +11,7 @@ from tests.recording_helpers import refused
 from zoo.frames.store import FrameStore, build_store
 from zoo.models.encoder import Encoder
 from zoo.models.hub import load_agent, load_qnetwork, model_info
-from zoo.models.model_folder import ModelConfig, write_model
+from zoo.models.model_folder import ModelConfig, read_config, write_model
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.recordings.format import Recording
@@ -126,7 +126,7 @@ def test_command_writes_a_model_that_plays(
     assert result["evaluation"]["episodes"] == 2
     assert 300 <= result["transitions"] < 3_000
     tuned = load_qnetwork(result["model"])
-    assert tuned.games == (GAME,) and tuned.model_config.name == "nature.full_spaceinvaders"
+    assert tuned.games == (GAME,) and read_config(result["model"]).name == "nature.full_spaceinvaders"
     assert model_info(result["model"])["results"]["evaluation"]["episodes"] == 2
     run_command("info", [result["model"]])
     assert f"{result['evaluation']['mean']:,.1f}" in capsys.readouterr().out
@@ -148,7 +148,7 @@ def test_a_critic_of_the_game_may_teach(encoder: Encoder, recordings_dir: Path, 
     result = run_command("finetune offline", [*taught, str(tmp_path / f"{GAME}.safetensors")])
     assert model_info(result["model"])["results"]["evaluation"] is None
     run_command("info", [result["model"]])
-    written = load_qnetwork(result["model"]).model_config
+    written = read_config(result["model"])
     assert written.objective == "from_critic" and written.return_scales[GAME] == pytest.approx(result["return_scale"])
     refused(lambda: run_command("finetune offline", [*taught, str(tmp_path / "Breakout.safetensors")]), "of Breakout")
     refused(lambda: run_command("finetune offline", taught[:-1]), "--critic")

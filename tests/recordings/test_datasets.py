@@ -308,7 +308,7 @@ def test_held_out_games_enter_pretraining_only_by_force(tmp_path: Path) -> None:
     assert forced == Selection("heldout5", games_of("held_out"))
     refused(Pretrain(name="x", dataset="mixd40").choose, "did you mean mixed40")
     write(tmp_path, "Pong.learner", life(20))
-    refused(Pretrain(name="x", recordings=(tmp_path,)).choose, "`games`", "no training game")
+    refused(Pretrain(name="x", recordings=(tmp_path,)).choose, "games: no training game")
 
 
 def test_finetuning_takes_learners_or_a_dataset(tmp_path: Path) -> None:

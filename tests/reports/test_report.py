@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -332,11 +331,11 @@ def test_data_of_a_named_dataset(config: ModelConfig, tmp_path: Path) -> None:
     """By its name alone where the training told no more, or by the name given."""
     record(tmp_path, "Breakout", "learner", [1, 2, 3])
     record(tmp_path, "Breakout", "random", [0, 1])
-    named = replace(config, dataset="mixed40", games=("Breakout",))
+    named = config.model_copy(update={"dataset": "mixed40", "games": ("Breakout",)})
     assert set(recorded_data(named, {}, [tmp_path])["Breakout"]) == {"learner", "random"}
     (tmp_path / "Breakout.random.parquet").unlink()
     one_line(lambda: recorded_data(named, {}, [tmp_path]), "mixed40", "Breakout (random)")
-    assert set(recorded_data(replace(named, dataset="other"), {}, [tmp_path])["Breakout"]) == {"learner"}
+    assert set(recorded_data(named.model_copy(update={"dataset": "other"}), {}, [tmp_path])["Breakout"]) == {"learner"}
     one_line(lambda: recorded_data(named, {}, [tmp_path], "heldout5"), "heldout5: Breakout")
 
 

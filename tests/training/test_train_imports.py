@@ -86,7 +86,7 @@ def test_a_run_goes_on_with_its_own_data_only(imports: dict[str, Path], tmp_path
     moved.symlink_to(imports["dqn"])
     pretrained(tmp_path, "--imports", moved, "--resume")
     for other in (["--imports", imports["other"]], ["--imports", imports["dqn"], "--transitions", "100"]):
-        refused(lambda: pretrained(tmp_path, *other, "`resume`"), "other settings", "imports")  # noqa: B023
+        refused(lambda: pretrained(tmp_path, *other, "--resume"), "other settings", "imports")  # noqa: B023
 
 
 def test_recordings_and_imports_are_mixed_by_request(

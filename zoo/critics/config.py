@@ -18,7 +18,7 @@ class CriticConfig:
 
     samples: int = 4_000_000
     """Transitions drawn in training."""
-    batch_size: int = 256
+    batch_size: int = 512
     """Transitions a step."""
     width: int = 512
     """Units of each of the two hidden layers."""

@@ -1,0 +1,141 @@
+"""A recipe: everything that makes a model, in one TOML file that leaves no setting to a default."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from zoo.critics.config import CriticConfig
+from zoo.objectives import objective_named
+from zoo.recordings.datasets import Selection, get_dataset
+from zoo.support.errors import QzooError, unknown_name
+from zoo.training.config import OptimizerConfig, RunConfig
+
+SHIPPED = Path(__file__).with_name("shipped")
+PARTS = ("about", "ran", "data", "critics", "run", "objective", "optimizer", "evaluation")
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """What to train on: a named dataset, about so many transitions of each game (0: all)."""
+
+    dataset: str
+    per_game: int
+
+
+@dataclass(frozen=True)
+class EvaluationChoice:
+    """Seeded episodes of each game."""
+
+    episodes: int
+    epsilon: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model to be: its name (arch.tag) is that of its file.
+
+    about: a line for people. ran: whether this project ever trained it. critics: settings of the critics that teach it;
+    None without. run: all else of the training.
+    """
+
+    name: str
+    about: str
+    ran: bool
+    data: DataChoice
+    critics: CriticConfig | None
+    run: RunConfig
+    evaluation: EvaluationChoice
+
+    @property
+    def games(self) -> tuple[str, ...]:
+        """The games of its dataset."""
+        return get_dataset(self.data.dataset).games
+
+    def selection(self) -> Selection:
+        """The play to train on."""
+        return Selection(self.data.dataset, self.games, per_game=self.data.per_game or None, seed=self.run.seed)
+
+
+def recipe_names() -> list[str]:
+    """The recipes of the package, in alphabetical order."""
+    return sorted(path.name.removesuffix(".toml") for path in SHIPPED.glob("*.toml"))
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """A recipe of the package by name, or one of a TOML file.
+
+    Raises:
+        QzooError: no such recipe; not TOML; a setting that is missing, unknown, of another type or can't work.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = SHIPPED / f"{name_or_path}.toml"
+        if not path.exists():
+            raise unknown_name("recipe", str(name_or_path), recipe_names())
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise QzooError(f"{path}: not readable as TOML ({error})") from error
+    return _recipe(path, content)
+
+
+def _recipe(path: Path, content: Mapping[str, Any]) -> Recipe:
+    _check_names(path, "", content, set(PARTS), optional={"critics"})
+    objective_table = dict(content["objective"])
+    name = objective_table.pop("name", None)
+    if name is None:
+        raise QzooError(f"{path}: objective.name is missing")
+    objective = _settings(path, "objective", objective_named(name).Config, objective_table)
+    run_table = {**content["run"], "init": content["run"].get("init") or None}
+    optimizer = _settings(path, "optimizer", OptimizerConfig, content["optimizer"])
+    run = _settings(path, "run", RunConfig, run_table, objective=objective, optimizer=optimizer)
+    critics = _settings(path, "critics", CriticConfig, content["critics"]) if "critics" in content else None
+    recipe = Recipe(
+        path.name.removesuffix(".toml"),
+        content["about"],
+        content["ran"],
+        _settings(path, "data", DataChoice, content["data"]),
+        critics,
+        run,
+        _settings(path, "evaluation", EvaluationChoice, content["evaluation"]),
+    )
+    try:
+        run.check(1)
+        if critics is not None:
+            critics.check()
+        recipe.selection()
+    except QzooError as error:
+        raise QzooError(f"{path}: {error}") from error
+    if objective.needs_critics != (critics is not None):
+        raise QzooError(f"{path}: objective {name} {'needs' if critics is None else 'has no use for'} critics")
+    return recipe
+
+
+def _settings(path: Path, part: str, kind: type[Settings], table: Mapping[str, Any], **given: Any) -> Settings:
+    """A dataclass of a table that names every field, but for those given."""
+    known = {each.name for each in fields(kind)} - set(given)  # type: ignore[arg-type]
+    _check_names(path, f"{part}.", table, known)
+    try:
+        return TypeAdapter(kind).validate_python({**table, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise QzooError(f"{path}: {part}.{field}: {first['msg']}") from error
+
+
+def _check_names(
+    path: Path, part: str, table: Mapping[str, Any], known: set[str], optional: Collection[str] = ()
+) -> None:
+    """Refuse a table that leaves a setting out, or names one that there is not."""
+    if missing := sorted(known - set(optional) - set(table)):
+        raise QzooError(f"{path}: {part}{missing[0]} is missing: a recipe leaves nothing to defaults")
+    if unknown := sorted(set(table) - known):
+        raise QzooError(f"{path}: {part}{unknown[0]} is no setting")

@@ -1,0 +1,251 @@
+"""Retraining the zoo: verify, replay, critics, encoders, scores and cards, each step kept and resumed."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.critics.jobs import CriticJob, evaluate_critics, train_critics
+from zoo.data import Play
+from zoo.evaluation.scores import evaluate
+from zoo.models.model_folder import RESULTS, read_config, read_results
+from zoo.recipes.estimate import Estimate, Speeds, estimate, measure_speeds
+from zoo.recipes.recipe import Recipe, load_recipe
+from zoo.recordings.datasets import Selection
+from zoo.recordings.library import SHIPPED
+from zoo.recordings.verify import verify_files
+from zoo.reports.report import recorded_data, write_report
+from zoo.support.cores import cores
+from zoo.support.errors import QzooError
+from zoo.support.files import write_json
+from zoo.training.pretrain import Places, pretrain
+
+
+@dataclass(frozen=True)
+class RetrainProgress:
+    """step: verify, critics, play critics, train or evaluate. what: of which model or game. note: for people."""
+
+    step: str
+    what: str
+    done: float
+    total: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """Where a model stands: its folder once there is one, and whether all of it is done."""
+
+    name: str
+    model: Path | None
+    done: bool
+
+
+Report = Callable[[RetrainProgress], None]
+
+
+def plan(recipes: Sequence[Recipe], device: str = "auto", speeds: Speeds | None = None) -> list[Estimate]:
+    """What recipes cost on this machine, what they share counted where it is first needed.
+
+    Args:
+        speeds: as `measure_speeds` gives them; by default they are measured, a few seconds a recipe.
+    """
+    speeds = speeds or measure_speeds(recipes, device)
+    known: dict[Any, int] = {}
+    estimates, shared = [], set()
+    for recipe in recipes:
+        selection, everything = recipe.selection(), Selection(recipe.data.dataset, recipe.games)
+        for wanted in (selection, everything):
+            if wanted not in known:
+                known[wanted] = sum(recording.transitions for recording in wanted.load())
+        made = estimate(recipe, speeds, known[selection], len(recipe.games), known[everything])
+        replay_key = (recipe.data, recipe.critics is not None)
+        critics_key = (recipe.data.dataset, recipe.critics)
+        estimates.append(
+            Estimate(
+                made.name,
+                made.samples,
+                0.0 if replay_key in shared else made.replay,
+                0.0 if critics_key in shared else made.critics,
+                made.training,
+                0 if replay_key in shared else made.disk,
+            )
+        )
+        shared |= {replay_key, critics_key}
+    return estimates
+
+
+def retrain(
+    names: Sequence[str | Path],
+    *,
+    out: str | Path = "runs",
+    cache: str | Path = "runs/frames",
+    critics: str | Path = "runs/critics",
+    device: str = "auto",
+    seconds: float = float("inf"),
+    checkpoint_seconds: float = 120.0,
+    workers: int = 0,
+    report: Report = lambda progress: None,
+) -> list[Retrained]:
+    """Make models by their recipes, one after the other; the same call resumes wherever the last one stopped.
+
+    Recordings are verified (an episode a file), play is replayed once into a cache that all share, critics are trained
+    and played, then each encoder is trained, scored, and given its card.
+
+    Args:
+        names: recipes, by name or as TOML files.
+        out: folder of the runs, `out`/NAME/model being a model's folder.
+        critics: folder of the critics, a folder in it for each dataset.
+        seconds: stop cleanly after so long.
+        workers: processes for replay and critics; 0 takes every core.
+
+    Raises:
+        QzooError: a recipe that is unsound, a disk that is too small, play that does not verify.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; what was done is kept.
+    """
+    recipes = [load_recipe(name) for name in names]
+    deadline = time.time() + seconds
+    workers = workers or cores()
+    _verify(report, workers)
+    made = []
+    for recipe in recipes:
+        taught_by = Path(critics) / recipe.data.dataset
+        if recipe.critics and not _critics(recipe, taught_by, Path(cache), deadline, workers, report):
+            made.append(Retrained(recipe.name, None, False))
+            continue
+        made.append(
+            _model(recipe, Path(out), Places(Path(cache), taught_by), device, deadline, checkpoint_seconds, report)
+        )
+    return made
+
+
+def check_disk(folder: Path, estimates: Sequence[Estimate]) -> int:
+    """Refuse to begin where the disk is too small for what recipes need; returns the bytes that they need.
+
+    Raises:
+        QzooError: says how much is needed and how much is free.
+    """
+    needed = sum(one.disk for one in estimates)
+    while not folder.exists():
+        folder = folder.resolve().parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise QzooError(
+            f"{folder}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; name another `cache`"
+        )
+    return needed
+
+
+def _verify(report: Report, workers: int) -> None:
+    """An episode of each shipped file is replayed and compared; where the digest of a file differs, all of it is."""
+    paths = sorted(SHIPPED.glob("*.parquet"))
+    total = done = 0
+
+    def begin(steps: int) -> None:
+        nonlocal total
+        total = steps
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        done += steps
+        report(RetrainProgress("verify", "recordings", done, total))
+
+    found = verify_files(paths, 1, workers=workers, begin=begin, on_steps=advance)
+    if wrong := [*found.unreadable, *map(str, found.mismatches)]:
+        raise QzooError(f"{wrong[0]}; install the package again")
+
+
+def _critics(recipe: Recipe, folder: Path, cache: Path, deadline: float, workers: int, report: Report) -> bool:
+    """Train the critics that are missing and let new ones play; whether all are there."""
+    assert recipe.critics is not None
+    dataset = recipe.data.dataset
+    jobs = [
+        CriticJob(game, Selection(dataset, (game,)), recipe.critics, folder, cache, (), deadline)
+        for game in recipe.games
+    ]
+    made = train_critics(
+        jobs,
+        min(workers, len(jobs)),
+        lambda told: report(
+            RetrainProgress("critics", told.game, told.samples, told.total, _replayed(told.values.get("replayed")))
+        ),
+    )
+    if None in made.values():
+        return False
+    played = (read_results(folder) or {"games": {}})["games"]
+    new = [game for game in recipe.games if game not in played]
+    if new and time.time() < deadline:
+        episodes, done = recipe.evaluation.episodes, 0
+
+        def ended(told: Any) -> None:
+            nonlocal done
+            done += 1
+            report(RetrainProgress("play critics", told.game, done, episodes * len(new)))
+
+        evaluate_critics(folder, new, episodes, min(workers, len(new)), report=ended)
+    return True
+
+
+def _replayed(share: float | None) -> str:
+    return "" if share is None else f"replayed {share:.0%}"
+
+
+def _model(
+    recipe: Recipe,
+    out: Path,
+    places: Places,
+    device: str,
+    deadline: float,
+    checkpoint_seconds: float,
+    report: Report,
+) -> Retrained:
+    """Train a model, score it, write its card."""
+    selection = recipe.selection()
+    made = pretrain(
+        Play(selection.load(), selection),
+        recipe.run,
+        name=recipe.name,
+        out=out,
+        places=places,
+        device=device,
+        seconds=deadline - time.time(),
+        checkpoint_seconds=checkpoint_seconds,
+        resume=True,
+        command=f"zoo retrain {recipe.name}",
+        report=lambda told: report(
+            RetrainProgress(
+                "train" if told.stage == "train" else told.stage,
+                recipe.name,
+                told.done,
+                told.total,
+                f"{told.training.samples_per_second:.0f} samples/s, {told.training.worst}" if told.training else "",
+            )
+        ),
+    )
+    if made is None:
+        return Retrained(recipe.name, None, False)
+    if not made.done or time.time() >= deadline:
+        return Retrained(recipe.name, made.model, False)
+    score_model(made.model, recipe, device, report)
+    return Retrained(recipe.name, made.model, True)
+
+
+def score_model(model: Path, recipe: Recipe, device: str = "auto", report: Report = lambda progress: None) -> None:
+    """Play the recipe's episodes with a model and at random, and write results.json and card; done once."""
+    results, wanted = read_results(model) or {}, recipe.evaluation
+    if not results.get("evaluation"):
+        config = read_config(model)
+        results["data"] = recorded_data(config, results)
+        settings: dict[str, Any] = {"episodes": wanted.episodes, "seed": wanted.seed}
+        settings["report"] = lambda told: report(
+            RetrainProgress("evaluate", f"{told.policy}, {told.game}", told.ended, told.episodes)
+        )
+        results["random"] = evaluate("random", config.games, **settings)
+        results["evaluation"] = evaluate(model, epsilon=wanted.epsilon, device=device, **settings)
+        results["evaluation"]["command"] = f"zoo retrain {recipe.name}"
+        write_json(model / RESULTS, results)
+    write_report(model)
