@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from tests.model_helpers import GAMES, NAME, make_config, make_network, sha256_of
+from tests.model_helpers import GAMES, NAME, make_config, make_network
 from zoo.cli import main
 from zoo.commands.models import iqm_text, size_text
 from zoo.models import hub
-from zoo.models.model_folder import write_model
+from zoo.models.model_folder import ENCODER, HEADS, read_config, write_model
 
 IQM = {"value": 0.4321, "low": 0.3, "high": 0.56}
 SCORES = {"mean": 1234.5, "low": 1000.0, "high": 1500.25, "human_normalized": 0.875}
@@ -44,7 +44,6 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> t
 
 def test_list_as_json_has_the_keys_that_scripts_rely_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (entry,) = json.loads(run(capsys, "list", "--json")[0])
-    weights = folder / "encoder.safetensors"
     network = make_network()
     assert entry == {
         "name": NAME,
@@ -53,8 +52,8 @@ def test_list_as_json_has_the_keys_that_scripts_rely_on(folder: Path, capsys: py
         "dataset": "mixed2",
         "parameters": network.encoder.num_parameters,
         "feature_dim": 8,
-        "bytes": weights.stat().st_size,
-        "sha256": sha256_of(weights),
+        "bytes": sum((folder / name).stat().st_size for name in (ENCODER, HEADS)),
+        "sha256": read_config(folder).digest,
         "results": {
             "iqm_human": RESULTS["evaluation"]["iqm_human"],
             "games": {game: scores["mean"] for game, scores in RESULTS["evaluation"]["games"].items()},

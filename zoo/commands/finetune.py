@@ -15,13 +15,14 @@ from zoo.commands.common import parse_duration, progress_bar, typed_command
 from zoo.recordings.datasets import CUSTOM, Selection
 from zoo.support.errors import QzooError
 from zoo.training.config import ComputeConfig
+from zoo.training.data import ChosenPlay
 
 if TYPE_CHECKING:
     from zoo.critics.network import Critic
     from zoo.frames.store import FrameStore
     from zoo.models.encoder import Encoder
     from zoo.models.qnetwork import QNetwork
-    from zoo.training.data import ChosenPlay, TrainingData
+    from zoo.training.data import TrainingData
 
 
 @dataclass

@@ -108,7 +108,7 @@ def _show_info(info: dict[str, Any], name: str) -> None:
         "heads": heads_text(info),
         "trained with": f"{info['objective']} on {info['dataset']}",
         "weights": f"{size_text(info['bytes'])}, {info['precision']}, sha256 "
-        + ", ".join(f"{name} {digest}" for name, digest in info["sha256"].items()),
+        + ", ".join(f"{name} {digest}" for name, digest in info["files"].items()),
         "folder": info["path"],
         "human-normalized IQM": iqm_text(evaluation_of(info["results"])),
         "load": f'zoo.load("{name}")',

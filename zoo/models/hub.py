@@ -219,7 +219,7 @@ def _summary(folder: Path, config: ModelConfig) -> dict[str, Any]:
         "parameters": config.parameters,
         "feature_dim": config.feature_dim,
         "bytes": sum(file.stat().st_size for file in files),
-        "sha256": dict(config.sha256),
+        "sha256": config.digest,
         "results": _scores(read_results(folder) or {}),
     }
 
@@ -228,9 +228,9 @@ def list_models() -> list[dict[str, Any]]:
     """The models on this machine (`models_dirs`), by name. Reads no weights.
 
     Returns:
-        One dict a model: name, arch, objective, dataset, games, parameters (of the encoder), feature_dim, bytes (of
-        the weights), sha256 by file, and results: mean scores by game, and iqm_human (value, low and high of the
-        human-normalized interquartile mean); empty where it was not evaluated. `model_info` tells more.
+        One dict a model: name, arch, objective, dataset, games, parameters (of the encoder), feature_dim, bytes and
+        sha256 (of all weights), and results: mean scores by game, and iqm_human (value, low and high of the
+        human-normalized interquartile mean); empty where it was not evaluated. `model_info` gives more.
 
     Raises:
         QzooError: one of the folders is not sound.
@@ -248,4 +248,5 @@ def model_info(name_or_path: str | Path, *, revision: str | None = None) -> dict
     folder = find_model(name_or_path, revision)
     config = read_config(folder)
     results = read_results(folder) or {}
-    return {**config.model_dump(mode="json"), **_summary(folder, config), "results": results, "path": str(folder)}
+    facts = {**config.model_dump(mode="json"), "files": dict(config.sha256), **_summary(folder, config)}
+    return {**facts, "results": results, "path": str(folder)}
