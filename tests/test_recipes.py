@@ -13,8 +13,6 @@ from zoo.atari.games import games_of
 from zoo.recipes.estimate import Speeds, measure_speeds
 from zoo.recipes.recipe import SHIPPED, Recipe, load_recipe, recipe_names
 from zoo.recipes.retrain import check_disk, plan, retrain
-from zoo.recordings import datasets
-from zoo.recordings.datasets import Dataset, Part
 
 LINES = (SHIPPED / "nature.critic_mixed40.toml").read_text().splitlines()
 
@@ -80,11 +78,9 @@ def test_speeds_are_measured(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> Non
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A recipe of two games and some steps."""
-    few = Dataset("few", "two games", ("Boxing", "Freeway"), (Part("random", per_game=400),))
-    monkeypatch.setattr(datasets, "DATASETS", (*datasets.DATASETS, few))
-    monkeypatch.setattr(Recipe, "games", few.games)
+    monkeypatch.setattr(Recipe, "games", ("Boxing", "Freeway"))
     small = {"critics__batch_size": 32, "critics__samples": 640, "width": 8, "feature_dim": 8, "run__batch_size": 8}
-    return written(tmp_path, dataset="few", per_game=0, steps=4, warmup_steps=1, episodes=1, **small)
+    return written(tmp_path, data__per_game=400, critics_per_game=400, steps=4, warmup_steps=1, episodes=1, **small)
 
 
 def test_a_tiny_zoo_is_retrained_and_resumed(tiny: Path, tmp_path: Path) -> None:

@@ -23,10 +23,11 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True)
 class DataChoice:
-    """What to train on: a named dataset, about so many transitions of each game (0: all)."""
+    """What to train on: a named dataset, about so many transitions of each game (0: all), and for its critics."""
 
     dataset: str
     per_game: int
+    critics_per_game: int
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class Recipe:
     def games(self) -> tuple[str, ...]:
         """The games of its dataset."""
         return get_dataset(self.data.dataset).games
+
+    def critics_selection(self, *games: str) -> Selection:
+        """The play that critics learn from, of some games; by default of all."""
+        return Selection(self.data.dataset, games or self.games, per_game=self.data.critics_per_game or None)
 
     def selection(self) -> Selection:
         """The play to train on."""

@@ -15,7 +15,6 @@ from zoo.evaluation.scores import evaluate
 from zoo.models.model_folder import RESULTS, read_config, read_results
 from zoo.recipes.estimate import Estimate, Speeds, estimate, measure_speeds
 from zoo.recipes.recipe import Recipe, load_recipe
-from zoo.recordings.datasets import Selection
 from zoo.recordings.library import SHIPPED
 from zoo.recordings.verify import verify_files
 from zoo.reports.report import recorded_data, write_report
@@ -58,13 +57,13 @@ def plan(recipes: Sequence[Recipe], device: str = "auto", speeds: Speeds | None 
     known: dict[Any, int] = {}
     estimates, shared = [], set()
     for recipe in recipes:
-        selection, everything = recipe.selection(), Selection(recipe.data.dataset, recipe.games)
+        selection, everything = recipe.selection(), recipe.critics_selection()
         for wanted in (selection, everything):
             if wanted not in known:
                 known[wanted] = sum(recording.transitions for recording in wanted.load())
         made = estimate(recipe, speeds, known[selection], len(recipe.games), known[everything])
         replay_key = (recipe.data, recipe.critics is not None)
-        critics_key = (recipe.data.dataset, recipe.critics)
+        critics_key = (everything, recipe.critics)
         estimates.append(
             Estimate(
                 made.name,
@@ -162,9 +161,8 @@ def _verify(report: Report, workers: int) -> None:
 def _critics(recipe: Recipe, folder: Path, cache: Path, deadline: float, workers: int, report: Report) -> bool:
     """Train the critics that are missing and let new ones play; whether all are there."""
     assert recipe.critics is not None
-    dataset = recipe.data.dataset
     jobs = [
-        CriticJob(game, Selection(dataset, (game,)), recipe.critics, folder, cache, (), deadline)
+        CriticJob(game, recipe.critics_selection(game), recipe.critics, folder, cache, (), deadline)
         for game in recipe.games
     ]
     made = train_critics(
