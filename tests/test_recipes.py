@@ -102,8 +102,7 @@ def test_a_tiny_zoo_is_retrained_and_resumed(tiny: Path, tmp_path: Path) -> None
     before = (made.model / "config.json").stat().st_mtime_ns
     steps.clear()
     (again,) = retrain([tiny], report=told, **places)  # type: ignore[arg-type]
-    assert again == made and "evaluate" not in steps and "play critics" not in steps
-    assert (made.model / "config.json").stat().st_mtime_ns >= before
+    assert again == made and not steps and (made.model / "config.json").stat().st_mtime_ns == before
 
 
 def test_the_commands_list_and_plan(tiny: Path, tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from zoo.critics.jobs import CriticJob, evaluate_critics, train_critics
 from zoo.data import Play
 from zoo.evaluation.scores import evaluate
-from zoo.models.model_folder import RESULTS, read_config, read_results
+from zoo.models.model_folder import CONFIG, RESULTS, read_config, read_results
 from zoo.recipes.estimate import Estimate, Speeds, estimate, measure_speeds
 from zoo.recipes.recipe import Recipe, load_recipe
 from zoo.recordings.library import SHIPPED
@@ -109,9 +110,13 @@ def retrain(
     recipes = [load_recipe(name) for name in names]
     deadline = time.time() + seconds
     workers = workers or cores()
-    _verify(report, workers)
+    if new := [recipe for recipe in recipes if not _is_done(recipe, Path(out))]:
+        _verify({game for recipe in new for game in recipe.games}, report, workers)
     made = []
     for recipe in recipes:
+        if _is_done(recipe, Path(out)):
+            made.append(Retrained(recipe.name, Path(out) / recipe.name / "model", True))
+            continue
         taught_by = Path(critics) / recipe.data.dataset
         if recipe.critics and not _critics(recipe, taught_by, Path(cache), deadline, workers, report):
             made.append(Retrained(recipe.name, None, False))
@@ -120,6 +125,14 @@ def retrain(
             _model(recipe, Path(out), Places(Path(cache), taught_by), device, deadline, checkpoint_seconds, report)
         )
     return made
+
+
+def _is_done(recipe: Recipe, out: Path) -> bool:
+    """Whether its model is there, trained by these settings, and scored."""
+    model = out / recipe.name / "model"
+    if not (model / CONFIG).exists() or not (read_results(model) or {}).get("evaluation"):
+        return False
+    return read_config(model).pretraining == json.loads(json.dumps(recipe.run.to_dict()))
 
 
 def check_disk(folder: Path, estimates: Sequence[Estimate]) -> int:
@@ -139,9 +152,9 @@ def check_disk(folder: Path, estimates: Sequence[Estimate]) -> int:
     return needed
 
 
-def _verify(report: Report, workers: int) -> None:
-    """An episode of each shipped file is replayed and compared; where the digest of a file differs, all of it is."""
-    paths = sorted(SHIPPED.glob("*.parquet"))
+def _verify(games: Collection[str], report: Report, workers: int) -> None:
+    """An episode of each shipped file of the games is replayed; where a file's digest differs, all of it is."""
+    paths = [path for path in sorted(SHIPPED.glob("*.parquet")) if path.name.split(".")[0] in games]
     total = done = 0
 
     def begin(steps: int) -> None:
