@@ -132,7 +132,7 @@ def _is_done(recipe: Recipe, out: Path) -> bool:
     model = out / recipe.name / "model"
     if not (model / CONFIG).exists() or not (read_results(model) or {}).get("evaluation"):
         return False
-    return read_config(model).pretraining == json.loads(json.dumps(recipe.run.to_dict()))
+    return bool(read_config(model).pretraining == json.loads(json.dumps(recipe.run.to_dict())))
 
 
 def check_disk(folder: Path, estimates: Sequence[Estimate]) -> int:
