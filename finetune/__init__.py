@@ -1,1 +1,10 @@
-"""Recipes that fine-tune an encoder of the zoo on one game: each a single file, read from top to bottom."""
+"""Recipes that fine-tune an encoder of the zoo on one game: each a single file, read from top to bottom.
+
+import finetune, zoo
+play = zoo.data.load("heldout5", games=["Pong"], per_game=50_000)
+result = finetune.offline("nature.scaledql_learner12", play, finetune.OfflineConfig(mode="frozen", seeds=3))
+"""
+
+from finetune.offline import FinetuneConfig, OfflineConfig, OfflineResult, offline
+
+__all__ = ["FinetuneConfig", "OfflineConfig", "OfflineResult", "offline"]

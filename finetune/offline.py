@@ -1,6 +1,6 @@
 """Offline fine-tuning on one game: a pretrained encoder, new heads, recorded play, the objective of pretraining.
 
-Read it top to bottom: settings, the network of each mode, training, the model folder that comes out.
+Read it top to bottom: settings, the call that does it all (`offline`), the network of each mode, one training.
 
 - `frozen`: the convolutions stay as they are and what they make of every state is computed once; the fully connected
   layers start afresh and are trained on that ("encoder frozen, fully connected layers reinitialised", as in the paper).
@@ -12,26 +12,38 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.critics.network import Critic, critics_identity
-from zoo.frames.store import FeatureStore, FrameStore, feature_store
+from zoo.data import Play
+from zoo.evaluation.episodes import play_episodes, summarize
+from zoo.evaluation.scores import check_evaluation
+from zoo.frames.store import FeatureStore, FrameStore, build_store, feature_store, place_store
+from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder, project
+from zoo.models.hub import load
+from zoo.models.model_folder import ModelConfig, write_model
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives import ObjectiveConfig, objective_named
 from zoo.objectives.base import BootstrapConfig, Inputs
-from zoo.support.device import pick_precision
+from zoo.support.device import pick_device, pick_precision
+from zoo.support.errors import QzooError, unknown_name
 from zoo.training.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig
+from zoo.training.data import ChosenPlay, DataRecord, TrainingData
+from zoo.training.log import LOG
 from zoo.training.loop import TrainingProgress, train
-from zoo.training.run import objective_on, return_scales, start_heads
+from zoo.training.run import objective_on, read_curve, return_scales, start_heads, thin
 
 Mode = Literal["frozen", "full", "scratch"]
 
@@ -76,6 +88,206 @@ class FinetuneConfig:
             objective=self.objective,
             optimizer=self.optimizer,
         )
+
+
+@dataclass(frozen=True)
+class OfflineConfig:
+    """What `offline` does."""
+
+    mode: Mode = "frozen"
+    """frozen: convolutions fixed, their output computed once; full: end to end; scratch: the same network untrained."""
+    seeds: int = 1
+    """Trainings: the first with the seed of `training`, each further one with the next."""
+    episodes: int = 32
+    """Episodes to score each agent by, 0 to leave that out."""
+    training: FinetuneConfig = field(default_factory=FinetuneConfig)
+    """Settings of a training."""
+
+    def check(self) -> None:
+        """Refuse settings that can't work.
+
+        Raises:
+            QzooError: names the setting.
+        """
+        if self.mode not in get_args(Mode):
+            raise unknown_name("mode", self.mode, get_args(Mode))
+        if self.seeds < 1:
+            raise QzooError(f"seeds {self.seeds}: must be at least 1")
+        self.training.check()
+        if self.episodes:
+            check_evaluation(self.episodes, 0.0, self.training.seed)
+
+
+@dataclass(frozen=True)
+class OfflineRun:
+    """One training. agent: the policy of the game. model: its folder. result: what results.json there holds."""
+
+    agent: Agent
+    model: Path
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OfflineResult:
+    """The trainings, one a seed."""
+
+    game: str
+    runs: tuple[OfflineRun, ...]
+
+    @property
+    def agents(self) -> list[Agent]:
+        """The agents, one a training."""
+        return [run.agent for run in self.runs]
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """Raw scores, float64 (seeds, episodes)."""
+        return np.array([run.result["evaluation"]["scores"] if run.result["evaluation"] else [] for run in self.runs])
+
+    @property
+    def curves(self) -> list[list[dict[str, Any]]]:
+        """The lines of each training's log."""
+        return [run.result["curve"] for run in self.runs]
+
+
+@dataclass(frozen=True)
+class OfflineProgress:
+    """stage: replay, train or evaluate. done, total: steps of play, gradient steps, or episodes. note: for people."""
+
+    stage: Literal["replay", "train", "evaluate"]
+    seed: int
+    done: int
+    total: int
+    note: str = ""
+
+
+def offline(
+    encoder: Encoder | str | Path,
+    play: Play | ChosenPlay,
+    config: OfflineConfig | None = None,
+    *,
+    name: str = "",
+    out: str | Path = "runs/finetune",
+    critic: Critic | None = None,
+    cache: str | Path = "runs/frames",
+    device: str = "auto",
+    compute: ComputeConfig = COMPUTE,
+    seconds: float = math.inf,
+    resume: bool = False,
+    force_resume: bool = False,
+    command: str = "finetune.offline",
+    report: Callable[[OfflineProgress], None] = lambda progress: None,
+) -> OfflineResult:
+    """Fine-tune an encoder on one game's recorded play, with new heads, and score the agents.
+
+    Each training leaves a model folder, `out`/GAME.MODE.NAME/model (from the second seed on GAME.MODE.NAME.seedN), that
+    `zoo.load_agent` opens. The encoder given is left as it is.
+
+    Args:
+        encoder: of the zoo, or the name or folder of a model.
+        play: of one game, as `zoo.data.load` or `zoo.data.read` gives it.
+        name: what to call the encoder in folders; by default its own.
+        critic: of the game, the teacher where the objective is `from_critic`.
+        cache: folder of RAM, with a critic.
+        seconds: stop training cleanly after so long, with a checkpoint.
+        resume: go on from the runs' checkpoints. force_resume: even where settings or data differ from the run's.
+        command: what results.json says made the models.
+
+    Raises:
+        QzooError: play of several games or of none, settings that can't work, no such model, a run in the way.
+    """
+    config = config or OfflineConfig()
+    config.check()
+    deadline = time.time() + seconds
+    if len(play.games) != 1:
+        raise QzooError(f"play: of {', '.join(play.games) or 'no game'}; fine-tuning takes the play of one game")
+    (game,) = play.games
+    chosen = play if isinstance(play, ChosenPlay) else ChosenPlay(play.games, play.selection, loaded=tuple(play))
+    needs = config.training.objective.needs_critics
+    if needs != (critic is not None) or (critic is not None and critic.game != game):
+        raise QzooError(f"critic: one of {game} goes with `objective` from_critic, which needs it, and with no other")
+    label = name or (encoder.arch if isinstance(encoder, Encoder) else Path(encoder).name)
+    where = pick_device(device)
+    loaded = encoder.to(where) if isinstance(encoder, Encoder) else load(encoder, device=where)
+    data, store = _load(chosen, Path(cache), needs, report)
+    store = place_store(store, where)
+    record = DataRecord(chosen.games, chosen.selection, data.by_game())
+    runs = []
+    for number in range(config.seeds):
+        settings = replace(config.training, seed=config.training.seed + number)
+        folder = Path(out) / f"{game}.{config.mode}.{label}{f'.seed{settings.seed}' if number else ''}"
+
+        def told(progress: TrainingProgress, seed: int = settings.seed) -> None:
+            note = f"{progress.samples_per_second:.0f} samples/s, loss {progress.losses['loss']:.3f}"
+            report(OfflineProgress("train", seed, progress.step, progress.steps, note))
+
+        network, facts = finetune(
+            loaded,
+            game,
+            store,
+            config.mode,
+            settings,
+            folder,
+            compute=compute,
+            critic=critic,
+            deadline=deadline,
+            identity=record.identity(),
+            resume=resume,
+            force=force_resume,
+            report=told,
+        )
+        agent = Agent(network, game, seed=settings.seed)
+        made = {
+            **{**facts, "game": game, "encoder": str(encoder) if not isinstance(encoder, Encoder) else label},
+            **{"transitions": store.transitions, **record.facts(), "data_mean": data.mean_return()},
+            **{"evaluation": _score(agent, config.episodes, settings.seed, report), "command": command},
+            "curve": thin(read_curve(folder / LOG)),
+        }
+        about = ModelConfig.of(
+            network,
+            name=f"{loaded.arch}.{config.mode}_{game.lower()}",
+            objective=settings.objective.name,
+            dataset=f"{game}, {store.transitions} transitions" + ", imported" * bool(data.sets),
+            pretraining={
+                "encoder": made["encoder"],
+                **settings.run_config(loaded.arch, loaded.feature_dim).to_dict(),
+            },
+        )
+        write_model(network, about, folder / "model", results=made)
+        runs.append(OfflineRun(agent, folder / "model", made))
+    return OfflineResult(game, tuple(runs))
+
+
+def _load(
+    chosen: ChosenPlay, cache: Path, ram: bool, report: Callable[[OfflineProgress], None]
+) -> tuple[TrainingData, FrameStore]:
+    """What was chosen, read, and the store that it gives."""
+    recordings = chosen.recordings()
+    data, replayed = TrainingData(recordings, chosen.sets()), None
+    total, done = sum(recording.steps for recording in recordings), 0
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        done += steps
+        report(OfflineProgress("replay", 0, done, total))
+
+    if chosen.selection:
+        replayed = build_store(recordings, cache=cache, on_steps=advance, ram=ram)
+    return data, data.store(chosen.games, replayed, allow_mix=chosen.allow_mix)
+
+
+def _score(agent: Agent, episodes: int, seed: int, report: Callable[[OfflineProgress], None]) -> dict[str, Any] | None:
+    """The agent's scores in seeded episodes, the same for all trainings; None where there are none."""
+    if not episodes:
+        return None
+    ended = 0
+
+    def on_episode(score: float) -> None:
+        nonlocal ended
+        ended += 1
+        report(OfflineProgress("evaluate", seed, ended, episodes))
+
+    return summarize(agent.game, play_episodes(agent, agent.game, episodes, on_episode=on_episode))
 
 
 class FullyConnected(nn.Module):

@@ -1,5 +1,6 @@
 """What Python calls directly: play, stores and datasets, pretraining, evaluation, recording, export."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+import finetune
 import zoo
 from tests.conftest import GAMES
 from tests.recording_helpers import refused
+from zoo.models.encoder import Encoder
 from zoo.objectives.bc import CloningConfig
 
 TINY = zoo.PretrainConfig(steps=3, batch_size=8, feature_dim=8)
@@ -105,3 +108,23 @@ def test_recording_and_export_are_one_call_each(tmp_path: Path) -> None:
     assert Path(part["path"]).exists() and told[-1] == part["steps"] == play.transitions
     refused(lambda: zoo.record(["Breakout"], "random", 0, out=tmp_path), "steps 0")
     refused(lambda: zoo.export(play, "parquet", tmp_path / "out", workers=-1), "workers -1")
+
+
+def test_fine_tuning_is_one_call(recordings_dir: Path, tmp_path: Path) -> None:
+    play = zoo.data.read(recordings_dir, games=["SpaceInvaders"])
+    training = finetune.FinetuneConfig(steps=3, batch_size=8)
+    config = finetune.OfflineConfig(mode="full", seeds=2, episodes=1, training=training)
+    encoder = Encoder("nature", 8)
+    before = encoder.projection.weight.clone()
+    result = finetune.offline(encoder, play, config, out=tmp_path)
+    assert result.game == "SpaceInvaders" and result.scores.shape == (2, 1) and len(result.agents) == 2
+    assert [run.model.parent.name for run in result.runs] == [
+        "SpaceInvaders.full.nature",
+        "SpaceInvaders.full.nature.seed1",
+    ]
+    one, other = (zoo.load_agent(run.model, "SpaceInvaders") for run in result.runs)
+    assert not torch.equal(one.network.bias, other.network.bias)
+    assert torch.equal(encoder.projection.weight, before)
+    refused(lambda: finetune.offline(encoder, zoo.data.read(recordings_dir), config, out=tmp_path), "play of one game")
+    for wrong, part in (({"mode": "frozenn"}, "did you mean frozen"), ({"seeds": 0}, "seeds 0")):
+        refused(lambda: finetune.offline(encoder, play, replace(config, **wrong), out=tmp_path), part)  # type: ignore[arg-type]  # noqa: B023

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import tyro
+from rich.progress import TaskID
 
 from finetune.offline import FinetuneConfig, Mode, objective_for
 from zoo.commands.choose import refuse_limits, sets_of, takes_recordings
@@ -19,10 +20,6 @@ from zoo.training.data import ChosenPlay
 
 if TYPE_CHECKING:
     from zoo.critics.network import Critic
-    from zoo.frames.store import FrameStore
-    from zoo.models.encoder import Encoder
-    from zoo.models.qnetwork import QNetwork
-    from zoo.training.data import TrainingData
 
 
 @dataclass
@@ -58,6 +55,8 @@ class FinetuneOffline:
     objective: str = "scaled_ql"
     """What is minimised: scaled_ql, from_critic, bc or mse_ql. Its settings are the ones that --help then shows."""
     finetune_config: FinetuneConfig = field(default_factory=FinetuneConfig)
+    seeds: int = 1
+    """Trainings, the first with --seed and each further one with the next."""
     episodes: int = 32
     """Episodes to score the agent by, 0 to leave that out."""
     device: str = "auto"
@@ -95,51 +94,45 @@ class FinetuneOffline:
             return self._run()
 
     def _run(self) -> dict[str, Any]:
+        from finetune.offline import OfflineConfig, OfflineProgress, offline
         from zoo.atari.games import get_game
-        from zoo.evaluation.scores import check_evaluation
-        from zoo.frames.store import place_store
-        from zoo.models.hub import load
-        from zoo.models.model_folder import ModelConfig, write_model
-        from zoo.support.device import pick_device
-        from zoo.training.data import DataRecord
 
-        self.finetune_config.check()
-        if self.episodes:
-            check_evaluation(self.episodes, 0.0, self.finetune_config.seed)
         started = time.time()
-        deadline = started + parse_duration(self.time_budget) if self.time_budget else float("inf")
         game = get_game(self.game).name
-        chosen = self.choose(game)
-        device = pick_device(self.device)
-        encoder = load(self.encoder, device=device)
-        critic = self._critic(game)
-        data, store = self._load(chosen, deadline)
-        record = DataRecord(chosen.games, chosen.selection, data.by_game())
-        folder = self.out / f"{game}.{self.mode}.{Path(self.encoder).name}"
-        network, result = self._train(
-            encoder, game, place_store(store, device), record.identity(), folder, deadline, critic
-        )
-        result |= {
-            "game": game,
-            "encoder": self.encoder,
-            "transitions": store.transitions,
-            **record.facts(),
-            "data_mean": data.mean_return(),
-            "evaluation": self._evaluate(network, game),
-            "command": typed_command(),
-        }
-        run_config = self.finetune_config.run_config(encoder.arch, encoder.feature_dim)
-        config = ModelConfig.of(
-            network,
-            name=f"{encoder.arch}.{self.mode}_{game.lower()}",
-            objective=self.finetune_config.objective.name,
-            dataset=f"{game}, {store.transitions} transitions" + ", imported" * bool(data.sets),
-            pretraining={"encoder": self.encoder, **run_config.to_dict()},
-        )
-        write_model(network, config, folder / "model", results=result)
+        config = OfflineConfig(self.mode, self.seeds, self.episodes, self.finetune_config)
+        config.check()
+        seconds = parse_duration(self.time_budget) if self.time_budget else float("inf")
+        with progress_bar(quiet=self.json) as bar:
+            tasks: dict[tuple[str, int], TaskID] = {}
+
+            def show(progress: OfflineProgress) -> None:
+                key = progress.stage, progress.seed
+                if key not in tasks:
+                    name = self.mode if progress.stage == "train" else progress.stage
+                    seed = f", seed {progress.seed}" if self.seeds > 1 and progress.stage != "replay" else ""
+                    tasks[key] = bar.add_task(name + seed, total=progress.total, note="")
+                bar.update(tasks[key], completed=progress.done, note=progress.note)
+
+            made = offline(
+                self.encoder,
+                self.choose(game),
+                config,
+                out=self.out,
+                critic=self._critic(game),
+                cache=self.cache,
+                device=self.device,
+                compute=self.compute,
+                seconds=seconds,
+                resume=self.resume,
+                force_resume=self.force_resume,
+                command=typed_command(),
+                report=show,
+            )
         if not self.json:
-            print(summary(result))
-        return {**result, "model": str(folder / "model"), "wall_seconds": time.time() - started}
+            for run in made.runs:
+                print(summary(run.result))
+        runs = [{**run.result, "model": str(run.model)} for run in made.runs]
+        return {**runs[0], **({"runs": runs} if len(runs) > 1 else {}), "wall_seconds": time.time() - started}
 
     def _critic(self, game: str) -> Critic | None:
         """The teacher, where the objective wants one."""
@@ -179,72 +172,6 @@ class FinetuneOffline:
         sources = self.sources or (("learner",) if self.dataset == CUSTOM else ())
         seed = self.finetune_config.seed
         return Selection(self.dataset, (game,), sources, self.transitions, uniform=self.uniform, seed=seed)
-
-    def _load(self, chosen: ChosenPlay, deadline: float) -> tuple[TrainingData, FrameStore]:
-        """What was chosen, read, and the store that it gives."""
-        from zoo.frames.store import build_store
-        from zoo.training.data import TrainingData
-
-        recordings = chosen.recordings()
-        data, replayed = TrainingData(recordings, chosen.sets(deadline)), None
-        if chosen.selection:
-            with progress_bar(quiet=self.json) as bar:
-                task = bar.add_task("replay", total=sum(recording.steps for recording in recordings), note="")
-                cache, ram = self.cache, self.finetune_config.objective.needs_critics
-                replayed = build_store(
-                    recordings, cache=cache, on_steps=lambda steps: bar.advance(task, steps), ram=ram
-                )
-        return data, data.store(chosen.games, replayed, allow_mix=self.allow_mixed_origins)
-
-    def _train(
-        self,
-        encoder: Encoder,
-        game: str,
-        store: FrameStore,
-        identity: dict[str, Any],
-        folder: Path,
-        deadline: float,
-        critic: Critic | None,
-    ) -> tuple[QNetwork, dict[str, Any]]:
-        """Fine-tune, with a bar."""
-        from finetune.offline import finetune
-        from zoo.training.loop import TrainingProgress
-
-        with progress_bar(quiet=self.json) as bar:
-            task = bar.add_task(f"{self.mode}", total=self.finetune_config.steps, note="")
-
-            def show(progress: TrainingProgress) -> None:
-                note = f"{progress.samples_per_second:.0f} samples/s, loss {progress.losses['loss']:.3f}"
-                bar.update(task, completed=progress.step, note=note)
-
-            return finetune(
-                encoder,
-                game,
-                store,
-                self.mode,
-                self.finetune_config,
-                folder,
-                compute=self.compute,
-                critic=critic,
-                deadline=deadline,
-                identity=identity,
-                resume=self.resume,
-                force=self.force_resume,
-                report=show,
-            )
-
-    def _evaluate(self, network: QNetwork, game: str) -> dict[str, Any] | None:
-        """Score the agent, if that is wanted."""
-        from zoo.evaluation.episodes import play_episodes, summarize
-        from zoo.models.agent import Agent
-
-        if not self.episodes:
-            return None
-        with progress_bar(quiet=self.json) as bar:
-            task = bar.add_task("evaluate", total=self.episodes, note="")
-            agent = Agent(network, game)
-            scores = play_episodes(agent, game, self.episodes, on_episode=lambda score: bar.advance(task))
-        return summarize(game, scores)
 
 
 def summary(result: dict[str, Any]) -> str:

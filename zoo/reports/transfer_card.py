@@ -31,7 +31,7 @@ def read_transfer(paths: Sequence[Path], config: ModelConfig) -> list[dict[str, 
         run = read_json(path) if path.is_file() else {}
         if not {"arms", "game", "seed", "encoder_sha256"} <= run.keys():
             raise QzooError(f"{path}: not the results.json of a run of `zoo demo`; name one with `transfer`")
-        if run["encoder_sha256"] != config.sha256:
+        if run["encoder_sha256"] != config.digest:
             raise QzooError(
                 f"{path}: encoder_sha256 is not that of {config.name}; run `zoo demo` with this model again"
             )
