@@ -123,7 +123,7 @@ def test_fine_tuning_is_one_call(recordings_dir: Path, tmp_path: Path) -> None:
         "SpaceInvaders.full.nature.seed1",
     ]
     one, other = (zoo.load_agent(run.model, "SpaceInvaders") for run in result.runs)
-    assert not torch.equal(one.network.bias, other.network.bias)
+    assert not torch.equal(one.network.weight, other.network.weight)
     assert torch.equal(encoder.projection.weight, before)
     refused(lambda: finetune.offline(encoder, zoo.data.read(recordings_dir), config, out=tmp_path), "play of one game")
     for wrong, part in (({"mode": "frozenn"}, "did you mean frozen"), ({"seeds": 0}, "seeds 0")):
