@@ -10,7 +10,7 @@ novelty: a bonus for RAM values that were seen rarely, `BONUS` times the sum ove
 held: a random action is held for a while, by a zeta distribution, as in Dabney et al. 2021 (epsilon-z greedy).
 demonstrations: a planner's play (`zoo record planner`) is in the learner's memory from its first step.
 
-What is finished is kept in benchmarks/exploration.json, with a page beside it; the same command goes on.
+What is finished is kept in benchmarks/exploration.json, with a page beside it; the same command resumes.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from zoo.recordings.datasets import Selection, get_dataset
 from zoo.support.files import write_json, write_text
 from zoo.support.markdown import markdown_table
 from zoo.training.config import RunConfig
-from zoo.training.ranks import World, share_of
+from zoo.training.ranks import World, shard_of
 
 HERE = Path(__file__).parent
 RESULTS, BLOCKS, PAGE = HERE / "results.json", HERE / "blocks.json", HERE.parent / "docs" / "scale.md"
@@ -164,7 +164,7 @@ def layout_table(figures: Figures) -> str:
     message = 4 * parameters()
     rows: list[tuple[object, ...]] = []
     for gpus in GPUS:
-        shares = [share_of(GAMES, per_game, World(rank, gpus)) for rank in range(gpus)]
+        shares = [shard_of(GAMES, per_game, World(rank, gpus)) for rank in range(gpus)]
         games = max(len(share.names) for share in shares)
         samples = max(len(share.rows(len(GAMES), per_game)) for share in shares)
         held = [transitions * games / len(GAMES) for transitions in TRANSITIONS]

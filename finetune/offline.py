@@ -4,7 +4,7 @@ Read it top to bottom: settings, the call that does it all (`offline`), the netw
 
 - `frozen`: the convolutions stay as they are and what they make of every state is computed once; the fully connected
   layers start afresh and are trained on that ("encoder frozen, fully connected layers reinitialised", as in the paper).
-- `full`: the encoder goes on learning, end to end, under a new head.
+- `full`: the encoder keeps learning, end to end, under a new head.
 - `scratch`: the same network from a random start, for comparison.
 """
 
@@ -190,7 +190,7 @@ def offline(
         critic: of the game, the teacher where the objective is `from_critic`.
         cache: folder of RAM, with a critic.
         seconds: stop training cleanly after so long, with a checkpoint.
-        resume: go on from the runs' checkpoints. force_resume: even where settings or data differ from the run's.
+        resume: resume from the runs' checkpoints. force_resume: even where settings or data differ from the run's.
         command: what results.json says made the models.
 
     Raises:
@@ -342,8 +342,8 @@ def finetune(
         compute: how to compute it, as in `train`.
         critic: of the game, the teacher where the objective is `from_critic`; the store must then hold RAM.
         deadline: `time.time()` at which to stop, having saved.
-        identity: what tells the data from other data; a run of other data is not gone on with.
-        resume: go on from the checkpoint in `out`.
+        identity: what tells the data from other data; a run of other data is not resumed.
+        resume: resume from the checkpoint in `out`.
         force: even where settings or data differ from the run's.
 
     Returns:
@@ -384,7 +384,7 @@ def finetune(
 
 
 def weights_digest(encoder: Encoder) -> str:
-    """Names an encoder's weights: a run that started from others must not be gone on with."""
+    """Names an encoder's weights: a run that started from others must not be resumed."""
     total = hashlib.sha256()
     for name, value in encoder.state_dict().items():
         total.update(name.encode() + value.detach().cpu().float().contiguous().numpy().tobytes())

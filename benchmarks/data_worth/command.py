@@ -39,10 +39,10 @@ class Worth:
     """Train a small encoder on each candidate with the same settings, let it play, and compare.
 
     A dataset is worth the score of the policy learned from it. Candidates that were measured before with the same
-    settings are not measured again; a comparison that was stopped goes on where it was.
+    settings are not measured again; a comparison that was stopped resumes where it was.
     """
 
-    IF_INTERRUPTED: ClassVar[str] = "what was finished is kept; the same command goes on"
+    IF_INTERRUPTED: ClassVar[str] = "what was finished is kept; the same command resumes"
 
     candidates: tuple[str, ...]
     """NAME=PATH[,PATH...]: files or folders of recordings; a NAME alone is the recordings of the package, or, where a

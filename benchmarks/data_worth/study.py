@@ -26,7 +26,7 @@ from zoo.recordings.datasets import Part, Selection, get_dataset, take
 from zoo.recordings.format import Recording, read_metadata
 from zoo.recordings.library import read_source, recorded_files, sources_of
 from zoo.recordings.stats import commands
-from zoo.support.device import computed_on, pick_device, told_when_full
+from zoo.support.device import computed_on, out_of_memory_as_error, pick_device
 from zoo.support.errors import QzooError
 from zoo.support.files import write_json, writing
 from zoo.support.markdown import duration_text, markdown_table, score_text
@@ -109,7 +109,7 @@ def make_frames(
 
 
 def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda progress: None) -> dict[str, Any]:
-    """Train on the candidate and play every game; a job that was done before is read back, a killed one goes on.
+    """Train on the candidate and play every game; a job that was done before is read back, a killed one resumes.
 
     Other settings or data are another job.
 
@@ -121,7 +121,7 @@ def measure(job: WorthJob, report: Callable[[WorthProgress], None] = lambda prog
         QzooError: recordings are missing or damaged, what was found before is damaged, or a GPU's memory is full.
     """
     torch.set_num_threads(1)
-    with told_when_full(IF_FULL):
+    with out_of_memory_as_error(IF_FULL):
         return _measure(job, report, pick_device(job.device))
 
 

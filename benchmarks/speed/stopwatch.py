@@ -37,7 +37,7 @@ class Stopwatch:
         self._mark()
 
     def leave(self) -> None:
-        """Close the innermost part; the one around it goes on."""
+        """Close the innermost part; the one around it continues."""
         self._open.pop()
         self._mark()
 

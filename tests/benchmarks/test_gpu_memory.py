@@ -13,7 +13,7 @@ from zoo.cli import main
 from zoo.frames.frames import FRAME_BYTES
 from zoo.frames.store import FrameStore, place_store
 from zoo.models.group_norm import GroupNorm
-from zoo.support.device import told_when_full
+from zoo.support.device import out_of_memory_as_error
 from zoo.support.errors import QzooError
 from zoo.training import loop
 
@@ -79,7 +79,7 @@ def test_a_full_gpu_is_one_line(
 
 
 def test_other_errors_are_not_of_memory() -> None:
-    with pytest.raises(RuntimeError, match="something else"), told_when_full("fix"):
+    with pytest.raises(RuntimeError, match="something else"), out_of_memory_as_error("fix"):
         raise RuntimeError("something else")
-    with pytest.raises(QzooError, match=r"^out of memory; fix$"), told_when_full("fix"):
+    with pytest.raises(QzooError, match=r"^out of memory; fix$"), out_of_memory_as_error("fix"):
         raise torch.OutOfMemoryError("out of memory")

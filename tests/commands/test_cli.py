@@ -86,7 +86,9 @@ def test_an_interrupt_says_what_was_saved_and_how_to_go_on(
     with pytest.raises(SystemExit) as stopped:
         main(["pretrain", "--name", "x"])
     assert stopped.value.code == 130
-    shown = "interrupted; saved at step 50 in runs/x/checkpoint.safetensors; the same command with --resume goes on\n"
+    shown = (
+        "interrupted; saved at step 50 in runs/x/checkpoint.safetensors; resume with the same command and --resume\n"
+    )
     assert capsys.readouterr().err == shown
 
 

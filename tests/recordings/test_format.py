@@ -117,7 +117,7 @@ def test_any_other_changed_value_is_refused(tmp_path: Path, column: str) -> None
 def test_an_episode_that_the_protocol_cannot_give_is_refused(
     changes: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
-    """Though it is what was written: training would go on from it into the next episode."""
+    """Though it is what was written: training would resume from it into the next episode."""
     path, episodes = tmp_path / "Breakout.random.parquet", played("Breakout", 2)
     metadata = new_metadata("Breakout", "random", "zoo record random")
     write_recording(path, metadata, [episodes[0], replace(episodes[1], **changes)])

@@ -92,7 +92,7 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_is_used(
         refused(lambda: load_state(halfway), halfway, "damaged")
     with caplog.at_level(logging.WARNING):
         assert run(store, tmp_path, resume=True) == 100
-    assert damage == "gone" or f"going on from {before}" in caplog.text
+    assert damage == "gone" or f"resuming from {before}" in caplog.text
     assert "delete it" not in caplog.text  # it is moved aside
     assert_equal(whole, halfway)
     assert load_state(halfway)[1]["step"] == 100 and load_state(before)[1]["step"] == 50  # both whole again
@@ -181,7 +181,7 @@ def test_from_a_checkpoint_that_is_not_finite_no_run_goes_on(
 
 
 def test_other_games_are_refused_even_when_forced(halfway: Path, recordings: list[Recording], tmp_path: Path) -> None:
-    """Each would go on from the head of another."""
+    """Each would resume from the head of another."""
     turned = build_store(recordings[::-1], workers=1)
     for force in (False, True):
         message = refused(lambda force=force: run(turned, tmp_path, resume=True, force=force), halfway, *GAMES)

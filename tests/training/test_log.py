@@ -57,7 +57,7 @@ def test_training_goes_on_without_tensorboard(
     with caplog.at_level(logging.WARNING):
         assert run(store, tmp_path, replace(SMALL, steps=60)) == 60
     assert [line["step"] for line in log_of(tmp_path)] == [50, 60]
-    assert len(caplog.records) == 1 and "tensorboard" in caplog.text and "going on without" in caplog.text
+    assert len(caplog.records) == 1 and "tensorboard" in caplog.text and "continuing without" in caplog.text
 
 
 def test_tensorboard_shows_what_was_logged(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ from zoo.objectives.scaled_ql import ScaledQL, ScaledQLConfig
 from zoo.training import batches, loop
 from zoo.training.batches import Batches
 from zoo.training.config import RunConfig
-from zoo.training.contribution import Contribution
+from zoo.training.gradient_reducer import GradientReducer
 from zoo.training.loop import LOG_EVERY, make_optimizer, set_learning_rates, train, train_step
-from zoo.training.ranks import ALONE, Share
+from zoo.training.ranks import ALONE, Shard
 from zoo.training.run import new_objective
 
 GPU = torch.device("cuda")
@@ -143,7 +143,7 @@ def test_a_step_on_a_gpu_needs_no_value(arch: str, dtype: torch.dtype, monkeypat
     with fake_gpu(monkeypatch):
         on_gpu(objective)
         optimizer = make_optimizer(objective, config.optimizer)
-        mine = Contribution(ALONE, Share(GAMES, (0, 1)), list(objective.network.parameters()), GPU)
+        mine = GradientReducer(ALONE, Shard(GAMES, (0, 1)), list(objective.network.parameters()), GPU)
         made = Batches(small_store().to(GPU), config, GPU)
         # PyTorch's own backward pass would look for the GPU.
         monkeypatch.setattr(Tensor, "backward", lambda loss: give_gradients(objective.network))

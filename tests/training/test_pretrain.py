@@ -87,7 +87,7 @@ def test_a_run_in_two_parts_equals_one_to_the_bit(store: FrameStore, tmp_path: P
             checkpoint_seconds=-1.0,
             report=interrupt,
         )
-    # Stopped before the checkpoint of step 50 was written: goes on from that of step 49.
+    # Stopped before the checkpoint of step 50 was written: resumes from that of step 49.
     assert load_state(tmp_path / "parts" / "checkpoint.safetensors")[1]["step"] == 49
     assert run(store, tmp_path / "parts", resume=True, deadline=time.time() + 0.1) < 100
     assert run(store, tmp_path / "parts", resume=True) == 100

@@ -25,7 +25,7 @@ from zoo.training import loop, ranks
 from zoo.training.batches import Batches
 from zoo.training.checkpoint import CHECKPOINT
 from zoo.training.config import RunConfig
-from zoo.training.ranks import World, share_of
+from zoo.training.ranks import World, shard_of
 from zoo.training.run import new_objective
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]  # one start of torchrun for them all
@@ -154,17 +154,17 @@ def test_ranks_draw_the_samples_of_one_process(
     sums = [torch.zeros_like(gradient) for gradient in gradients]
     losses = dict.fromkeys(wanted, 0.0)
     for rank in range(size):
-        share = share_of(GAMES, 8, World(rank, size))
-        batches = Batches(held[share.names], config, CPU, share, store.sizes)
+        shard = shard_of(GAMES, 8, World(rank, size))
+        batches = Batches(held[shard.names], config, CPU, shard, store.sizes)
         for step in (0, 3):
             mine, theirs = batches.get(step), whole.get(step)
-            rows = share.rows(2, 8)
+            rows = shard.rows(2, 8)
             assert all(torch.equal(getattr(mine, name), getattr(theirs, name)[rows]) for name in mine.tensors())
         batches.close()
-        part = objective.loss(mine, None if share.mine is None else torch.tensor(share.mine))
-        losses = {name: losses[name] + value.item() * share.weight for name, value in part.items()}
+        part = objective.loss(mine, None if shard.mine is None else torch.tensor(shard.mine))
+        losses = {name: losses[name] + value.item() * shard.weight for name, value in part.items()}
         for total, gradient in zip(sums, torch.autograd.grad(part["loss"], parameters), strict=True):
-            total += gradient * share.weight
+            total += gradient * shard.weight
     whole.close()
     assert losses == pytest.approx({name: value.item() for name, value in wanted.items()}, rel=1e-5)
     for total, gradient in zip(sums, gradients, strict=True):
@@ -173,19 +173,19 @@ def test_ranks_draw_the_samples_of_one_process(
 
 @pytest.mark.parametrize(("size", "most"), [(1, 480), (3, 168), (8, 60), (40, 12), (64, 9), (80, 6), (480, 1)])
 def test_shares_cover_the_batch_once(size: int, most: int) -> None:
-    shares = [share_of(FORTY, 12, World(rank, size)) for rank in range(size)]
-    rows = [share.rows(40, 12) for share in shares]
+    shards = [shard_of(FORTY, 12, World(rank, size)) for rank in range(size)]
+    rows = [shard.rows(40, 12) for shard in shards]
     assert sorted(torch.cat(rows).tolist()) == list(range(480))
     assert max(map(len, rows)) == most
-    for share, mine in zip(shares, rows, strict=True):
-        assert share.weight == pytest.approx(len(mine) / 480)
-        per_game = mine.view(len(share.names), -1)
-        assert [FORTY[number] for number in (per_game[:, 0] // 12).tolist()] == list(share.names)
+    for shard, mine in zip(shards, rows, strict=True):
+        assert shard.weight == pytest.approx(len(mine) / 480)
+        per_game = mine.view(len(shard.names), -1)
+        assert [FORTY[number] for number in (per_game[:, 0] // 12).tolist()] == list(shard.names)
         assert (per_game // 12 == per_game[:, :1] // 12).all()
-    assert math.isclose(sum(share.weight for share in shares), 1.0)
-    assert {name for share in shares for name in share.names} == set(FORTY)
+    assert math.isclose(sum(shard.weight for shard in shards), 1.0)
+    assert {name for shard in shards for name in shard.names} == set(FORTY)
 
 
 def test_ranks_that_do_not_fit_are_refused() -> None:
-    refused(lambda: share_of(("Pong", "Qbert"), 4, World(0, 5)), "5 ranks: 2 games of 4 samples", "at most 2")
+    refused(lambda: shard_of(("Pong", "Qbert"), 4, World(0, 5)), "5 ranks: 2 games of 4 samples", "at most 2")
     assert RunConfig().batch_size // 40 == 12  # what the sizes above are for

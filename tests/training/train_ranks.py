@@ -31,7 +31,7 @@ from zoo.support.errors import QzooError
 from zoo.training import contribution, loop, ranks
 from zoo.training.config import OptimizerConfig, RunConfig
 from zoo.training.loop import TrainingProgress
-from zoo.training.ranks import World, join, share_of
+from zoo.training.ranks import World, join, shard_of
 from zoo.training.run import new_objective
 
 CONFIG = RunConfig(
@@ -61,7 +61,7 @@ def train(store: FrameStore, out: Path, config: RunConfig = CONFIG, world: World
         out,
         device=torch.device("cpu"),
         world=world,
-        share=share_of(GAMES, config.batch_size // len(GAMES), world),
+        shard=shard_of(GAMES, config.batch_size // len(GAMES), world),
         **options,
     )
     return run.step
@@ -145,7 +145,7 @@ def main() -> None:
     first_life = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     with join() as world:
         told = command(recordings, out) if first_life else {}
-        mine = share_of(GAMES, CONFIG.batch_size // len(GAMES), world).names
+        mine = shard_of(GAMES, CONFIG.batch_size // len(GAMES), world).names
         loaded = [read_recording(recordings / f"{game}.random.parquet") for game in mine]
         store = build_store(loaded, "blocks", out / "cache", workers=1)  # which the command has filled
         if first_life:

@@ -115,7 +115,7 @@ class Verify(_Recorded):
     """Every episode."""
     log: Path | None = None
     """JSON file of the files that replayed whole, written as it goes. What it holds is not replayed again, as long as
-    the file's values and ale-py are the same: a verification that was stopped goes on where it was."""
+    the file's values and ale-py are the same: a verification that was stopped resumes where it was."""
     seed: int = 0
     """Draws the sample."""
     workers: int = 0

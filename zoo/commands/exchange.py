@@ -28,7 +28,7 @@ class Import:
 
     Its seeds are unknown, so it is no recording: it can't be replayed or verified, and it is much larger. Its
     origin.json tells where it comes from, how it differs from our recordings, and which rows were left out and why.
-    It is never mixed with recordings by accident. An import that was stopped goes on with the same command.
+    It is never mixed with recordings by accident. An import that was stopped resumes with the same command.
 
     dqn_replay: a folder <Game>/<run> or its replay_logs, with the .gz files as they were published.
 
@@ -105,7 +105,7 @@ class Export:
 
     parquet: OUT/data/GAME.SOURCE.parquet, a row a step with the frame as PNG, and a card; for Hugging Face datasets.
 
-    An export that was stopped goes on with the same command: what is complete is kept.
+    An export that was stopped resumes with the same command: what is complete is kept.
     """
 
     format: Literal["minari", "parquet"]

@@ -29,7 +29,7 @@ class FinetuneOffline:
     Writes a model folder, runs/finetune/GAME.MODE.ENCODER/model, that `zoo evaluate` and `zoo.load_agent` open.
     """
 
-    IF_INTERRUPTED: ClassVar[str] = "the same command with --resume goes on"
+    IF_INTERRUPTED: ClassVar[str] = "resume with the same command and --resume"
 
     game: tyro.conf.Positional[str]
     """The game, as in SpaceInvaders."""
@@ -69,9 +69,9 @@ class FinetuneOffline:
     time_budget: str = ""
     """Stop training cleanly after this long, as in 9m."""
     resume: bool = False
-    """Go on from the run's last checkpoint, if there is one."""
+    """Resume from the run's last checkpoint, if there is one."""
     force_resume: bool = False
-    """With --resume: go on even where settings or data differ from the run's."""
+    """With --resume: resume even where settings or data differ from the run's."""
     out: Path = Path("runs/finetune")
     """Where the run's folder, GAME.MODE.ENCODER, goes."""
     json: bool = False
@@ -85,11 +85,11 @@ class FinetuneOffline:
 
     def run(self) -> dict[str, Any]:
         """Fine-tune, save, evaluate."""
-        from zoo.support.device import deterministic, told_when_full
+        from zoo.support.device import deterministic, out_of_memory_as_error
         from zoo.training.ranks import refuse_ranks
 
         refuse_ranks("zoo finetune offline")
-        full = told_when_full("lower `batch_size` or `transitions`, or take a smaller `encoder`")
+        full = out_of_memory_as_error("lower `batch_size` or `transitions`, or take a smaller `encoder`")
         with deterministic(self.compute.deterministic), full:
             return self._run()
 

@@ -39,7 +39,7 @@ class Pretrain:
     """Pretrain an encoder by offline Q-learning (Scaled Q-learning) on recorded play.
 
     Replays the recordings into frames, trains, and writes a model folder that `zoo.load` opens. A run that was
-    stopped, by its time budget or by a kill, goes on with the same command and --resume. Ctrl-C or SIGTERM ends it
+    stopped, by its time budget or by a kill, resumes with the same command and --resume. Ctrl-C or SIGTERM ends it
     saved, as soon as the step at hand is done and the checkpoint written: for small networks that is within a second or
     two, for the large ones on a slow disk or without a GPU many (a ResNet-101's checkpoint has 2.5 GB).
 
@@ -52,7 +52,7 @@ class Pretrain:
     batch of the same run: each loads the play of its own games. Give all machines an --out that they share.
     """
 
-    IF_INTERRUPTED: ClassVar[str] = "the same command with --resume goes on"
+    IF_INTERRUPTED: ClassVar[str] = "resume with the same command and --resume"
 
     name: str
     """The model's name, arch.tag, as in nature.scaledql_mine; also its folder under --out."""
@@ -88,9 +88,9 @@ class Pretrain:
     checkpoint_every: str = "2m"
     """Time between checkpoints, looked at after every step."""
     resume: bool = False
-    """Go on from the run's last checkpoint, if there is one."""
+    """Resume from the run's last checkpoint, if there is one."""
     force_resume: bool = False
-    """With --resume: go on even where settings or data differ from the run's."""
+    """With --resume: resume even where settings or data differ from the run's."""
     out: Path = Path("runs")
     """Where the run's folder goes."""
     allow_held_out: bool = False
@@ -129,7 +129,7 @@ class Pretrain:
             )
         if made is None:
             return None
-        stopped = "" if made.done else f" (stopped by --time-budget {self.time_budget}; --resume goes on)"
+        stopped = "" if made.done else f" (stopped by --time-budget {self.time_budget}; --resume continues)"
         print(f"step {made.step} of {made.steps}{stopped}, model in {made.model}", file=sys.stderr)
         return {"model": str(made.model), "step": made.step, "steps": made.steps, "done": made.done}
 

@@ -22,14 +22,14 @@ from zoo.support.errors import QzooError
 @dataclass
 class _Record:
     IF_INTERRUPTED: ClassVar[str] = (
-        "every episode that ended is kept, the last ones perhaps in `state` alone; the same command goes on"
+        "every episode that ended is kept, the last ones perhaps in `state` alone; the same command resumes"
     )
 
     games: tuple[str, ...]
     """Games to record, or the groups train, held_out, extra, all."""
     steps: int
     """Transitions to record for each game, at least: episodes are kept whole, and several may be played side by side.
-    A second call goes on where the first one stopped."""
+    A second call resumes where the first one stopped."""
     seed: int = 0
     """Names the run: episode seeds and, for a learner, its network. Other seeds than 0 have files of their own."""
     shard: str = "1/1"
@@ -39,10 +39,10 @@ class _Record:
     time_budget: str = ""
     """Stop cleanly after this long, as in 9m or 1.5h."""
     save_every: str = "60s"
-    """Time between saves of the policy. A kill loses the episodes under way; after it the policy goes on as it was at
+    """Time between saves of the policy. A kill loses the episodes under way; after it the policy resumes as it was at
     the last save."""
     out: Path = Path("runs/recordings")
-    """Folder of the recordings; what to go on from is kept in its subfolder `state`. A killed recorder's last episodes
+    """Folder of the recordings; what to resume from is kept in its subfolder `state`. A killed recorder's last episodes
     may stand there: let the same command finish before you take the recordings elsewhere."""
     json: bool = False
     """Print the result as JSON on standard output."""
@@ -100,12 +100,12 @@ class _Record:
             dropped = sum(result.dropped for result in results if not result.done)
             lost = f", without {dropped} steps of episodes that had not ended" if dropped else ""
             print(
-                f"stopped by --time-budget, not done: {', '.join(left)}; the same command goes on{lost}",
+                f"stopped by --time-budget, not done: {', '.join(left)}; the same command resumes{lost}",
                 file=sys.stderr,
             )
         if unfinished := sum(r.unfinished for r in results):
             print(
-                f"{unfinished} steps of unfinished episodes are kept; the same command goes on with them",
+                f"{unfinished} steps of unfinished episodes are kept; the same command resumes them",
                 file=sys.stderr,
             )
         return [asdict(result) for result in results]
@@ -152,7 +152,7 @@ class RecordPolicy(_Record):
     model: tyro.conf.Positional[str] = ""
     """The model's name (`zoo list`) or folder."""
     epsilon: float = 0.05
-    """Share of actions taken at random."""
+    """Shard of actions taken at random."""
 
     def run(self) -> Any:
         """Record; one entry a game."""
@@ -178,18 +178,18 @@ class RecordPlanner(_Record):
     No model, no learning and no GPU, but slow: some tens of steps a second on a core, so that an episode may take
     minutes. How far and how finely to look ahead, a probe chooses for each game (a minute or two, once); it stands in
     the episodes' `policy`. Sticky coins are not known ahead. The end of the time budget loses no play, Ctrl-C or a kill
-    that of the episode under way since the last save (--save-every): a later call goes on in the middle of it.
+    that of the episode under way since the last save (--save-every): a later call resumes in the middle of it.
     """
 
     epsilon: float = 0.02
-    """Share of actions taken at random, so that the play holds other states than good ones."""
+    """Shard of actions taken at random, so that the play holds other states than good ones."""
     plan: Annotated[tuple[int, int, int, int] | None, tyro.conf.arg(metavar="HORIZON SEGMENT PLAYED CANDIDATES")] = None
     """Look ahead like this instead of probing: steps to look ahead, the fewest that a new action is held for, steps
     played of each plan, and sequences tried for it. As in 32 4 4 8. Time goes as HORIZON x CANDIDATES / PLAYED."""
 
     take_over: tuple[Path, ...] = ()
     """Recordings, files or folders: each episode begins as one of the learner's there, up to a step drawn at random,
-    and the planner goes on. So it shows what to do where a learner gets to."""
+    and the planner takes over. So it shows what to do where a learner gets to."""
 
     def run(self) -> Any:
         """Record; one entry a game."""

@@ -90,7 +90,7 @@ def import_dqn_replay(
     on_start: Callable[[int], None] = lambda rows: None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> tuple[Path, Origin]:
-    """Import a directory of checkpoints as a frame set in `out`; a killed import goes on at its checkpoint.
+    """Import a directory of checkpoints as a frame set in `out`; a killed import resumes at its checkpoint.
 
     Args:
         path: `.../<Game>/<run>/replay_logs`, or `.../<Game>/<run>`.

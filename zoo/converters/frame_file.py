@@ -24,7 +24,7 @@ CHECK_FRAMES = 4096
 
 
 class FrameFile:
-    """Appends frames to a file, and goes on where an earlier writer stopped.
+    """Appends frames to a file, and resumes where an earlier writer stopped.
 
     Attributes:
         count: frames written so far.

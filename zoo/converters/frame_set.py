@@ -14,7 +14,7 @@ A set is a folder, GAME.SOURCE.frames:
     origin.json           where it comes from, how that differs from our own recordings, what was left out
 
 It is written into a hidden folder beside it, which is renamed at the end, by one process at a time: a lock beside both
-sees to that. A run that was killed goes on from its last `commit`.
+sees to that. A run that was killed resumes from its last `commit`.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class FrameSetWriter:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Begin the set `path`, or go on with it.
+        """Begin the set `path`, or resume it.
 
         Args:
             identity: in JSON's types, what makes this import the same as the one that was stopped.
@@ -189,7 +189,7 @@ class FrameSetWriter:
         self.pieces += 1
 
     def commit(self, position: int) -> None:
-        """Make safe what was added: a later run goes on at `position`.
+        """Make safe what was added: a later run resumes at `position`.
 
         Raises:
             QzooError: the disk is full.
@@ -270,7 +270,7 @@ def read_origin(path: Path) -> Origin:
         QzooError: no set, an unfinished one, or one of another format version or an unknown game.
     """
     if path.with_name(f".{path.name}.partial").exists() and not path.exists():
-        raise QzooError(f"{path}: its import was not finished; give the same command again to go on with it")
+        raise QzooError(f"{path}: its import was not finished; give the same command again to resume it")
     try:
         content = json.loads((path / ORIGIN).read_text())
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -61,7 +61,7 @@ def import_minari(
     on_start: Callable[[int], None] = lambda steps: None,
     on_steps: Callable[[int], None] = lambda steps: None,
 ) -> tuple[Path, Origin]:
-    """Import a dataset as a frame set in `out`; a killed import goes on where it last saved.
+    """Import a dataset as a frame set in `out`; a killed import resumes where it last saved.
 
     Memory holds one episode as Minari gives it.
 

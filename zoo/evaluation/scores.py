@@ -20,7 +20,7 @@ RANDOM = "random"
 MAX_EPISODES = 1_000
 """Runs of different seeds share no episode up to this number (see `play_episodes`)."""
 EPSILON = 0.001
-"""Share of random actions in an evaluation."""
+"""Shard of random actions in an evaluation."""
 
 
 @dataclass(frozen=True)

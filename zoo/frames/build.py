@@ -104,7 +104,7 @@ def block_frames(
 ) -> BlockFrames:
     """Frames in compressed blocks: a file a recording, so that data sets share those that they have in common.
 
-    A build that is killed goes on with the recordings that it had done.
+    A build that is killed resumes with the recordings that it had done.
 
     Raises:
         QzooError: as `replay`; a disk without room; a damaged file in the cache.

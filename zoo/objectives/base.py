@@ -137,7 +137,7 @@ class BootstrapConfig(ReturnConfig):
     target: Literal["average", "hard"] = "average"
     """Target network: a moving average (ours, for small budgets), or a copy every `target_every` steps (paper)."""
     tau: float = 0.005
-    """Share of the online network that moves into the average at each step. Ours."""
+    """Shard of the online network that moves into the average at each step. Ours."""
     target_every: int = 2_000
     """Gradient steps between hard copies. Paper, by "Stop Regressing"."""
 

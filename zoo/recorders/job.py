@@ -48,7 +48,7 @@ class PlayPolicy(Protocol):
         ...
 
     def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: Iterable[Episode]) -> None:
-        """Go on from a saved state and the episodes recorded so far."""
+        """Resume from a saved state and the episodes recorded so far."""
         ...
 
 
@@ -76,7 +76,7 @@ class RecordJob:
 
     @property
     def state_path(self) -> Path:
-        """The policy's state beside it, from which a later call goes on."""
+        """The policy's state beside it, from which a later call resumes."""
         return self.out / "state" / self.path.with_suffix(".safetensors").name
 
     @property
@@ -96,7 +96,7 @@ class Progress:
     recent_return: float | None  # mean of the last 30 episodes; None before the first
     steps_per_second: float
     done: bool
-    unfinished: int = 0  # steps of an episode under way that is kept, to go on with
+    unfinished: int = 0  # steps of an episode under way that is kept, to resume with
     dropped: int = 0  # steps of episodes under way that were let go at the end: only whole ones are recorded
     used_up: bool = False  # every episode that there was to take over was
     too_late: bool = False  # the deadline came before the policy was back, so that it played nothing

@@ -2,7 +2,7 @@
 
 Only actions are kept and the play returns as frames, so the agent may see whatever is cheapest: the last two
 RAM states, 256 bytes, in a small network. The objective is that of Bellemare et al. 2017 with n-step returns, in
-which a lost life is an end (the episode itself goes on, as the protocol says). Acting is epsilon-greedy, with epsilon
+which a lost life is an end (the episode itself continues, as the protocol says). Acting is epsilon-greedy, with epsilon
 falling from 1, so the recording goes from random to good, exploration included.
 """
 
@@ -41,7 +41,7 @@ class LearnerConfig:
     gamma: float = 0.99
     learning_rate: float = 3e-4
     target_rate: float = 0.005
-    """Share of the online network that moves into the target network at each update."""
+    """Shard of the online network that moves into the target network at each update."""
     width: int = 512
     warmup_steps: int = 8_000
     """Steps of play before learning starts."""
@@ -248,7 +248,7 @@ class Learner:
         return tensors, {"steps": self.steps, "config": asdict(self.config)}
 
     def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], episodes: Iterable[Episode]) -> None:
-        """Go on: networks and optimizer from the state, memory by playing the recorded episodes once more."""
+        """Resume: networks and optimizer from the state, memory by playing the recorded episodes once more."""
         saved, current = info["config"], asdict(self.config)
         differing = [name for name, value in current.items() if saved.get(name) != value]
         if differing:

@@ -8,7 +8,7 @@ and how finely one must look depends on the game, so a probe chooses that where 
   emulator tosses coins of its own, from a seed that no episode has. To know them would be cheating that offline
   learning can't repeat.
 - Its luck is a function of the state: sequences and coins come from a generator seeded with a hash of RAM. An episode
-  depends on game, settings, epsilon and seed alone, and goes on after a stop as if there had been none.
+  depends on game, settings, epsilon and seed alone, and continues after a stop as if there had been none.
 - A lost life costs `LIFE` times the largest reward that any sequence met. Of equals, as where no reward is in sight,
   the one that ends in the RAM seen least in this episode is taken.
 
@@ -167,7 +167,7 @@ class Planner:
 
 
 class PlannedEpisode:
-    """An episode under way: a new one that is given its actions and the rest of its plan goes on like it."""
+    """An episode under way: a new one that is given its actions and the rest of its plan continues like it."""
 
     def __init__(self, planner: Planner, seed: int, epsilon: float) -> None:
         self.planner, self.seed, self.epsilon = planner, seed, epsilon
@@ -265,7 +265,7 @@ class PlannerRun:
         return learned.seed, learned.actions[:cut].tolist()
 
     def _goes_on(self, seed: int | None) -> bool:
-        """Whether an episode that was saved under way is to go on: none was, or it may have ended since."""
+        """Whether an episode that was saved under way is to be resumed: none was, or it may have ended since."""
         if self.job.taken_over:
             return seed is not None and seed not in {episode.seed for episode in self.episodes}
         return seed == unused_seed(self.job, self.episodes)
@@ -323,7 +323,7 @@ def learner_episodes(job: RecordJob) -> list[Episode]:
 
 
 def record_planner(job: RecordJob, report: Callable[[Progress], None] = lambda progress: None) -> Progress:
-    """Record lookahead until the file holds `job.steps` transitions or the deadline comes; a later call goes on there.
+    """Record lookahead until the file holds `job.steps` transitions or the deadline comes; a later call resumes there.
 
     Raises:
         QzooError: impossible settings, other play in the file, or an episode that differs when it is played again.

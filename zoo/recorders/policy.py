@@ -35,7 +35,7 @@ Played: TypeAlias = tuple[int, list[int], list[int], bool]
 def record_policy(job: RecordJob, report: Callable[[Progress], None] = lambda progress: None) -> Progress:
     """Record epsilon-greedy play of `job.model` until the file holds `job.steps` transitions or the deadline comes.
 
-    A later call goes on with further episodes: such a policy has no state of its own.
+    A later call continues with further episodes: such a policy has no state of its own.
 
     Raises:
         QzooError: no such model, no head for the game, or other play in the file.

@@ -80,10 +80,10 @@ def make_policy(job: RecordJob) -> tuple[PlayPolicy, int]:
 
 
 def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress: None) -> Progress:
-    """Record until the file holds `job.steps` transitions or the deadline comes; a later call goes on.
+    """Record until the file holds `job.steps` transitions or the deadline comes; a later call resumes.
 
     Each episode is kept as it ends; a kill loses those under way. File and policy are saved now and then, and at the
-    end: after a kill the policy goes on as it was last saved.
+    end: after a kill the policy resumes as it was last saved.
 
     Raises:
         QzooError: another process records into this file; see also `recorded_episodes`.
@@ -113,7 +113,7 @@ def record_games(
     report: Callable[[Progress], None] = lambda progress: None,
     **settings: Any,
 ) -> list[Progress]:
-    """Record play of several games, one process a game; a later call goes on where the files stop.
+    """Record play of several games, one process a game; a later call resumes where the files stop.
 
     Args:
         games: games, or the groups train, held_out, extra, all.
@@ -154,7 +154,7 @@ def record_all(
     """Run every recording job; returns where each ended, in the jobs' order.
 
     Raises:
-        QzooError: as `run_all`; the files of all jobs are whole and go on at the next call.
+        QzooError: as `run_all`; the files of all jobs are whole and resume at the next call.
     """
     return run_all(record, jobs, workers, report)
 
@@ -191,7 +191,7 @@ def _record(job: RecordJob, report: Callable[[Progress], None]) -> Progress:
         save_job(job, episodes, policy, players.steps)
 
     if not episodes:
-        save()  # a kill may come after the first episode and before the next save: go on from here then
+        save()  # a kill may come after the first episode and before the next save: resume from here then
     return play_on(job, episodes, num_envs, play, save, report)
 
 

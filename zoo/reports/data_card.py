@@ -294,7 +294,7 @@ def _verifying(recordings: Sequence[Recording], folder: Path | None) -> str:
     done = (
         f"\n\nReplayed whole and found as recorded, with ale-py {', '.join(versions)}: {len(whole)} of "
         f"{len(recordings)} files, {sum(len(one.episodes) for one in whole):,} episodes, "
-        f"{sum(one.steps for one in whole):,} steps; `--log {VERIFIED}` keeps the list, and goes on from it."
+        f"{sum(one.steps for one in whole):,} steps; `--log {VERIFIED}` keeps the list, and resumes from it."
     )
     return (
         f"## How to verify it\n\n```bash\nzoo data verify{named} --all\n```\n\n"

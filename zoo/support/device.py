@@ -120,7 +120,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 @contextmanager
-def told_when_full(fix: str) -> Iterator[None]:
+def out_of_memory_as_error(fix: str) -> Iterator[None]:
     """Within the block, memory of a GPU that is full is one line.
 
     Args:

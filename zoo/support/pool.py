@@ -151,7 +151,7 @@ def _to_send(error: BaseException) -> BaseException:
 
 
 def _leave_with_parent() -> None:
-    """A worker whose parent was killed goes on with its job: end it."""
+    """A worker whose parent was killed continues its job: end it."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""What a run needs to go on, saved and restored: tensors and plain values in a safetensors file."""
+"""What a run needs to resume, saved and restored: tensors and plain values in a safetensors file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zoo.support.files import replacing
 INFO_KEY, CHECKSUM_KEY, OLD_CHECKSUM_KEY = "info", "checksum", "crc32"
 """The old checksum, of files written before, left types and shapes out."""
 START_OVER = "; delete it to start over"
-"""What to do about a damaged file, where there is no other one to go on from."""
+"""What to do about a damaged file, where there is no other one to resume from."""
 
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any], *, keep: Path | None = None) -> None:

@@ -29,7 +29,7 @@ def alone_in(out: Path, world: World) -> Iterator[None]:
     lock = FileLock(out / LOCK)
     try:
         with world.together():
-            if world.leads:
+            if world.is_main:
                 take_lock(lock, out, "another process trains here; let it end, or give another `out`")
                 for name in (CHECKPOINT, LOG):
                     remove_leftovers(out / name)

@@ -15,7 +15,7 @@ from zoo.support.device import send
 from zoo.training.augment import draw_offsets, shift_batch
 from zoo.training.background import Background
 from zoo.training.config import RunConfig
-from zoo.training.ranks import WHOLE, Share
+from zoo.training.ranks import WHOLE, Shard
 
 PATIENCE = 10.0
 """Seconds to wait for a batch that nobody will take."""
@@ -34,7 +34,7 @@ class Batches:
     For a GPU they are made in a stream of their own, and the stream that trains waits for that by itself. Unmeasured.
 
     Args:
-        share: what this rank takes of each batch; `store` holds the games of it.
+        shard: what this rank takes of each batch; `store` holds the games of it.
         sizes: transitions of each game of the run; by default the store's.
     """
 
@@ -43,7 +43,7 @@ class Batches:
         store: FrameStore,
         config: RunConfig,
         device: torch.device,
-        share: Share = WHOLE,
+        shard: Shard = WHOLE,
         sizes: Mapping[str, int] | None = None,
     ) -> None:
         self._store, self._config, self._device = store, config, device
@@ -51,7 +51,7 @@ class Batches:
         self._per_game = config.per_game(len(self._sizes))
         self.size = self._per_game * len(self._sizes)
         """Of a batch of all ranks."""
-        self._rows = share.rows(len(self._sizes), self._per_game)
+        self._rows = shard.rows(len(self._sizes), self._per_game)
         self._stream = side_stream(device)
         self._trained: torch.cuda.Event | None = None
         self._pool = background(self._stream)

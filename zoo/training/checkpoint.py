@@ -49,7 +49,7 @@ class RunState:
     valued: int = 0
     """Over how many steps."""
     found: Path | None = None
-    """The checkpoint that it goes on from."""
+    """The checkpoint that it resumes from."""
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Take in the losses of a step; nothing waits for the device."""
@@ -97,14 +97,14 @@ def previous_checkpoint(path: Path) -> Path:
 
 
 def damaged_checkpoint(path: Path) -> Path:
-    """Where a checkpoint from `path` that no run could go on from is put."""
+    """Where a checkpoint from `path` that no run could resume from is put."""
     return path.with_name(f"{path.stem}.damaged{path.suffix}")
 
 
 def put_damaged_aside(path: Path, run: RunState) -> None:
     """Move a last checkpoint that could not be used out of the way, or the next save would put it over the good one.
 
-    To be called when every rank has read what it goes on from.
+    To be called when every rank has read what it resumes from.
 
     Raises:
         QzooError: it can't be moved.
@@ -125,12 +125,12 @@ def checkpoints_at(path: Path, *, resume: bool) -> list[Path]:
     """
     there = [candidate for candidate in (path, previous_checkpoint(path)) if candidate.exists()]
     if there and not resume:
-        raise QzooError(f"{there[0]}: a run is here already; give `resume` to go on with it, or another `out`")
+        raise QzooError(f"{there[0]}: a run is here already; give `resume` to resume it, or another `out`")
     return there
 
 
 def run_identity(config: RunConfig, sizes: Mapping[str, int], more: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same for a run to go on; in JSON's types, as a checkpoint gives it back.
+    """What must be the same for a run to resume; in JSON's types, as a checkpoint gives it back.
 
     How many processes train is no part of it.
 
@@ -150,7 +150,7 @@ def save_checkpoint(
     identity: Mapping[str, Any],
     run: RunState,
 ) -> None:
-    """Write everything that the run needs to go on; the checkpoint that was there is kept as the previous one.
+    """Write everything that the run needs to resume; the checkpoint that was there is kept as the previous one.
 
     Raises:
         QzooError: it can't be written, or a value is not finite; what was there is untouched.
@@ -189,7 +189,7 @@ def restore_checkpoint(
     found, (tensors, info) = _load_first_whole(there)
     differing = check_same_run(found, info, identity, force=force)
     if differing:
-        logger.warning("%s: going on with other settings than the run's: %s", found, ", ".join(differing))
+        logger.warning("%s: resuming with other settings than the run's: %s", found, ", ".join(differing))
     try:
         restore_module(objective, tensors, "objective")
         restore_optimizer(optimizer, tensors, "optimizer")
@@ -211,7 +211,7 @@ def restore_checkpoint(
 def check_same_run(
     found: Path, info: Mapping[str, Any], identity: Mapping[str, Any], *, force: bool = False
 ) -> list[str]:
-    """Refuse to go on from a checkpoint of another run; returns the settings that differ, where that is forced.
+    """Refuse to resume from a checkpoint of another run; returns the settings that differ, where that is forced.
 
     Raises:
         QzooError: other settings or data, unless `force`; other games, or another order of them, always.
@@ -225,7 +225,7 @@ def check_same_run(
     if differing and not force:
         raise QzooError(
             f"{found}: the run was started with other settings: {', '.join(differing)}; use another `out`, or "
-            "`force_resume` to go on with the new ones"
+            "`force_resume` to resume with the new ones"
         )
     return differing
 
@@ -268,6 +268,6 @@ def _load_first_whole(paths: list[Path]) -> tuple[Path, tuple[dict[str, Tensor],
             continue
         if errors:
             told = errors[0].removesuffix(START_OVER)  # it is moved aside
-            logger.warning("%s; going on from %s, step %d", told, path, content[1]["step"])
+            logger.warning("%s; resuming from %s, step %d", told, path, content[1]["step"])
         return path, content
     raise QzooError(errors[0])

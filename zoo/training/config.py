@@ -42,7 +42,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How a run is computed. Another value makes the same run but for rounding, so a run may go on with another."""
+    """How a run is computed. Another value makes the same run but for rounding: a run may be resumed with another."""
 
     deterministic: bool = False
     """The same command on the same machine gives the same bits on CUDA too; an operation that can't is refused. Slower

@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """The log in a run's folder, opened to go on after `step`: what a killed run logged after that is dropped.
+    """The log in a run's folder, opened to continue after `step`: what a killed run logged after that is dropped.
 
     Raises:
         QzooError: `log.jsonl` can't be written. Where TensorBoard's file can't, there is a warning, once, and the log
-            goes on without.
+            continues without.
     """
 
     def __init__(self, out: Path, step: int) -> None:
@@ -71,7 +71,7 @@ class RunLog:
             with self._events.open("ab") as file:
                 RecordWriter(file).write(event.SerializeToString())
         except OSError as error:
-            logger.warning("%s: could not be written (%s); going on without", self._events, error.strerror or error)
+            logger.warning("%s: could not be written (%s); continuing without", self._events, error.strerror or error)
             self._events = None
 
 

@@ -1,6 +1,6 @@
 """The training loop. It owns device, precision, schedule, clipping, checkpoints and logs, and knows no objective.
 
-What a step draws depends on the seed and the step's number alone, so a run that goes on from a checkpoint makes the
+What a step draws depends on the seed and the step's number alone, so a run that resumes from a checkpoint makes the
 same batches, and on a CPU the same weights to the bit, as one that was never stopped. One process trains, or several
 that share each batch (`zoo.training.ranks`): the loop is the same.
 """
@@ -38,9 +38,9 @@ from zoo.training.checkpoint import (
     save_checkpoint,
 )
 from zoo.training.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig, flat
-from zoo.training.contribution import Contribution
+from zoo.training.gradient_reducer import GradientReducer
 from zoo.training.log import RunLog
-from zoo.training.ranks import ALONE, WHOLE, Share, World
+from zoo.training.ranks import ALONE, WHOLE, Shard, World
 
 LOG_EVERY = 50
 VALUES_EVERY = 250
@@ -92,7 +92,7 @@ def train(
     device: torch.device,
     compute: ComputeConfig = COMPUTE,
     world: World = ALONE,
-    share: Share = WHOLE,
+    shard: Shard = WHOLE,
     deadline: float = float("inf"),
     identity: Mapping[str, Any] = MappingProxyType({}),
     resume: bool = False,
@@ -112,13 +112,13 @@ def train(
         store: the play of this rank's games.
         compute: how; no part of what makes the run what it is. `compute.deterministic` is the caller's to see to, with
             `zoo.support.device.deterministic` around all that it does on the device.
-        world, share: the ranks that train together, and what this one takes; by default one process takes all.
+        world, shard: the ranks that train together, and what this one takes; by default one process takes all.
         out: folder of checkpoint, JSON-lines log and TensorBoard files.
         identity: what else makes the run what it is (its data, the weights it starts from); a checkpoint of another
             identity is refused.
-        resume: go on from the checkpoint in `out`, if there is one; without it the folder must hold none. Where the
+        resume: resume from the checkpoint in `out`, if there is one; without it the folder must hold none. Where the
             last one is damaged, from the one before.
-        force: go on even with other settings or data than the run's; what was trained so far then is of the old ones.
+        force: resume even with other settings or data than the run's; what was trained so far then is of the old ones.
 
     Returns:
         Steps taken and seconds spent, earlier parts of the run included.
@@ -135,13 +135,13 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(alone_in(out, world))
         held = world.union(store.sizes)
-        sizes = {game: held[game] for game in share.games or store.games}
+        sizes = {game: held[game] for game in shard.games or store.games}
         identity = run_identity(config, sizes, {"computed_in": str(dtype).removeprefix("torch."), **identity})
         run = go_on(path, objective, optimizer, identity, world, resume=resume, force=force)
         with world.together():
-            log = RunLog(out, run.step) if world.leads else None
-        batches = stack.enter_context(closing(Batches(store, config, device, share, sizes)))
-        mine = stack.enter_context(closing(Contribution(world, share, backward_order(objective), device)))
+            log = RunLog(out, run.step) if world.is_main else None
+        batches = stack.enter_context(closing(Batches(store, config, device, shard, sizes)))
+        mine = stack.enter_context(closing(GradientReducer(world, shard, backward_order(objective), device)))
         interrupted = stack.enter_context(stop_signals())
         if wants_compiling(compute.compile, device):
             objective.compile_passes(device)
@@ -177,11 +177,11 @@ def train(
                     if log is not None:
                         log.write_values(run.step, values)
                 report(TrainingProgress(run.step, config.steps, speed, means, worst))
-            if world.leads and time.time() - saved > checkpoint_seconds:
+            if world.is_main and time.time() - saved > checkpoint_seconds:
                 saved, saved_step = save()
         if not all(map(math.isfinite, fetch(run.sums).values())):
             world.leave(not_finite(out, run.step, "not finite"))
-        if world.leads and (run.step > saved_step or not path.exists()):
+        if world.is_main and (run.step > saved_step or not path.exists()):
             save()
         run.seconds = before + time.time() - began
         if world.any(interrupted()):
@@ -204,7 +204,7 @@ def go_on(
         run = restore_checkpoint(path, objective, optimizer, identity, resume=resume, force=force)
     world.check_same({"step": run.step, **flat(identity)})
     world.copy_first(list(objective.parameters()))
-    if world.leads:
+    if world.is_main:
         put_damaged_aside(path, run)
     return run
 
@@ -238,7 +238,7 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     config: RunConfig,
     dtype: torch.dtype,
-    mine: Contribution | None = None,
+    mine: GradientReducer | None = None,
 ) -> dict[str, Tensor]:
     """Loss, gradients, their sums over the ranks, clipping, optimizer; nothing in it waits for the device.
 
@@ -249,7 +249,7 @@ def train_step(
         The losses and the gradient norm of the whole batch, detached.
     """
     parameters, device = trained(optimizer), batch.actions.device
-    mine = mine or Contribution(ALONE, WHOLE, parameters, device)
+    mine = mine or GradientReducer(ALONE, WHOLE, parameters, device)
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         losses = objective.loss(batch, mine.games)

@@ -16,13 +16,13 @@ from zoo.models.qnetwork import QNetwork
 from zoo.objectives.base import Inputs
 from zoo.recordings.format import Recording
 from zoo.support.cores import cores
-from zoo.support.device import deterministic, pick_device, told_when_full
+from zoo.support.device import deterministic, out_of_memory_as_error, pick_device
 from zoo.support.errors import QzooError
 from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
 from zoo.training.config import COMPUTE, ComputeConfig, RunConfig
 from zoo.training.data import ChosenPlay, DataRecord, TrainingData, refuse_held_out
 from zoo.training.loop import TrainingProgress, train
-from zoo.training.ranks import World, join, share_of
+from zoo.training.ranks import World, join, shard_of
 from zoo.training.run import new_objective, return_scales, write_run_model
 
 IF_FULL = "lower `batch_size`, keep frames off the GPU (`frames` host), or take a smaller `arch`"
@@ -107,7 +107,7 @@ def pretrain(
         name: arch.tag, also the run's folder in `out`; by default of architecture, objective and dataset.
         seconds: stop cleanly after so long, replay included, with a checkpoint.
         checkpoint_seconds: between checkpoints.
-        resume: go on from the run's last checkpoint, if there is one; without it none may be there.
+        resume: resume from the run's last checkpoint, if there is one; without it none may be there.
         force_resume: even where settings or data differ from the run's.
         allow_held_out: let held-out games into the pretraining set.
         command: what results.json says made the model.
@@ -124,17 +124,17 @@ def pretrain(
     dataset = chosen.selection.dataset if chosen.selection else "imported"
     name = name or f"{config.arch}.{config.objective.name.replace('_', '')}_{dataset}"
     deadline = time.time() + seconds
-    with deterministic(compute.deterministic), told_when_full(IF_FULL), join() as world:
-        with world.together(), told_when_full(IF_FULL):
+    with deterministic(compute.deterministic), out_of_memory_as_error(IF_FULL), join() as world:
+        with world.together(), out_of_memory_as_error(IF_FULL):
             _check(name, config, chosen, checkpoint_seconds, allow_held_out)
             folder = out / name
             on_device = pick_device(world.own_device(device))
-            share = share_of(chosen.games, config.per_game(len(chosen.games)), world)
+            shard = shard_of(chosen.games, config.per_game(len(chosen.games)), world)
             there = checkpoints_at(folder / CHECKPOINT, resume=resume)
             if not force_resume:
                 check_same_settings(there, config, chosen.games)
             critics = _critics(config, chosen, places.critics)
-            data, store = _load(chosen.only(share.names), config, places, deadline, world, report)
+            data, store = _load(chosen.only(shard.names), config, places, deadline, world, report)
             spec = config.objective.batch()
             # What values are compared with: of a critic's, a lost life may be an end.
             life_ends = any(critic.life_ends for critic in critics.values())
@@ -151,7 +151,7 @@ def pretrain(
             device=on_device,
             compute=compute,
             world=world.on(on_device),
-            share=share,
+            shard=shard,
             deadline=deadline,
             identity={**record.identity(), **critics_identity(critics)},
             resume=resume,
@@ -159,7 +159,7 @@ def pretrain(
             checkpoint_seconds=checkpoint_seconds,
             report=lambda told: report(PretrainProgress("train", name, told.step, told.steps, told)),
         )
-        if not world.leads:
+        if not world.is_main:
             return None
         model = write_run_model(folder, name, record, objective, config, run, on_device, command, world.size)
         return Pretrained(model, run.step, config.steps, objective.network.eval())

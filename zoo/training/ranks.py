@@ -47,7 +47,7 @@ class World:
     """What the ranks tell each other in a step goes through this, with the patience for a step."""
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this rank writes logs, checkpoints and the model, and speaks for all."""
         return self.rank == 0
 
@@ -108,7 +108,7 @@ class World:
 
         def end() -> None:
             with self._others():
-                work.wait()  # on a GPU the stream waits, and this thread goes on
+                work.wait()  # on a GPU the stream waits, and this thread continues
             put_back(flat, tensors)
 
         return end
@@ -174,7 +174,7 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Work after which all ranks go on, or none: where it fails on any, rank 0 tells the first error.
+        """Work after which all ranks continue, or none: where it fails on any, rank 0 tells the first error.
 
         Raises:
             QzooError: on rank 0, the first error; the other ranks exit.
@@ -193,7 +193,7 @@ class World:
 
     def leave(self, error: QzooError | KeyboardInterrupt) -> NoReturn:
         """End on all ranks, which must all call this: rank 0 raises the error, the others exit without a word."""
-        if self.leads:
+        if self.is_main:
             raise error
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 2)
 
@@ -285,7 +285,7 @@ def _answers(host: str, port: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """What a rank takes of the data and of every batch; by default all."""
 
     games: tuple[str, ...] = ()
@@ -312,10 +312,10 @@ class Share:
         return numbers[slice(None) if self.mine is None else list(self.mine), self.part :: self.parts].flatten()
 
 
-WHOLE = Share()
+WHOLE = Shard()
 
 
-def share_of(games: Sequence[str], per_game: int, world: World) -> Share:
+def shard_of(games: Sequence[str], per_game: int, world: World) -> Shard:
     """This rank's share: of N ranks, number r takes the games r, r + N, ...
 
     With more ranks than games, `parts` ranks in a row take the same games and deal out their samples: `parts` divides
@@ -342,4 +342,4 @@ def share_of(games: Sequence[str], per_game: int, world: World) -> Share:
     groups = world.size // parts
     group, part = divmod(world.rank, parts)
     mine = None if groups == 1 else tuple(range(group, len(games), groups))
-    return Share(tuple(games), mine, part, parts)
+    return Shard(tuple(games), mine, part, parts)

@@ -10,9 +10,9 @@ from torch import Tensor
 from tests.training.test_pretrain import CPU, SMALL
 from zoo.frames.store import FrameStore
 from zoo.training import contribution
-from zoo.training.contribution import Contribution, buckets
+from zoo.training.gradient_reducer import GradientReducer, buckets
 from zoo.training.loop import backward_order
-from zoo.training.ranks import ALONE, WHOLE, Share, World
+from zoo.training.ranks import ALONE, WHOLE, Shard, World
 from zoo.training.run import new_objective
 
 
@@ -41,15 +41,15 @@ def test_sending_overlaps_the_backward_pass(reached: bool, store: FrameStore, mo
         found = objective.loss(batch)
         return found if reached else {**found, "loss": objective.network.encoder(batch.observations).square().mean()}
 
-    def gradients(mine: Contribution) -> tuple[dict[str, Tensor], list[Tensor | None]]:
+    def gradients(mine: GradientReducer) -> tuple[dict[str, Tensor], list[Tensor | None]]:
         objective.zero_grad(set_to_none=True)
         told = mine.backward(losses())
         return told, [None if p.grad is None else p.grad.clone() for p in order]
 
-    wanted = gradients(Contribution(ALONE, WHOLE, order, CPU))
+    wanted = gradients(GradientReducer(ALONE, WHOLE, order, CPU))
     ready: list[int] = []
     twin = Twin(on_begin=lambda: ready.append(sum(p.grad is not None for p in order)))
-    mine = Contribution(twin, Share(store.games, None, 0, 2), order, CPU)
+    mine = GradientReducer(twin, Shard(store.games, None, 0, 2), order, CPU)
     for step in (1, 2):
         told, found = gradients(mine)
         assert told == wanted[0]

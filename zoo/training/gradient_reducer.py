@@ -8,22 +8,22 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from zoo.training.ranks import Share, World
+from zoo.training.ranks import Shard, World
 
 BUCKET_BYTES = 25 * 2**20
 """Of a message, or a single larger gradient's. What DistributedDataParallel takes; unmeasured here."""
 
 
-class Contribution:
+class GradientReducer:
     """The losses of this rank's games, and gradients that join those of the other ranks.
 
     Args:
         parameters: what the gradients are of, on `device`; best in the order in which a backward pass gets to them.
     """
 
-    def __init__(self, world: World, share: Share, parameters: Sequence[Tensor], device: torch.device) -> None:
-        self._world, self._weight = world, share.weight
-        self.games = None if share.mine is None else torch.tensor(share.mine, device=device)
+    def __init__(self, world: World, shard: Shard, parameters: Sequence[Tensor], device: torch.device) -> None:
+        self._world, self._weight = world, shard.weight
+        self.games = None if shard.mine is None else torch.tensor(shard.mine, device=device)
         """The numbers of the games that this rank's part of a batch holds, int64; None: all."""
         self._buckets = list(buckets(parameters, BUCKET_BYTES)) if world.size > 1 else []
         self._missing = [len(bucket) for bucket in self._buckets]
