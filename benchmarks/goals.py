@@ -95,7 +95,7 @@ def page() -> str:
         f"`resnet18`: the goal is 1.5 times the 241 samples/s that plain bf16 training once reached on such a CPU; the "
         "bare passes are those of [choices.md](choices.md), the optimizer's step with them. A bare matrix product of "
         "as much arithmetic, in the same precision, takes "
-        f"{text(choices['matmul_share'], '.2f')} of the bare passes' time. That page tells what other "
+        f"{text(choices['matmul_share'], '.2f')} of the bare passes' time. That page says what other "
         "ways to compute them cost, and what leaving a part out altogether would win.",
     )
     head, *missed = (fill(paragraph, 120) for paragraph in paragraphs)

@@ -36,7 +36,7 @@ FIRST = 200
 
 
 def resident() -> int:
-    """Bytes of this process in RAM, as Linux tells them."""
+    """Bytes of this process in RAM, as Linux lists them."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 

@@ -67,7 +67,7 @@ class FinetuneConfig:
     seed: int = 0
     """Seeds the new layers and the batches."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """bfloat16 autocast where the device has it (auto), or as told."""
+    """bfloat16 autocast where the device has it (auto), or as set."""
     objective: ObjectiveConfig = field(default_factory=lambda: objective_for("scaled_ql"))
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=5e-4, warmup_steps=50))
 
@@ -342,7 +342,7 @@ def finetune(
         compute: how to compute it, as in `train`.
         critic: of the game, the teacher where the objective is `from_critic`; the store must then hold RAM.
         deadline: `time.time()` at which to stop, having saved.
-        identity: what tells the data from other data; a run of other data is not resumed.
+        identity: what sets the data apart; a run of other data is not resumed.
         resume: resume from the checkpoint in `out`.
         force: even where settings or data differ from the run's.
 

@@ -89,7 +89,7 @@ def usage(group: str = "") -> str:
         "",
     ]
     lines += [f"  zoo {name:<18} {COMMANDS[name][2]}" for name in names]
-    return "\n".join([*lines, "", "zoo COMMAND --help tells a command's settings; --json prints results as JSON."])
+    return "\n".join([*lines, "", "zoo COMMAND --help says a command's settings; --json prints results as JSON."])
 
 
 def find_command(arguments: Sequence[str]) -> tuple[str, list[str]]:

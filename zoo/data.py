@@ -117,7 +117,7 @@ def load(
     """Recordings of a dataset, game after game, one a file; `store` of what is returned makes frames of them.
 
     Args:
-        name: as `list_datasets` tells: "novice40", "mixed40", "heldout5", "learner12".
+        name: as `list_datasets` says: "novice40", "mixed40", "heldout5", "learner12".
         games: some of its games, in the order wanted; None: all.
         per_game: a whole number: keep about this many transitions of each game, drawn from all of its sources together.
         uniform: draw single transitions, exactly `per_game`, instead of whole episodes. The episodes they come from

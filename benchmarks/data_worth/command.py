@@ -68,7 +68,7 @@ class Worth:
     """Trainings side by side, one thread each, and processes that replay; 0 takes every core."""
     device: str = "auto"
     """auto, cpu, cuda. Compare on one: what was measured before is read back even where another device made it, which
-    the page then tells."""
+    the page then says."""
     out: Path = Path("runs/worth")
     """Where runs go, and what was found: worth.json, and worth.md to read."""
     cache: Path = Path("runs/frames")

@@ -66,7 +66,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def place(tensor: Tensor) -> int:
-    """What tells a tensor's memory from another's; oneDNN's own tensors, which have no views, don't say where it is."""
+    """What says a tensor's memory from another's; oneDNN's own tensors, which have no views, don't say where it is."""
     return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage().data_ptr()
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of memory tells growth from none, and its figures follow from its readings."""
+"""The benchmark of memory says growth from none, and its figures follow from its readings."""
 
 import json
 from pathlib import Path

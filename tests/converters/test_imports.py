@@ -46,7 +46,7 @@ def states(store: FrameStore) -> torch.Tensor:
 @pytest.mark.parametrize("wanted", [1, 400, 800])
 def test_a_part_is_whole_episodes_as_they_were(replayed: FrameSet, wanted: int) -> None:
     numbers = torch.arange(replayed.store.transitions)
-    whole = replace(replayed.store, rewards=numbers.float())  # so that each transition tells which it is
+    whole = replace(replayed.store, rewards=numbers.float())  # so that each transition says which it is
     store = draw_episodes(replace(replayed, store=whole), wanted, seed=3).store
     assert wanted <= store.transitions < whole.transitions and len(store.frames) < len(whole.frames)
     assert store.ranges == {"Breakout": (0, store.transitions)}

@@ -296,7 +296,7 @@ def test_the_probe_is_written_down_and_repeats_itself(tmp_path: Path, quick_prob
     assert (resumed.scores, resumed.settings) == (whole.scores, whole.settings)
     assert f"/{whole.settings}/" in resumed.episodes[0].policy
     resumed.save()
-    resumed.job.state_path.unlink()  # the recording tells as well
+    resumed.job.state_path.unlink()  # the recording says as well
     assert PlannerRun(job(tmp_path / "two", plan=())).settings == whole.settings
 
 

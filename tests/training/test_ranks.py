@@ -48,7 +48,7 @@ def out(recordings_dir: Path, store: FrameStore, tmp_path_factory: pytest.TempPa
         ]
         done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
-        assert "Signal 9" in done.stderr or "-9" in done.stderr, done.stderr  # the kill, of which torchrun tells
+        assert "Signal 9" in done.stderr or "-9" in done.stderr, done.stderr  # the kill, of which torchrun says
         assert load_state(out / "stopped" / CHECKPOINT)[1]["step"] == 10
         assert train(store, out / "stopped", resume=True) == CONFIG.steps
         yield out

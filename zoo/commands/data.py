@@ -61,7 +61,7 @@ class _Recorded:
 
 @dataclass
 class List(_Recorded):
-    """List recordings: game, source and size; --json tells how they were made, too.
+    """List recordings: game, source and size; --json says how they were made, too.
 
     Of a dataset, episodes and transitions are those that it takes of each file; bytes are those of the whole file.
     """

@@ -27,7 +27,7 @@ class Import:
     """Import play that others recorded, as frames: a folder GAME.SOURCE.frames.
 
     Its seeds are unknown, so it is no recording: it can't be replayed or verified, and it is much larger. Its
-    origin.json tells where it comes from, how it differs from our recordings, and which rows were left out and why.
+    origin.json says where it comes from, how it differs from our recordings, and which rows were left out and why.
     It is never mixed with recordings by accident. An import that was stopped resumes with the same command.
 
     dqn_replay: a folder <Game>/<run> or its replay_logs, with the .gz files as they were published.

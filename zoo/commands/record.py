@@ -160,7 +160,7 @@ class RecordPolicy(_Record):
         from zoo.models.model_folder import read_config
 
         if not self.model:
-            raise QzooError("MODEL: name the model that plays; `zoo list` tells them")
+            raise QzooError("MODEL: name the model that plays; `zoo list` lists them")
         if not 0.0 <= self.epsilon <= 1.0:
             raise QzooError(f"epsilon {self.epsilon}: must be 0 to 1")
         folder = find_model(self.model)

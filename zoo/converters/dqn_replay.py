@@ -97,7 +97,7 @@ def import_dqn_replay(
         game: by default the one that the path names.
         checkpoints: numbers of those to read; all by default.
         block: rows in memory at a time.
-        on_start, on_rows: told the number of rows there are, and of those read since the last call.
+        on_start, on_rows: called with the number of rows there are, and of those read since the last call.
 
     Raises:
         QzooError: an unknown game; files that are missing, damaged, of another type or shape, or that don't fit
@@ -345,7 +345,7 @@ class Cutter:
             self._take(Rows(0, frames, nothing, np.zeros(count, dtype=np.float32), nothing), 0, count)
 
     def _take(self, rows: Rows, first: int, last: int, *, transitions: bool = True) -> bool:
-        """Write frames and note their transitions, as far as they are no context; tells whether any was."""
+        """Write frames and note their transitions, as far as they are no context; says whether any was."""
         if self._start is None:
             self._start = self._first = self._writer.frames
             self._context, self._gap = PADDING if self._gap else 0, False

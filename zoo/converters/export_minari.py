@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from minari.dataset.minari_storage import MinariStorage
 
 KEY = "qzoo"
-"""Where the dataset's metadata tells which recordings it holds."""
+"""Where the dataset's metadata says which recordings it holds."""
 OVERHEAD = 1 << 20
 """Bytes that HDF5 takes at most for an episode beside its frames, which it pads by less than a quarter."""
 
@@ -205,7 +205,7 @@ def _runs(process: int) -> bool:
 
 
 def _exported(target: Path) -> str | None:
-    """The fingerprint of the recordings that a dataset was made of; None where it does not tell."""
+    """The fingerprint of the recordings that a dataset was made of; None where it does not say."""
     try:
         content = json.loads((target / "data" / "metadata.json").read_text())
         return str(content[KEY]["fingerprint"])

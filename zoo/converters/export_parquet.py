@@ -28,7 +28,7 @@ from zoo.support.locks import lock_beside, take_lock, unlink_lock
 
 METADATA_KEY = b"qzoo"
 ABOUT = {"fingerprint", "game", "source", "steps", "episodes", "license", "command"}
-"""What an exported file must tell of itself for the card."""
+"""What an exported file must say of itself for the card."""
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 COLUMNS = (
     ("observation", IMAGE, "the frame before the action: PNG, 84x84, grey"),
@@ -143,7 +143,7 @@ def _write(
 
 
 def write_card(out: Path) -> Path:
-    """Write `out`/README.md from what the files in `out`/data tell of themselves.
+    """Write `out`/README.md from what the files in `out`/data say of themselves.
 
     Raises:
         QzooError: it can't be written.
@@ -196,12 +196,12 @@ def _paths(files: str, abouts: Mapping[str, object]) -> str | list[str]:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What an exported file tells of itself; nothing where it is no such file."""
+    """What an exported file says of itself; nothing where it is no such file."""
     try:
         about: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
     except (pa.ArrowException, OSError, ValueError, KeyError):
         return {}
-    # Recordings tell of themselves under the same key.
+    # Recordings say of themselves under the same key.
     return about if isinstance(about, dict) and about.keys() >= ABOUT else {}
 
 

@@ -91,7 +91,7 @@ def open_frames(
 
     Args:
         crc32: what their checksum must be; None reads none of them.
-        on_frames: told the number of frames read since the last call.
+        on_frames: called with the number of frames read since the last call.
 
     Raises:
         QzooError: another number of frames, or frames that are not those that were written.

@@ -119,7 +119,7 @@ class FrameSetWriter:
     """Writes a set; a context manager.
 
     Attributes:
-        position: how far an earlier, killed run came, as it told `commit`; 0 for a fresh one.
+        position: how far an earlier, killed run came, as it gave `commit`; 0 for a fresh one.
         left_out: rows that became no transition, by reason; for the caller to count in.
         transitions, pieces: how many were written.
     """
@@ -300,7 +300,7 @@ def open_frame_set(
 
     Args:
         check: read every frame once and compare their checksum.
-        on_frames: told the number of frames checked since the last call.
+        on_frames: called with the number of frames checked since the last call.
 
     Raises:
         QzooError: as `read_origin`; or frames or pieces that are damaged or don't fit each other.

@@ -36,12 +36,12 @@ FAITHFUL_WRAPPERS = (
     *("AtariPreprocessing", "FrameStackObservation", "MaxAndSkipObservation", "GrayscaleObservation"),
     *("ResizeObservation", "ReshapeObservation", "RecordEpisodeStatistics", "OrderEnforcing", "PassiveEnvChecker"),
 )
-"""Wrappers of gymnasium that leave rewards alone, and ends too, unless they are told to end a life."""
+"""Wrappers of gymnasium that leave rewards alone, and ends too, unless they are set to end a life."""
 
 
 @dataclass(frozen=True)
 class Recorder:
-    """What the environment's specification tells of how a dataset was recorded; None where it does not."""
+    """What the environment's specification says of how a dataset was recorded; None where it does not."""
 
     env: str | None
     frame_skip: int | Literal["random"] | None
@@ -68,7 +68,7 @@ def import_minari(
     Args:
         path: the dataset's folder (the one that holds `data`), or its `data`.
         game: by default the one that the dataset's environment names.
-        on_start, on_steps: told the number of steps there are, and of those read since the last call.
+        on_start, on_steps: called with the number of steps there are, and of those read since the last call.
 
     Raises:
         QzooError: Minari is not installed; no dataset, or one of observations, actions, a frame skip or episodes
@@ -127,7 +127,7 @@ def open_dataset(path: Path) -> MinariDataset:
 
 
 def read_recorder(dataset: MinariDataset) -> Recorder:
-    """What its environment's specification tells."""
+    """What its environment's specification says."""
     spec = dataset.env_spec
     if spec is None:
         return Recorder(None, None, None, None, {}, [])
@@ -170,7 +170,7 @@ def find_game(path: Path, recorder: Recorder, wanted: str | None) -> str:
 
 
 def check_frame_skip(path: Path, recorder: Recorder) -> None:
-    """Refuse steps of another length than the protocol's, where the dataset tells.
+    """Refuse steps of another length than the protocol's, where the dataset says.
 
     Raises:
         QzooError: they are.
@@ -287,7 +287,7 @@ def describe(dataset: MinariDataset, layout: Layout, recorder: Recorder) -> dict
 
 def differences(dataset: MinariDataset, layout: Layout, recorder: Recorder) -> list[str]:
     """In what the dataset is, or may be, unlike our own recordings."""
-    found = ["ROM and emulator: not told by the dataset"]
+    found = ["ROM and emulator: not said by the dataset"]
     if recorder.sticky_actions != PROTOCOL.sticky_actions:
         told = "not told" if recorder.sticky_actions is None else recorder.sticky_actions
         found.append(f"sticky actions: {told}, ours {PROTOCOL.sticky_actions}")

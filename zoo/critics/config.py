@@ -52,7 +52,7 @@ class CriticConfig:
     max_gradient_norm: float = 10.0
     """Clipping by global norm."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of products in training: bfloat16 autocast where the processor has it (auto), or as told."""
+    """Of products in training: bfloat16 autocast where the processor has it (auto), or as set."""
     seed: int = 0
     """Seeds the network and the batches."""
 

@@ -143,7 +143,7 @@ def load_critics(folder: Path, games: Sequence[str]) -> dict[str, Critic]:
 
 
 def critics_identity(critics: Mapping[str, Critic]) -> dict[str, Any]:
-    """What tells critics from others: a digest of each one's weights; nothing without critics."""
+    """What sets critics apart from others: a digest of each one's weights; nothing without critics."""
     digests = {}
     for game, critic in critics.items():
         total = hashlib.sha256()

@@ -121,7 +121,7 @@ def _receive(process: subprocess.Popen[bytes], into: NDArray[np.generic]) -> Non
 
 
 def _failed(process: subprocess.Popen[bytes]) -> QzooError:
-    return QzooError(f"an emulator process ended with exit code {process.wait()}; standard error tells more")
+    return QzooError(f"an emulator process ended with exit code {process.wait()}; standard error says more")
 
 
 @contextmanager

@@ -276,7 +276,7 @@ def feature_store(
 ) -> FeatureStore:
     """Run a frozen network, uint8 (B, 4, 84, 84) -> float (B, K), over every state of a store.
 
-    Features are kept in bfloat16, on the store's device; `on_frames` is told the number done after each
+    Features are kept in bfloat16, on the store's device; `on_frames` is called with the number done after each
     block.
     """
     held = store.actions.device

@@ -86,7 +86,7 @@ class FastMaxPool(nn.MaxPool2d):
     """Max pooling by oneDNN where that pays: contiguous maps on a CPU, on which PyTorch's own is some ten times slower.
 
     The same values; gradients may differ in the last bit of the precision, as they are summed up otherwise. oneDNN
-    loses NaN and -inf: maps with such go PyTorch's way, which their sum tells.
+    loses NaN and -inf: maps with such go PyTorch's way, which their sum says.
     """
 
     def forward(self, x: Tensor) -> Tensor:

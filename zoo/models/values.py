@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 EDGE_ATOMS = 2
-"""Atoms at either end of the support whose mass tells of values that stick there."""
+"""Atoms at either end of the support whose mass shows values that stick there."""
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def value_diagnostics(
 
 
 DRIFT = 0.5
-"""Values farther than this from the returns of their states (`drift`) are told of."""
+"""Values farther than this from the returns of their states (`drift`) are reported."""
 FLOOR = 0.25
 """What a return counts at least for as a yardstick: of rewards clipped to 1, far below any that matters."""
 

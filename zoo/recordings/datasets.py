@@ -143,7 +143,7 @@ def dataset_files(dataset: Dataset, files: Files, games: Sequence[str] = ()) -> 
 
 
 def _may_hold(path: Path, part: Part) -> bool:
-    """Whether a part takes of a file, as far as its policies tell; damaged files may hold anything."""
+    """Whether a part takes of a file, as far as its policies say; damaged files may hold anything."""
     if not part.policies:
         return True
     try:

@@ -323,7 +323,7 @@ def read_recording(path: Path, *, check_digest: bool = True) -> Recording:
     """
     recording, digest = read_with_digest(path)
     if check_digest and digest != recording.metadata.digest:
-        raise QzooError(f"{path}: its values are not those that were written; `zoo data verify` tells where")
+        raise QzooError(f"{path}: its values are not those that were written; `zoo data verify` says where")
     return recording
 
 

@@ -49,7 +49,7 @@ def file_name(game: str, source: str, seed: int = 0) -> str:
 
 
 def split_name(path: Path) -> tuple[str, str, str]:
-    """(game, source, shard) that a file name tells: ("Breakout", "learner", "2of4"); the shard may be ""."""
+    """(game, source, shard) that a file name says: ("Breakout", "learner", "2of4"); the shard may be ""."""
     game, source, shard = (*path.name.removesuffix(".parquet").split(".", 2), "", "")[:3]
     return game, source, shard
 
@@ -112,7 +112,7 @@ def read_files(paths: Sequence[Path]) -> list[Recording]:
     """The recordings of files, whose names tell game and source.
 
     Raises:
-        QzooError: a damaged file; one that holds another game or source than its name tells; the same play twice.
+        QzooError: a damaged file; one that holds another game or source than its name says; the same play twice.
     """
     recordings, holders = [], Holders()
     for path in paths:
@@ -126,7 +126,7 @@ def check_name(recording: Recording) -> None:
     """Refuse a file that is named after other play than it holds: names are what selections go by.
 
     Raises:
-        QzooError: the name tells another game or source.
+        QzooError: the name says another game or source.
     """
     if recording.path is None:
         return

@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a process tells: steps played, and at the end of its part what differs."""
+    """What a process says: steps played, and at the end of its part what differs."""
 
     path: Path
     steps: int

@@ -140,7 +140,7 @@ def example(play: Play, datasets: Mapping[str, DatasetStats], folder: Path | Non
     """Python that loads a game of the play: by the dataset for pretraining if it can take one, else by another.
 
     Args:
-        folder: as `recorded_folder` tells.
+        folder: as `recorded_folder` says.
     """
     named = None if folder is None else json.dumps(str(folder), ensure_ascii=False)
     takes = {

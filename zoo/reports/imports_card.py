@@ -41,7 +41,7 @@ def imports_text(results: Mapping[str, Any]) -> str:
         part = f"{facts['transitions']:,} transitions"
         if facts["transitions"] < facts["set_transitions"]:
             part += f" of {facts['set_transitions']:,}, whole episodes drawn at random,"
-        differs = "; ".join(facts["differs"]) or "nothing that it told"
+        differs = "; ".join(facts["differs"]) or "nothing that it said"
         lines.append(
             f"`{facts['name']}` (digest `{facts['digest']}`), from {KINDS.get(facts['kind'], facts['kind'])}: {part} "
             f"in {facts['pieces']:,} pieces, {facts['episodes']:,} of them whole episodes. In what it differs from our "
@@ -75,7 +75,7 @@ def reproduction_text(results: Mapping[str, Any]) -> str:
     if not imports_of(results):
         return (
             f"{ours}These commands made them, the model and its scores; a learner of another version plays otherwise "
-            "(the page of the data tells), so train on the recordings that are here:"
+            "(the page of the data says), so train on the recordings that are here:"
         )
     return (
         f"{ours * bool(_training(results)['recordings'])}What was imported must be had from those who recorded it. "

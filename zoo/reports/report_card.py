@@ -329,7 +329,7 @@ def limitations(rows: Sequence[Mapping[str, Any]], config: ModelConfig, results:
     found += [
         f"It saw {seen} transitions a game; the paper's models saw 10 million (sub-optimal data) "
         "or 50 million (near-optimal), if its 400 million and 2 billion are shared evenly by 40 games.",
-        "One training run: the intervals tell what other episodes would give, not what another run would.",
+        "One training run: the intervals say what other episodes would give, not what another run would.",
         "Frames made in another way (another crop or resize, no frame stack, no sticky actions) are not what it "
         f"was trained on; `{CONFIG}` holds the protocol.",
         *imports_limits(results),

@@ -41,7 +41,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of a statistic over games, resampling runs within each game.
 
-    Games are strata: each keeps its number of scores in every resample, so the interval tells what other
+    Games are strata: each keeps its number of scores in every resample, so the interval says what other
     episodes of the same games would have given, not what other games would have.
 
     Args:
@@ -80,7 +80,7 @@ def hierarchical_bootstrap_interval(
     """The percentile bootstrap interval of a statistic over trainings and, within each, over episodes of its games.
 
     Episodes of one training are alike, those of another differ more: each resample draws trainings, then the episodes
-    of each of their games. Of a single training it tells, as `bootstrap_interval` does, of episodes alone.
+    of each of their games. Of a single training it says, as `bootstrap_interval` does, of episodes alone.
 
     Args:
         trainings: for each training and game its scores, float (episodes,).

@@ -138,7 +138,7 @@ def _work(connection: Connection) -> None:
 
 
 def _to_send(error: BaseException) -> BaseException:
-    """An error that tells where it was raised after it was pickled: itself, or one of its text."""
+    """An error that says where it was raised after it was pickled: itself, or one of its text."""
     if isinstance(error, QzooError):  # says it all
         return error
     where = "".join(traceback.format_exception(error))

@@ -238,7 +238,7 @@ def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_same_settings(paths: Sequence[Path], config: RunConfig, games: Sequence[str]) -> None:
-    """`check_same_run`, as far as settings and games tell, from the head of the first checkpoint that has one.
+    """`check_same_run`, as far as settings and games go, from the head of the first checkpoint that has one.
 
     Raises:
         QzooError: other settings, or other games.
@@ -246,7 +246,7 @@ def check_same_settings(paths: Sequence[Path], config: RunConfig, games: Sequenc
     for path in paths:
         try:
             info = read_info(path)
-        except QzooError:  # damaged: told of, and the other one taken, where the run is restored
+        except QzooError:  # damaged: reported, and the other one taken, where the run is restored
             continue
         known = run_identity(config, dict.fromkeys(games, 0), {})
         check_same_run(path, *({key: of.get(key) for key in ("config", "games")} for of in (info, known)))
@@ -254,7 +254,7 @@ def check_same_settings(paths: Sequence[Path], config: RunConfig, games: Sequenc
 
 
 def _load_first_whole(paths: list[Path]) -> tuple[Path, tuple[dict[str, Tensor], dict[str, Any]]]:
-    """The first checkpoint that is whole; the damaged ones before it are told of."""
+    """The first checkpoint that is whole; the damaged ones before it are reported."""
     errors = []
     for path in paths:
         try:

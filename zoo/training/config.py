@@ -128,7 +128,7 @@ class RunConfig:
     seed: int = 0
     """Seeds the network and the batches."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """bfloat16 autocast where the device has it (auto), or as told."""
+    """bfloat16 autocast where the device has it (auto), or as set."""
     objective: ObjectiveConfig = field(default_factory=ScaledQLConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 

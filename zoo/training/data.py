@@ -1,4 +1,4 @@
-"""What a run learns from: replayed recordings, imported sets, or both, and how it is told from other data."""
+"""What a run learns from: replayed recordings, imported sets, or both, and what sets it apart from other data."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class DataRecord:
         return " and ".join(parts + [IMPORTED] * bool(self._all("imports")))
 
     def identity(self) -> dict[str, Any]:
-        """What tells it from other data: a run resumes with its own alone."""
+        """What sets it apart from other data: a run resumes with its own alone."""
         identity: dict[str, Any] = {"data": {game: self.by_game[game]["fingerprint"] for game in self.games}}
         if self.selection and self.selection.uniform:  # the same episodes, but not every step of them
             identity["selection"] = json.dumps(self.selection.to_dict())

@@ -103,7 +103,7 @@ def train(
     """Train until `config.steps` or the deadline (`time.time()`), whichever comes first.
 
     The device is waited for where a line of the log is due, or a checkpoint, and there alone. A loss that is not finite
-    is told by the step of that line, and no checkpoint is made of such a loss or of such weights. Several ranks stop at
+    is reported with the step of that line, and no checkpoint is made of such a loss or of such weights. Several ranks stop at
     the same step, whichever of them has a reason to. Rank 0 writes and reports, and its clock alone says when a
     checkpoint is due; where all fail alike it raises the error, and the others exit with its code.
 
@@ -210,7 +210,7 @@ def go_on(
 
 
 def not_finite(out: Path, step: int, loss: float | str) -> QzooError:
-    """What is told of a loss that is none."""
+    """The error for a loss that is not finite."""
     return QzooError(f"{out}: the loss is {loss} at step {step}; lower `learning_rate`")
 
 

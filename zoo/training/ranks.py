@@ -174,7 +174,7 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Work after which all ranks continue, or none: where it fails on any, rank 0 tells the first error.
+        """Work after which all ranks continue, or none: where it fails on any, rank 0 says the first error.
 
         Raises:
             QzooError: on rank 0, the first error; the other ranks exit.
@@ -203,7 +203,7 @@ class World:
             yield
         except RuntimeError as error:
             reason = str(error).split(". ")[0]  # what follows is advice
-            raise QzooError(f"rank {self.rank}: lost another rank, which may have told why ({reason})") from error
+            raise QzooError(f"rank {self.rank}: lost another rank, which may have said why ({reason})") from error
 
 
 ALONE = World()
@@ -254,7 +254,7 @@ def refuse_ranks(what: str) -> None:
 def _meeting_place(rank: int) -> Any:
     """Where ranks leave each other their addresses: a store that rank 0 opens anew.
 
-    The store of torchrun outlives a restart, and with it the addresses of ranks that are dead. It only tells at which
+    The store of torchrun outlives a restart, and with it the addresses of ranks that are dead. It only says at which
     port rank 0 opened its own; where that is still of a dead rank 0, nothing answers.
     """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
