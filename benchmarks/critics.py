@@ -26,9 +26,9 @@ from zoo.atari.games import get_game
 from zoo.critics.config import CriticConfig
 from zoo.critics.jobs import CriticJob, evaluate_critics, train_critics
 from zoo.recordings.datasets import Selection
-from zoo.support.cores import cores
 from zoo.support.files import write_json, write_text
 from zoo.support.markdown import markdown_table, score_text
+from zoo.support.pool import cores
 
 BASE = CriticConfig(n_step=7, data_action=0.0, batch_size=256, precision="float32")
 PLAY = "per_game"

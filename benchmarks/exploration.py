@@ -36,10 +36,9 @@ from zoo.recorders.play import RAM_BYTES, Players
 from zoo.recorders.record import record
 from zoo.recordings.format import read_recording
 from zoo.recordings.stats import last_episodes
-from zoo.support.cores import cores
 from zoo.support.files import write_json, write_text
 from zoo.support.markdown import markdown_table, score_text
-from zoo.support.pool import run_all
+from zoo.support.pool import cores, run_all
 
 WAYS = ("plain", "novelty", "held", "demonstrations")
 GAMES = ("Alien", "Amidar", "Gravitar", "Seaquest")

@@ -23,8 +23,8 @@ import tyro
 from benchmarks.speed.replay import bench_replay
 from benchmarks.speed.timing import machine
 from zoo.recordings.library import load_recordings, subsample
-from zoo.support.cores import cores
 from zoo.support.files import write_json
+from zoo.support.pool import cores
 
 GAMES = ("Breakout", "Boxing", "Freeway", "Gopher", "Qbert", "SpaceInvaders")
 OUT = Path(__file__).with_suffix(".json")

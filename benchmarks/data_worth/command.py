@@ -14,8 +14,8 @@ from rich.table import Table
 
 from zoo.atari.games import parse_games
 from zoo.commands.common import print_table, progress_bar, typed_command
-from zoo.support.cores import cores
 from zoo.support.errors import QzooError, unknown_name
+from zoo.support.pool import cores
 from zoo.training.config import OptimizerConfig, RunConfig
 
 if TYPE_CHECKING:

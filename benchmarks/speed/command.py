@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from zoo.commands.common import console, progress_bar
-from zoo.support.cores import cores
 from zoo.support.errors import QzooError
+from zoo.support.pool import cores
 from zoo.training.config import RunConfig
 
 if TYPE_CHECKING:

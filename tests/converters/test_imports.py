@@ -113,7 +113,7 @@ def test_wrappers_may_make_scores_unknown() -> None:
     assert "ClipReward" in scores_unknown(recorder(['ClipReward{"min_reward": -1}']))
     assert "TimeLimit" in scores_unknown(recorder(["TimeLimit"]))
     assert scores_unknown(recorder(['AtariPreprocessing{"terminal_on_life_loss": true}']))
-    assert "not told" in scores_unknown(recorder([], env=None))
+    assert "not said" in scores_unknown(recorder([], env=None))
 
 
 def test_sets_are_found_and_what_is_none_is_named(replayed: FrameSet, tmp_path: Path) -> None:

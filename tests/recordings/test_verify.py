@@ -11,7 +11,7 @@ from zoo.commands.data import Verify
 from zoo.recordings import verify
 from zoo.recordings.format import new_metadata, read_recording, write_recording
 from zoo.recordings.verify import Checked, split_parts
-from zoo.support.locks import lock_beside
+from zoo.support.files import lock_beside
 
 
 def verified(folder: Path, log: Path | None = None, **options: Any) -> tuple[dict[str, Any], int]:

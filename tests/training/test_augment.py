@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from zoo.frames.store import Batch
-from zoo.training.augment import draw_offsets, shift, shift_batch
+from zoo.training.batches import draw_offsets, shift, shift_batch
 
 
 def some_frames(count: int, seed: int = 0) -> Tensor:

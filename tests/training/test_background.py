@@ -15,7 +15,7 @@ import pytest
 from tests.training.test_pretrain import SMALL, run
 from zoo.frames.store import Batch, FrameStore
 from zoo.training import batches
-from zoo.training.background import Background
+from zoo.training.batches import Background
 
 
 def test_work_is_done_in_order_after_the_beginning() -> None:
@@ -47,7 +47,7 @@ def test_closing_drops_what_was_not_begun() -> None:
 def test_a_process_ends_while_its_work_hangs() -> None:
     program = """
 import time
-from zoo.training.background import Background
+from zoo.training.batches import Background
 background = Background("test")
 background.submit(time.sleep, 1000.0)
 background.close(0.1)

@@ -14,8 +14,8 @@ from rich.table import Table
 from zoo.atari.games import parse_games
 from zoo.commands.common import parse_duration, print_table, progress_bar
 from zoo.critics.config import CriticConfig
-from zoo.support.cores import cores
 from zoo.support.errors import QzooError
+from zoo.support.pool import cores
 
 if TYPE_CHECKING:
     from zoo.critics.jobs import Played

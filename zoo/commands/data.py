@@ -17,8 +17,8 @@ from zoo.recordings.format import Recording
 from zoo.recordings.library import SHIPPED, read_files, recorded_files, sources_of
 from zoo.recordings.stats import DatasetStats, SourceStats, dataset_stats, play_stats
 from zoo.recordings.verify import verify_files
-from zoo.support.cores import cores
 from zoo.support.errors import QzooError
+from zoo.support.pool import cores
 
 IQM_NOTE = (
     "IQM human: interquartile mean over games of the human-normalized mean return; sourced: without the games whose "

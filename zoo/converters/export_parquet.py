@@ -23,8 +23,7 @@ from zoo.frames.replay import Frames
 from zoo.recordings.format import Episode, Recording
 from zoo.recordings.library import file_name
 from zoo.support.errors import QzooError
-from zoo.support.files import remove_leftovers, replacing, write_text, writing
-from zoo.support.locks import lock_beside, take_lock, unlink_lock
+from zoo.support.files import lock_beside, remove_leftovers, replacing, take_lock, unlink_lock, write_text, writing
 
 METADATA_KEY = b"qzoo"
 ABOUT = {"fingerprint", "game", "source", "steps", "episodes", "license", "command"}

@@ -43,8 +43,7 @@ from zoo.frames.frames import RawFrames
 from zoo.frames.replay import Frames
 from zoo.frames.store import FrameStore
 from zoo.support.errors import QzooError
-from zoo.support.files import replacing, write_json, writing
-from zoo.support.locks import lock_beside, take_lock, unlink_lock
+from zoo.support.files import lock_beside, replacing, take_lock, unlink_lock, write_json, writing
 
 FORMAT_VERSION = 1
 SUFFIX = ".frames"

@@ -12,8 +12,8 @@ from typing import Any
 from zoo.atari.games import OTHER_PLAYERS, get_game, parse_games
 from zoo.atari.protocol import MAX_SEED
 from zoo.evaluation.episodes import Policy, human_iqm, play_episodes, random_policy, summarize
-from zoo.support.cores import cores
 from zoo.support.errors import QzooError
+from zoo.support.pool import cores
 
 RANDOM = "random"
 """The name that stands for uniformly random play."""

@@ -28,8 +28,7 @@ from zoo.frames.ram import keeps_ram
 from zoo.frames.replay import Frames, FrameSink, empty_frames, num_frames, replay
 from zoo.recordings.format import Recording
 from zoo.support.errors import QzooError
-from zoo.support.files import check_room, remove_leftovers, replacing, reserve
-from zoo.support.locks import lock_beside
+from zoo.support.files import check_room, lock_beside, remove_leftovers, replacing, reserve
 
 OnSteps = Callable[[int], None]
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from zoo.atari.emulator import FrameEmulator
 from zoo.atari.protocol import FRAME_SIZE, PROTOCOL, ROW_BYTES
-from zoo.support.cores import cores
 from zoo.support.errors import QzooError
+from zoo.support.pool import cores
 
 if TYPE_CHECKING:  # else each process would import what reads Parquet
     from zoo.recordings.format import Episode

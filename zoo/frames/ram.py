@@ -27,8 +27,7 @@ from zoo.atari.protocol import PROTOCOL, RAM_BYTES, ROW_BYTES
 from zoo.frames.replay import num_frames
 from zoo.recordings.format import CHECK_INTERVAL, Episode, Mismatch, Recording, check_value
 from zoo.support.errors import QzooError
-from zoo.support.files import writing
-from zoo.support.locks import lock_beside
+from zoo.support.files import lock_beside, writing
 
 MAGIC = b"qram"
 HEADER = struct.Struct("<4s16sIII")

@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo.critics.teachers import Teachers
+from zoo.critics.network import Teachers
 from zoo.frames.store import Batch, BatchSpec
 from zoo.models.distributions import Support, expectation
 from zoo.models.qnetwork import QNetwork

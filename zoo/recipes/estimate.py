@@ -17,8 +17,8 @@ from zoo.critics.train import CriticTraining
 from zoo.frames.store import Batch
 from zoo.objectives.base import Inputs
 from zoo.recipes.recipe import Recipe
-from zoo.support.cores import cores
 from zoo.support.device import pick_device, pick_precision
+from zoo.support.pool import cores
 from zoo.training.loop import make_optimizer, train_step
 from zoo.training.run import new_objective
 

@@ -19,9 +19,9 @@ from zoo.recipes.recipe import Recipe, load_recipe
 from zoo.recordings.library import SHIPPED
 from zoo.recordings.verify import verify_files
 from zoo.reports.report import recorded_data, write_report
-from zoo.support.cores import cores
 from zoo.support.errors import QzooError
 from zoo.support.files import write_json
+from zoo.support.pool import cores
 from zoo.training.pretrain import Places, pretrain
 
 

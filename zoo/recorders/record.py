@@ -33,11 +33,9 @@ from zoo.recorders.job import (
 )
 from zoo.recorders.play import Players
 from zoo.recordings.format import Episode
-from zoo.support.cores import cores
 from zoo.support.errors import QzooError
-from zoo.support.files import remove_leftovers
-from zoo.support.locks import lock_beside, take_lock
-from zoo.support.pool import run_all
+from zoo.support.files import lock_beside, remove_leftovers, take_lock
+from zoo.support.pool import cores, run_all
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,8 +19,7 @@ from zoo.atari.protocol import PROTOCOL
 from zoo.recordings.format import CHECK_INTERVAL, Episode, Mismatch, Recording, check_value, read_with_digest
 from zoo.recordings.library import Holders, check_name, claim_episodes
 from zoo.support.errors import QzooError
-from zoo.support.files import write_json, writing
-from zoo.support.locks import lock_beside, take_lock
+from zoo.support.files import lock_beside, take_lock, write_json, writing
 from zoo.support.pool import run_all
 
 PART_STEPS = 20_000

@@ -21,7 +21,7 @@ from zoo.recordings.format import CHECK_INTERVAL, Recording
 from zoo.recordings.library import SHIPPED, read_files, recorded_files
 from zoo.recordings.stats import DatasetStats, SourceStats, commands, of_last_seed, play_stats
 from zoo.recordings.verify import logged, read_log
-from zoo.reports.data_plots import draw_play
+from zoo.reports.plots import draw_play
 from zoo.support.errors import QzooError
 from zoo.support.files import write_text, writing
 from zoo.support.markdown import bullets, markdown_table, score_text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from zoo.support.errors import QzooError
@@ -111,3 +113,42 @@ def check_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise QzooError(f"{folder}: {size / 1e9:.1f} GB of frames need room, {free / 1e9:.1f} GB are free")
+
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+"""What a file system without locks answers."""
+logger = logging.getLogger(__name__)
+
+
+def lock_beside(path: Path) -> FileLock:
+    """A lock for writing `path`, in a hidden file beside it."""
+    return FileLock(path.with_name(f".{path.name}.lock"))
+
+
+def take_lock(lock: FileLock, path: Path, taken: str) -> None:
+    """Take the lock on `path` at once; the system frees it when the process ends, however it ends.
+
+    Where the file system has no locks, a warning says so. The lock's folder is created if need be.
+
+    Args:
+        taken: what to say where another process has it.
+
+    Raises:
+        QzooError: another process has it, or the lock can't be written.
+    """
+    with writing(path):
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise QzooError(f"{path}: {taken}") from error
+        except (OSError, NotImplementedError) as error:  # filelock 3 turns ENOSYS into the second
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise
+            logger.warning("%s: its file system has no locks; see to it that no other process writes here", path)
+
+
+def unlink_lock(lock: FileLock) -> None:
+    """Remove the file of a lock that is held, where what it guarded is done: whoever gets it still, finds that so."""
+    with suppress(OSError):
+        Path(lock.lock_file).unlink()

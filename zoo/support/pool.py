@@ -157,3 +157,8 @@ def _leave_with_parent() -> None:
         parent.join()
         _working.acquire(timeout=SECONDS_TO_SAVE)  # recorders watch their parent as well, and save
         os._exit(1)
+
+
+def cores() -> int:
+    """Cores that this process may use: a scheduler may have given it fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

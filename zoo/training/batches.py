@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -12,8 +17,6 @@ from torch import Tensor
 
 from zoo.frames.store import Batch, FrameStore, draw
 from zoo.support.device import send
-from zoo.training.augment import draw_offsets, shift_batch
-from zoo.training.background import Background
 from zoo.training.config import RunConfig
 from zoo.training.ranks import WHOLE, Shard
 
@@ -129,3 +132,83 @@ def make_batch(store: FrameStore, index: Tensor, offsets: Tensor | None, config:
         offsets = None if offsets is None else offsets.repeat_interleave(spec.length, 0)
     batch = store.gather(index, spec.n_step, spec.gamma, spec.reward_clip, successors=spec.successors, ram=spec.ram)
     return batch if offsets is None else shift_batch(batch, offsets, config.random_shift)
+
+
+def shift(frames: Tensor, offsets: Tensor, pad: int) -> Tensor:
+    """Shift each stack by whole pixels, repeating the border: uint8 (B, C, H, W), offsets (B, 2) in [0, 2 * pad]."""
+    count, _, height, width = frames.shape
+    rows = (torch.arange(height, device=frames.device) + offsets[:, :1] - pad).clamp(0, height - 1)
+    columns = (torch.arange(width, device=frames.device) + offsets[:, 1:] - pad).clamp(0, width - 1)
+    which = torch.arange(count, device=frames.device)[:, None, None]
+    moved = frames.movedim(1, -1)[which, rows[:, :, None], columns[:, None, :]]
+    return moved.movedim(-1, 1).contiguous()
+
+
+def draw_offsets(count: int, pad: int, generator: torch.Generator) -> Tensor:
+    """How far to shift `count` transitions, by up to `pad` pixels: int64 (count, 2)."""
+    return torch.randint(0, 2 * pad + 1, (count, 2), generator=generator)
+
+
+def shift_batch(batch: Batch, offsets: Tensor, pad: int) -> Batch:
+    """The batch with every transition shifted as `draw_offsets` drew, a state and its successor alike."""
+    offsets = send(offsets, batch.observations.device)
+    return replace(
+        batch,
+        observations=shift(batch.observations, offsets, pad),
+        next_observations=shift(batch.next_observations, offsets[: len(batch.next_observations)], pad),
+    )
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def nothing() -> None:
+    """Does nothing."""
+
+
+class Background:
+    """A thread that does one piece of work after the other.
+
+    The threads of `concurrent.futures` are waited for when the process ends, whatever they wait for themselves, such as
+    a GPU whose partner is gone. This one is not.
+
+    Args:
+        begin: called in the thread, before the first work.
+    """
+
+    def __init__(self, name: str, begin: Callable[[], object] = nothing) -> None:
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._begin = begin
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> Future[R]:
+        """Have some work done; what it returns or raises is in the future."""
+        future: Future[R] = Future()
+        self._work.put((future, lambda: work(*arguments, **options)))
+        return future
+
+    def close(self, patience: float) -> None:
+        """Drop work that was not begun, and wait for that at hand, so many seconds at most."""
+        with suppress(Empty):
+            while (item := self._work.get_nowait()) is not None:
+                item[0].cancel()
+        self._work.put(None)
+        self._thread.join(patience)
+
+    def _run(self) -> None:
+        while self._do(self._work.get()):
+            pass  # with no result of the last work in hand, which may be large
+
+    def _do(self, item: tuple[Future[Any], Callable[[], Any]] | None) -> bool:
+        if item is None:
+            return False
+        future, work = item
+        try:
+            self._begin()
+            self._begin = nothing
+            future.set_result(work())
+        except BaseException as error:  # it is for whoever asks for the result
+            future.set_exception(error)
+        return True

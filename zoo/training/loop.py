@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from zoo.frames.store import Batch, FrameStore
@@ -25,8 +26,8 @@ from zoo.models.values import worst_game
 from zoo.objectives.base import Objective
 from zoo.support.device import keep_freed_memory, pick_precision
 from zoo.support.errors import QzooError
+from zoo.support.files import remove_leftovers, take_lock
 from zoo.support.interrupt import stop_signals
-from zoo.training.alone import alone_in
 from zoo.training.batches import Batches
 from zoo.training.checkpoint import (
     CHECKPOINT,
@@ -39,7 +40,7 @@ from zoo.training.checkpoint import (
 )
 from zoo.training.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig, flat
 from zoo.training.gradient_reducer import GradientReducer
-from zoo.training.log import RunLog
+from zoo.training.log import LOG, RunLog
 from zoo.training.ranks import ALONE, WHOLE, Shard, World
 
 LOG_EVERY = 50
@@ -103,8 +104,8 @@ def train(
     """Train until `config.steps` or the deadline (`time.time()`), whichever comes first.
 
     The device is waited for where a line of the log is due, or a checkpoint, and there alone. A loss that is not finite
-    is reported with the step of that line, and no checkpoint is made of such a loss or of such weights. Several ranks stop at
-    the same step, whichever of them has a reason to. Rank 0 writes and reports, and its clock alone says when a
+    is reported with the step of that line, and no checkpoint is made of such a loss or of such weights. Several ranks
+    stop at the same step, whichever of them has a reason to. Rank 0 writes and reports, and its clock alone says when a
     checkpoint is due; where all fail alike it raises the error, and the others exit with its code.
 
     Args:
@@ -267,3 +268,27 @@ def clip_gradients(parameters: list[Tensor], most: float) -> Tensor:
     if norm.device.type != "cpu" or norm > most:
         nn.utils.clip_grads_with_norm_(parameters, most, norm)
     return norm
+
+
+LOCK = ".lock"
+
+
+@contextmanager
+def alone_in(out: Path, world: World) -> Iterator[None]:
+    """Hold a run's folder, in which rank 0 writes, and remove what a killed run left half written.
+
+    The system frees the lock when the process ends, however it ends.
+
+    Raises:
+        QzooError: another process trains there.
+    """
+    lock = FileLock(out / LOCK)
+    try:
+        with world.together():
+            if world.is_main:
+                take_lock(lock, out, "another process trains here; let it end, or give another `out`")
+                for name in (CHECKPOINT, LOG):
+                    remove_leftovers(out / name)
+        yield
+    finally:
+        lock.release()

@@ -15,9 +15,9 @@ from zoo.models.encoder import ARCHS
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives.base import Inputs
 from zoo.recordings.format import Recording
-from zoo.support.cores import cores
 from zoo.support.device import deterministic, out_of_memory_as_error, pick_device
 from zoo.support.errors import QzooError
+from zoo.support.pool import cores
 from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
 from zoo.training.config import COMPUTE, ComputeConfig, RunConfig
 from zoo.training.data import ChosenPlay, DataRecord, TrainingData, refuse_held_out
