@@ -241,7 +241,7 @@ def test_transfer_is_on_the_card(folder: Path, config: ModelConfig, tmp_path: Pa
     paths = [tmp_path / f"{number}.json" for number in range(3)]
     runs = [demo_run("StarGunner", 1, 440.0), demo_run("StarGunner", 0, 400.0), demo_run("MsPacman", 0, 1404.0)]
     for path, run in zip(paths, runs, strict=True):
-        write_json(path, {**run, "encoder_sha256": config.sha256})
+        write_json(path, {**run, "encoder_sha256": config.digest})
     Report(folder, transfer=tuple(paths), card_only=True).run()
     results = read_results(folder) or {}
     assert [(run["game"], run["seed"]) for run in results["transfer"]] == [
