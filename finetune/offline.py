@@ -349,6 +349,10 @@ def finetune(
     Returns:
         (the network with a head for `game`, in eval mode; steps taken and seconds of each part).
     """
+    if mode not in get_args(Mode):
+        raise unknown_name("mode", mode, get_args(Mode))
+    if store.games != (game,):
+        raise QzooError(f"{game}: the play given is of {', '.join(store.games)}")
     device = next(encoder.parameters()).device
     network = start_network(encoder, game, mode, config)
     run_config = config.run_config(encoder.arch, encoder.feature_dim)

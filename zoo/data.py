@@ -9,7 +9,7 @@ transitions = play.dataset(n_step=5, gamma=0.99)      # a torch Dataset
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, overload
 
@@ -129,9 +129,7 @@ def load(
         QzooError: no such dataset; no game at all, or a game that is not of it, or not recorded (all missing ones are
             named); a `per_game` or `seed` that is none; a damaged file.
     """
-    if games is not None and not games:
-        raise QzooError(f"games={games!r}: name at least one game, or give None for all")
-    chosen = tuple(get_game(game).name for game in ([games] if isinstance(games, str) else games or ()))
+    chosen = _games(games) or ()
     limit = None if per_game is None else _whole("per_game", per_game, 1)
     if uniform and limit is None:
         raise QzooError("uniform=True: says how per_game is drawn; give per_game too")
@@ -154,8 +152,11 @@ def read(
         QzooError: no such file; a game or source that is not recorded there; a damaged file.
     """
     paths = _paths(recordings)
-    names, kinds = ([one] if isinstance(one, str) else one for one in (games, sources))
-    chosen = recorded_games(paths) if names is None else [get_game(game).name for game in names]
+    if not paths:
+        raise QzooError("recordings: none given; name files or folders (`zoo.data.load` gives the play of the package)")
+    kinds = [sources] if isinstance(sources, str) else sources
+    names = _games(games)
+    chosen = recorded_games(paths) if names is None else list(names)
     selection = Selection(CUSTOM, tuple(chosen), tuple(kinds or ()))
     return Play(load_recordings(chosen, kinds or (), paths), selection)
 
@@ -180,6 +181,16 @@ def list_datasets(recordings: Paths = ()) -> list[dict[str, Any]]:
         }
         for dataset in DATASETS
     ]
+
+
+def _games(given: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    """Names of games, each once; None for all."""
+    if given is None:
+        return None
+    names = dict.fromkeys(get_game(game).name for game in ([given] if isinstance(given, str) else given))
+    if not names:
+        raise QzooError(f"games={given!r}: name at least one game, or give None for all")
+    return tuple(names)
 
 
 def _paths(given: Paths) -> list[Path]:

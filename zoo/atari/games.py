@@ -10,6 +10,7 @@ actions).
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -84,7 +85,10 @@ def all_games() -> dict[str, Game]:
 
 
 def get_game(name: str) -> Game:
-    """The game called `name`, as in the table ("SpaceInvaders"); the ROM id ("space_invaders") works too.
+    """The game called `name`, as in the table ("SpaceInvaders") or as others write it.
+
+    Others: the ROM id ("space_invaders"), an environment's id ("ALE/SpaceInvaders-v5", "SpaceInvadersNoFrameskip-v4"),
+    in capitals or not.
 
     Raises:
         QzooError: no such game; the nearest names are offered.
@@ -92,10 +96,18 @@ def get_game(name: str) -> Game:
     games = all_games()
     if name in games:
         return games[name]
-    for game in games.values():
-        if game.rom == str(name).lower():
-            return game
-    raise unknown_name("game", name, list(games))
+    bare = re.sub(r"(-ram)?(NoFrameskip|Deterministic)?(-v\d+)?$", "", str(name).removeprefix("ALE/"))
+    found = _by_letters().get(bare.replace("_", "").lower())
+    if found is None:
+        raise unknown_name("game", bare, list(games))
+    return games[found]
+
+
+@cache
+def _by_letters() -> dict[str, str]:
+    """Names by what is left of them without capitals and underscores."""
+    named = {name.lower(): name for name in all_games()}
+    return named | {game.rom.replace("_", ""): name for name, game in all_games().items()}
 
 
 def games_of(split: Split) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from zoo.commands.common import progress_bar
+from zoo.commands.common import print_table, progress_bar
 from zoo.support.errors import QzooError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _show(result: dict[str, Any]) -> None:
         ]
         table.add_row(*cells, *([f"{beside[game]['mean']:,.1f}"] if beside else []))
     console = Console()
-    console.print(table)
+    print_table(table)
     for key, title in (
         ("iqm_human", "all games"),
         ("iqm_human_sourced", "games with DeepMind's human scores"),

@@ -9,6 +9,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from zoo.commands.common import print_table
+
 
 @dataclass
 class List:
@@ -85,7 +87,7 @@ def _show_list(models: list[dict[str, Any]]) -> None:
             size_text(model["bytes"]),
             iqm_text(model["results"]),
         )
-    console.print(table)
+    print_table(table)
 
 
 def heads_text(info: dict[str, Any]) -> str:
@@ -131,4 +133,4 @@ def _show_info(info: dict[str, Any], name: str) -> None:
             else ("not evaluated", "", "")
         )
         table.add_row(game, *cells)
-    console.print(table)
+    print_table(table)

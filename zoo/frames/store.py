@@ -6,7 +6,7 @@ The gather is the same code on each, and runs on the device that holds them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -239,13 +239,22 @@ class FrameStore:
         returns = monte_carlo_returns(rewards, left, gamma)
         return replace(self, monte_carlo=returns.to(self.rewards.device))
 
+    def _of_game(self, values: Mapping[str, Any], game: str) -> Any:
+        if game not in values:
+            raise unknown_name("game of this store", game, self.games)
+        return values[game]
+
     def sample(self, games: Sequence[str], per_game: int, generator: torch.Generator) -> Tensor:
-        """Transitions drawn uniformly, as many of each game, game after game: int64 (games * per_game,)."""
-        return self.locate(games, draw([self.sizes[game] for game in games], per_game, generator))
+        """Transitions drawn uniformly, as many of each game, game after game: int64 (games * per_game,).
+
+        Raises:
+            QzooError: a game that is not in the store.
+        """
+        return self.locate(games, draw([self._of_game(self.sizes, game) for game in games], per_game, generator))
 
     def locate(self, games: Sequence[str], numbers: Tensor) -> Tensor:
         """Where the transitions `numbers` of each game are, int64 (G, B) from 0: int64 (G * B,), game after game."""
-        firsts = torch.tensor([self.ranges[game][0] for game in games])
+        firsts = torch.tensor([self._of_game(self.ranges, game)[0] for game in games])
         index = send((numbers + firsts[:, None]).flatten(), self.actions.device)
         return index if self.kept is None else self.kept[index]
 

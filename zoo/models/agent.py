@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.atari.emulator import action_mask
 from zoo.models.qnetwork import QNetwork
+from zoo.support.errors import QzooError
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Agent:
     generator, seeded once: the same calls give the same actions.
 
     Raises:
-        QzooError: the network has no head for the game.
+        QzooError: the network has no head for the game, or `epsilon` is no share.
     """
 
     network: QNetwork
@@ -32,6 +33,8 @@ class Agent:
 
     def __post_init__(self, seed: int) -> None:
         self.network.game_index(self.game)
+        if not 0.0 <= self.epsilon <= 1.0:
+            raise QzooError(f"epsilon {self.epsilon}: must be 0 to 1")
         self.legal = action_mask(self.game)
         self._rng = np.random.default_rng(seed)
 
@@ -42,7 +45,8 @@ class Agent:
         Of a model with a policy head, the policy's logits.
         """
         device = self.network.weight.device
-        if isinstance(observations, np.ndarray):
+        if not isinstance(observations, Tensor):  # lists and lazy frames too
+            observations = np.asarray(observations)
             # torch shares memory with numpy and cannot say "read-only", which frames may be.
             observations = torch.from_numpy(np.require(observations, requirements=["C", "W"]))
         outputs = self.network.outputs_for(observations.to(device), self.game)

@@ -230,13 +230,22 @@ ARCHS: dict[str, Architecture] = {
 
 
 def _check_observations(observations: Tensor) -> None:
+    if not isinstance(observations, Tensor):
+        raise QzooError(
+            f"observations: expected a torch tensor, got {type(observations).__name__}; torch.as_tensor makes one"
+        )
     dtype = observations.dtype
+    if dtype == torch.uint8 and observations.shape == INPUT_SHAPE:
+        raise QzooError("observations: a single state, uint8 (4, 84, 84); give a batch of one, observations[None]")
     if dtype != torch.uint8 or observations.ndim != 4 or observations.shape[1:] != INPUT_SHAPE:
         raise QzooError(
             f"observations: expected a torch tensor, uint8 (B, 4, 84, 84), got "
             f"{type(observations).__name__} of {str(dtype).removeprefix('torch.')} "
             f"{tuple(observations.shape)}; pass raw frames, oldest first: scaling is inside"
         )
+
+
+_FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
 class Encoder(nn.Module):
@@ -272,7 +281,7 @@ class Encoder(nn.Module):
         self.arch = arch
         self.feature_dim = feature_dim if feature_dim is not None else settings.feature_dim
         self.feature_norm = feature_norm
-        self.memory_format = memory_format or settings.memory_format("cpu")
+        self._format = _FORMATS.index(memory_format or settings.memory_format("cpu"))
         self._keeps_format = memory_format is not None
         self.trunk = settings.trunk()
         self.embedding = SpatialEmbedding(settings.map_shape) if settings.embedding else nn.Flatten()
@@ -282,11 +291,22 @@ class Encoder(nn.Module):
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What every move to another device goes through, a parent's as well."""
         super()._apply(function, recurse)  # type: ignore[no-untyped-call]
-        best = ARCHS[self.arch].memory_format(self.projection.weight.device.type)
-        if not self._keeps_format and best != self.memory_format:
-            self.memory_format = best
-            self.to(memory_format=best)
+        weight = next(self.parameters(), None)  # whatever a user put in the place of a part
+        if weight is not None and not self._keeps_format:
+            best = ARCHS[self.arch].memory_format(weight.device.type)
+            if best != self.memory_format:
+                self.memory_format = best
+                self.to(memory_format=best)
         return self
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How the convolutions see their weights and input."""
+        return _FORMATS[self._format]
+
+    @memory_format.setter
+    def memory_format(self, value: torch.memory_format) -> None:
+        self._format = _FORMATS.index(value)  # a number: memory formats can't be pickled
 
     @property
     def num_parameters(self) -> int:
@@ -328,7 +348,8 @@ class Encoder(nn.Module):
         # Reordering comes first, while an element is one byte; bfloat16 holds every integer up to 256, so under
         # autocast a byte may go there directly.
         device = observations.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        weights = next(self.trunk.parameters()).dtype  # of a half or double encoder
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weights
         return observations.contiguous(memory_format=self.memory_format).to(dtype) / 255.0
 
     def project(self, trunk_map: Tensor) -> Tensor:

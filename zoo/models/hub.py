@@ -120,7 +120,9 @@ def find_model(name_or_path: str | Path, revision: str | None = None) -> Path:
         raise QzooError(f"{unknown_name('model', name, models)} (no folder, not in the package; {reason})") from None
 
 
-def load(name_or_path: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> Encoder:
+def load(
+    name_or_path: str | Path, *, revision: str | None = None, device: str | torch.device | None = "cpu"
+) -> Encoder:
     """The pretrained encoder of a model, in eval mode: uint8 (B, 4, 84, 84) to float32 (B, D).
 
     Args:
@@ -135,7 +137,7 @@ def load(name_or_path: str | Path, *, revision: str | None = None, device: str |
 
 
 def load_qnetwork(
-    name_or_path: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu"
+    name_or_path: str | Path, *, revision: str | None = None, device: str | torch.device | None = "cpu"
 ) -> QNetwork:
     """The pretrained encoder with its heads, in eval mode. Arguments and errors as `load`; a bare encoder is none."""
     return read_network(find_model(name_or_path, revision), device)
@@ -148,7 +150,7 @@ def load_agent(
     seed: int = 0,
     *,
     revision: str | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = "cpu",
 ) -> Agent:
     """A pretrained model's policy for one of its games.
 

@@ -39,6 +39,8 @@ CONFIG, ENCODER, HEADS, CARD, RESULTS = (
 )
 WEIGHTS_1 = "model.safetensors"
 """The weights of a folder of format 1."""
+MAX_JSON_BYTES = 64 * 2**20
+"""Of a JSON file that is read; the largest results.json has a few megabytes."""
 MODEL_FILES = (CONFIG, ENCODER, HEADS, WEIGHTS_1, CARD, RESULTS)
 Precision = Literal["float16", "float32"]
 STORED = {"float16": "F16", "float32": "F32"}
@@ -151,6 +153,10 @@ def read_json(path: Path) -> dict[str, Any]:
         QzooError: no such file, or something else in it.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise QzooError(f"{path}: not a file; save or fetch the model again")
+        if path.exists() and path.stat().st_size > MAX_JSON_BYTES:
+            raise QzooError(f"{path}: {path.stat().st_size:,} bytes are no such file; save or fetch the model again")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise QzooError(f"{path}: no such file; a model folder holds {CONFIG} and {ENCODER}") from error
@@ -222,12 +228,13 @@ def weight_files(config: ModelConfig) -> tuple[str, ...]:
     return (ENCODER, HEADS) if config.head else (ENCODER,)
 
 
-def read_encoder(folder: Path, device: str | torch.device = "cpu") -> Encoder:
+def read_encoder(folder: Path, device: str | torch.device | None = "cpu") -> Encoder:
     """The encoder of a model folder in eval mode; of format 2 its own file alone is read.
 
     Raises:
         QzooError: a folder that is not sound; one line with file, field and fix.
     """
+    device = "cpu" if device is None else device
     config, encoder = _open(folder)
     shapes = _shapes(encoder.state_dict())
     if config.format_version == 1:
@@ -241,7 +248,7 @@ def read_encoder(folder: Path, device: str | torch.device = "cpu") -> Encoder:
     return encoder.eval()
 
 
-def read_network(folder: Path, device: str | torch.device = "cpu") -> QNetwork:
+def read_network(folder: Path, device: str | torch.device | None = "cpu") -> QNetwork:
     """The encoder of a model folder with its heads, in eval mode; actions that a game doesn't know have zero outputs.
 
     Raises:
@@ -260,7 +267,7 @@ def read_network(folder: Path, device: str | torch.device = "cpu") -> QNetwork:
     network.encoder = encoder
     heads = _heads_1(folder, config) if config.format_version == 1 else _heads(folder, config)
     for name, value in heads.items():
-        setattr(network, name, torch.nn.Parameter(value.to(device)))
+        setattr(network, name, torch.nn.Parameter(value.to(device or "cpu")))
     return network.eval()
 
 

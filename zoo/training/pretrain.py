@@ -167,7 +167,7 @@ def pretrain(
 
 def _check(name: str, config: RunConfig, chosen: ChosenPlay, checkpoint_seconds: float, allow_held_out: bool) -> None:
     """Refuse what can't work, before anything is replayed."""
-    if not name or Path(name).name != name:
+    if name in ("", "..") or Path(name).name != name:
         raise QzooError(f"name {name!r}: must be a name, not a path; `out` takes the folder")
     if (arch := name.split(".")[0]) in ARCHS and arch != config.arch:
         raise QzooError(f"name {name}: the network is a {config.arch}; give `arch` {arch} too")

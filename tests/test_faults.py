@@ -1,0 +1,159 @@
+"""What users and damaged files met: wrong input is one line, and ordinary uses of a module work."""
+
+import copy
+import io
+import math
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from finetune.offline import FinetuneConfig, finetune
+from tests.model_helpers import frames, make_config, make_network
+from tests.recording_helpers import refused
+from zoo.atari.games import get_game, parse_games
+from zoo.cli import main
+from zoo.frames.store import FrameStore
+from zoo.models.agent import Agent
+from zoo.models.encoder import Encoder
+from zoo.models.model_folder import read_config, write_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model folder, the only one on this machine."""
+    network = make_network()
+    write_model(network, make_config(network), tmp_path / "models" / "nature.test")
+    monkeypatch.setenv("QZOO_MODELS", str(tmp_path / "models"))
+    return tmp_path / "models" / "nature.test"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SpaceInvaders",
+        "space_invaders",
+        "spaceinvaders",
+        "ALE/SpaceInvaders-v5",
+        "SpaceInvadersNoFrameskip-v4",
+        "SpaceInvadersDeterministic-v0",
+        "SpaceInvaders-ram-v4",
+    ],
+)
+def test_names_at_hand_are_taken_by_all_alike(name: str) -> None:
+    assert get_game(name).name == "SpaceInvaders" and parse_games([name, "SpaceInvaders"]) == ["SpaceInvaders"]
+    assert zoo.data.load("heldout5", games=[name, "SpaceInvaders"], per_game=1).games == ("SpaceInvaders",)
+
+
+def test_a_name_that_is_none_gets_the_nearest() -> None:
+    refused(lambda: get_game("ALE/SpaceInvader-v5"), "unknown game 'SpaceInvader'; did you mean SpaceInvaders")
+
+
+@pytest.mark.parametrize(
+    ("action", "part"),
+    [
+        (lambda: zoo.data.read([]), "recordings: none given"),
+        (lambda: zoo.data.load("mixed40", games=iter(())), "name at least one game"),
+        (lambda: Agent(make_network(), "Pong", epsilon=2.0), "epsilon 2.0: must be 0 to 1"),
+        (lambda: Agent(make_network(), "Pong", epsilon=math.nan), "epsilon nan"),
+        (lambda: Encoder("nature", 8)(frames(1)[0]), "a single state; give a batch of one, observations[None]"),
+        (lambda: Encoder("nature", 8)(frames(1).numpy()), "expected a torch tensor, got ndarray"),
+        (lambda: Encoder("nature", 8)(frames(1) / 255.0), "scaling is inside"),
+    ],
+)
+def test_input_that_would_be_taken_for_something_else_is_one_line(action: Callable[[], object], part: str) -> None:
+    refused(action, part)
+
+
+def test_a_store_of_another_game_is_refused(store: FrameStore, tmp_path: Path) -> None:
+    refused(lambda: store.sample(["breakout"], 1, torch.Generator()), "unknown game of this store", "Breakout")
+    encoder = Encoder("nature", 8)
+    settings = FinetuneConfig(steps=1)
+    refused(lambda: finetune(encoder, "Pong", store, "full", settings, tmp_path), "Pong: the play given is of Breakout")
+    wrong: Any = "frozenn"
+    refused(lambda: finetune(encoder, "Pong", store, wrong, settings, tmp_path), "unknown mode", "did you mean frozen")
+
+
+def test_no_device_is_the_cpu(folder: Path) -> None:
+    encoder = zoo.load("nature.test", device=None)
+    assert torch.equal(encoder(frames(2)), zoo.load("nature.test")(frames(2)))
+
+
+def test_agents_take_lists_and_lazy_frames(folder: Path) -> None:
+    class Lazy:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+            return frames(1)[0].numpy()
+
+    agent = zoo.load_agent("nature.test", "Pong", epsilon=0.0)
+    wanted = agent(frames(1))
+    assert agent([Lazy()]) == wanted and agent([frames(1)[0].numpy()]) == wanted  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("arch", ["nature", "resnet18w16"])
+def test_encoders_of_other_precisions(arch: str, dtype: torch.dtype) -> None:
+    encoder = Encoder(arch, 8).eval()
+    wanted = encoder(frames(2))
+    assert torch.allclose(encoder.to(dtype)(frames(2)).float(), wanted, atol=0.1)
+
+
+def test_encoders_are_made_under_another_default_precision() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert Encoder("nature", 8)(frames(2)).isfinite().all()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_encoders_are_copied_pickled_and_taken_apart() -> None:
+    encoder = Encoder("resnet18w16", 8)
+    file = io.BytesIO()
+    torch.save(encoder, file)
+    file.seek(0)
+    for again in (
+        torch.load(file, weights_only=False),
+        pickle.loads(pickle.dumps(encoder, protocol=2)),
+        copy.deepcopy(encoder),
+    ):
+        assert torch.equal(again(frames(1)), encoder(frames(1))) and again.memory_format == encoder.memory_format
+    encoder.projection = nn.Identity()  # type: ignore[assignment]
+    assert encoder.cpu().trunk_map(frames(1)).shape == (1, 128 * 9)
+
+
+@pytest.mark.parametrize("name", ["..", "", "a/b"])
+def test_a_name_that_leaves_the_folder_is_refused(name: str, recordings_dir: Path, tmp_path: Path) -> None:
+    play = zoo.data.read(recordings_dir, games=["Breakout"])
+    if name:
+        refused(lambda: zoo.pretrain(play, name=name, out=tmp_path), "must be a name, not a path")
+    else:
+        with pytest.raises(SystemExit):
+            main(["pretrain", "--name"])
+
+
+def test_a_config_that_is_no_file_is_one_line(folder: Path) -> None:
+    path = folder / "config.json"
+    path.unlink()
+    os.mkfifo(path)
+    refused(lambda: read_config(folder), path, "not a file")
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    refused(lambda: read_config(folder), path, "not a file")
+    path.unlink()
+    path.write_text("[" * 100_000)
+    refused(lambda: read_config(folder), path, "not readable as JSON")
+
+
+def test_a_list_into_a_pipe_keeps_its_columns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = folder.with_name("nature." + "x" * 90)
+    folder.rename(long)
+    with pytest.raises(SystemExit):
+        main(["list"])
+    out = capsys.readouterr().out
+    assert long.name in out and "not evaluated" in out and "…" not in out
