@@ -63,7 +63,7 @@ def test_a_name_that_is_none_gets_the_nearest() -> None:
         (lambda: zoo.data.load("mixed40", games=iter(())), "name at least one game"),
         (lambda: Agent(make_network(), "Pong", epsilon=2.0), "epsilon 2.0: must be 0 to 1"),
         (lambda: Agent(make_network(), "Pong", epsilon=math.nan), "epsilon nan"),
-        (lambda: Encoder("nature", 8)(frames(1)[0]), "a single state; give a batch of one, observations[None]"),
+        (lambda: Encoder("nature", 8)(frames(1)[0]), "a single state, uint8 (4, 84, 84); give a batch of one"),
         (lambda: Encoder("nature", 8)(frames(1).numpy()), "expected a torch tensor, got ndarray"),
         (lambda: Encoder("nature", 8)(frames(1) / 255.0), "scaling is inside"),
     ],
