@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from zoo.models.encoder import Encoder
+from zoo.models.model_folder import ModelConfig, write_model
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -13,11 +16,17 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
     ("arguments", "shown"),
     [
         (["features.py"], "-> (4, 512) torch.float32"),
+        (["plain_pytorch.py", "MODEL"], "torch.Size([8, 16])"),
+        pytest.param(["stable_baselines.py", "--steps", "600"], "total_timesteps", marks=pytest.mark.slow),
         pytest.param(["linear_probe.py", "--transitions", "1500"], "untrained", marks=pytest.mark.slow),
     ],
 )
 def test_example(arguments: list[str], shown: str, tmp_path: Path) -> None:
-    script, *rest = arguments
+    script, *rest = [str(tmp_path / "model") if word == "MODEL" else word for word in arguments]
+    if "MODEL" in arguments:
+        encoder = Encoder("nature", 16)
+        about = {"name": "nature.x", "objective": "none", "dataset": "none", "pretraining": {}}
+        write_model(encoder, ModelConfig.of(encoder, **about), tmp_path / "model")
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / script), *rest], cwd=tmp_path, capture_output=True, text=True, timeout=240
     )
@@ -26,4 +35,6 @@ def test_example(arguments: list[str], shown: str, tmp_path: Path) -> None:
 
 
 def test_every_example_is_run() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"features.py", "linear_probe.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        *("features.py", "linear_probe.py", "plain_pytorch.py", "stable_baselines.py")
+    }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zoo import data
     from zoo.converters.write import export
     from zoo.evaluation.scores import evaluate
+    from zoo.integrations.gymnasium import make_env
     from zoo.models.hub import list_models, load, load_agent, load_qnetwork, model_info, push
     from zoo.recorders.record import record_games as record
     from zoo.training.config import RunConfig as PretrainConfig
@@ -30,6 +31,7 @@ __all__ = [
     "load",
     "load_agent",
     "load_qnetwork",
+    "make_env",
     "model_info",
     "pretrain",
     "push",
@@ -39,6 +41,7 @@ _WHERE = {
     "PretrainConfig": ("zoo.training.config", "RunConfig"),
     "evaluate": ("zoo.evaluation.scores", "evaluate"),
     "export": ("zoo.converters.write", "export"),
+    "make_env": ("zoo.integrations.gymnasium", "make_env"),
     "pretrain": ("zoo.training.pretrain", "pretrain"),
     "record": ("zoo.recorders.record", "record_games"),
 }

@@ -52,6 +52,11 @@ class Agent:
         outputs = self.network.outputs_for(observations.to(device), self.game)
         return self.network.head.values(outputs) / self.network.return_scales.get(self.game, 1.0)
 
+    def own_action(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Actions of the full set of 18 as numbers in the game's own, which `gymnasium.make` takes: int64 (B,)."""
+        own: NDArray[np.int64] = np.cumsum(self.legal)[np.asarray(actions)] - 1
+        return own
+
     def __call__(self, observations: NDArray[np.uint8] | Tensor) -> NDArray[np.int64]:
         """Actions for a batch: uint8 (B, 4, 84, 84), numpy or torch, to int64 (B,)."""
         q_values = self.q_values(observations).cpu().numpy()

@@ -235,7 +235,7 @@ def _check_observations(observations: Tensor) -> None:
             f"observations: expected a torch tensor, got {type(observations).__name__}; torch.as_tensor makes one"
         )
     dtype = observations.dtype
-    if dtype == torch.uint8 and observations.shape == INPUT_SHAPE:
+    if dtype == torch.uint8 and observations.ndim == 3 and observations.shape == INPUT_SHAPE:
         raise QzooError("observations: a single state, uint8 (4, 84, 84); give a batch of one, observations[None]")
     if dtype != torch.uint8 or observations.ndim != 4 or observations.shape[1:] != INPUT_SHAPE:
         raise QzooError(
