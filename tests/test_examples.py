@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
     [
         (["features.py"], "-> (4, 512) torch.float32"),
         (["plain_pytorch.py", "MODEL"], "torch.Size([8, 16])"),
-        pytest.param(["stable_baselines.py", "--steps", "600"], "total_timesteps", marks=pytest.mark.slow),
+        pytest.param(["stable_baselines.py", "--steps", "600"], "Using cpu device", marks=pytest.mark.slow),
         pytest.param(["linear_probe.py", "--transitions", "1500"], "untrained", marks=pytest.mark.slow),
     ],
 )
