@@ -69,3 +69,12 @@ def test_tensorboard_shows_what_was_logged(tmp_path: Path) -> None:
     shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in shown.Scalars("td")] == [(50, 6.25), (100, 12.5), (150, 1.5)]
     assert [event.value for event in shown.Scalars("samples_per_second")] == [10.0, 10.0, 20.0]
+
+
+def test_a_disk_that_fills_ends_tensorboard_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = RunLog(tmp_path, 0)
+    with files_of_at_most(500), caplog.at_level(logging.WARNING):
+        for step in range(60):
+            log._add_scalars(step, {"a name that takes room": 1.0})
+    log.close()
+    assert "tensorboard: could not be written" in caplog.text

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import SummaryWriter
 
 from zoo.support.files import write_text, writing
 
@@ -36,43 +31,54 @@ class RunLog:
             for path in (self._path, out / VALUES):
                 drop_lines_after(path, step)
             self._path.touch()
-        # In the order of their names, as TensorBoard reads them.
-        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
-        self._events: Path | None = out / TENSORBOARD / name
-        self._to_tensorboard(Event(file_version="brain.Event:2"))
-        self._to_tensorboard(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))  # drops later ones
+        self._board: SummaryWriter | None = None
+        self._in_tensorboard(out, lambda: self._open_board(out / TENSORBOARD, step))
+
+    def _open_board(self, folder: Path, step: int) -> None:
+        # What a killed run wrote after `step` is not shown.
+        self._board = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, means: Mapping[str, float], samples_per_second: float) -> None:
         """Add a line."""
         values = {**means, "samples_per_second": samples_per_second}
         with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._to_tensorboard(Event(step=step, summary=Summary(value=scalars)))
+        self._add_scalars(step, values)
 
     def write_values(self, step: int, values: Mapping[str, Mapping[str, float]]) -> None:
         """Add a line to the log of values: numbers by name, of each game."""
         path = self._path.with_name(VALUES)
         with writing(path), path.open("a") as file:
             file.write(json.dumps({"step": step, "games": values}) + "\n")
-        scalars = [
-            Summary.Value(tag=f"{name}/{game}", simple_value=value)
-            for game, numbers in values.items()
-            for name, value in numbers.items()
-        ]
-        self._to_tensorboard(Event(step=step, summary=Summary(value=scalars)))
+        self._add_scalars(
+            step, {f"{name}/{game}": numbers[name] for game, numbers in values.items() for name in numbers}
+        )
 
-    def _to_tensorboard(self, event: Event) -> None:
-        if self._events is None:
+    def close(self) -> None:
+        """End TensorBoard's file."""
+        board, self._board = self._board, None
+        if board is not None:
+            self._in_tensorboard(self._path.parent, board.close)
+
+    def _add_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        board = self._board
+        if board is None:
             return
-        event.wall_time = time.time()
+
+        def add() -> None:
+            for name, value in values.items():
+                board.add_scalar(name, value, step)
+            board.flush()
+
+        self._in_tensorboard(self._path.parent, add)
+
+    def _in_tensorboard(self, out: Path, work: Callable[[], None]) -> None:
         try:
-            self._events.parent.mkdir(exist_ok=True)
-            with self._events.open("ab") as file:
-                RecordWriter(file).write(event.SerializeToString())
+            work()
         except OSError as error:
-            logger.warning("%s: could not be written (%s); continuing without", self._events, error.strerror or error)
-            self._events = None
+            reason = error.strerror or error
+            logger.warning("%s: could not be written (%s); continuing without", out / TENSORBOARD, reason)
+            self._board = None
 
 
 def drop_lines_after(path: Path, step: int) -> None:

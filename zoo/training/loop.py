@@ -141,6 +141,8 @@ def train(
         run = go_on(path, objective, optimizer, identity, world, resume=resume, force=force)
         with world.together():
             log = RunLog(out, run.step) if world.is_main else None
+            if log is not None:
+                stack.callback(log.close)
         batches = stack.enter_context(closing(Batches(store, config, device, shard, sizes)))
         mine = stack.enter_context(closing(GradientReducer(world, shard, backward_order(objective), device)))
         interrupted = stack.enter_context(stop_signals())
