@@ -9,7 +9,7 @@ D3RLPY := d3rlpy==2.8.1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-all lint bench peers clean
+.PHONY: help install demo docs test test-all lint bench peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -30,11 +30,18 @@ test: $(STAMP) ## run the tests but for the slow ones (no network or GPU needed)
 test-all: $(STAMP) ## run every test; ARGS= goes to pytest, as in ARGS=--cov
 	$(PYTEST) $(ARGS)
 
-lint: $(STAMP) ## check style, formatting, types and layers of imports
+lint: $(STAMP) ## check style, formatting, types, layers of imports and the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict -n auto
 	$(BIN)/lint-imports
+	$(DOCS)
+
+# The variable: a theme's advertisement of its successor is no warning of ours.
+DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs: $(STAMP) ## build the documentation into site/, the reference from docstrings
+	$(DOCS)
 
 bench: $(STAMP) ## measure speed against this machine's limit and against peers
 	$(BIN)/zoo bench
@@ -42,7 +49,7 @@ bench: $(STAMP) ## measure speed against this machine's limit and against peers
 peers: $(PEERS)/.installed ## set up .venv-peers with d3rlpy, which make bench then measures as well
 
 clean: ## remove caches and built packages (keeps environments and runs)
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache htmlcov .coverage .coverage.*
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache htmlcov .coverage .coverage.*
 	find . \( -path ./$(VENV) -o -path ./$(PEERS) \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 # A working .venv is kept. One call names everything, so that torch and torchvision are chosen as a pair. uv unpacks and
