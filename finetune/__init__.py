@@ -3,8 +3,10 @@
 import finetune, zoo
 play = zoo.data.load("heldout5", games=["Pong"], per_game=50_000)
 result = finetune.offline("nature.scaledql_learner12", play, finetune.OfflineConfig(mode="frozen", seeds=3))
+adapted = finetune.online("nature.scaledql_learner12", "Freeway", variant=Variant(mode=1))
 """
 
 from finetune.offline import FinetuneConfig, OfflineConfig, OfflineResult, offline
+from finetune.online import OnlineConfig, OnlineResult, online
 
-__all__ = ["FinetuneConfig", "OfflineConfig", "OfflineResult", "offline"]
+__all__ = ["FinetuneConfig", "OfflineConfig", "OfflineResult", "OnlineConfig", "OnlineResult", "offline", "online"]

@@ -36,6 +36,11 @@ COMMANDS = {
         "FinetuneOffline",
         "adapt an encoder to a game by recorded play",
     ),
+    "finetune online": (
+        "zoo.commands.finetune_online",
+        "FinetuneOnline",
+        "adapt an agent to a game or a variant by playing it",
+    ),
     "evaluate": ("zoo.commands.evaluate", "Evaluate", "score a model, or random play, in seeded episodes"),
     "pretrain": ("zoo.commands.pretrain", "Pretrain", "train an encoder by offline Q-learning"),
     "recipes": ("zoo.commands.retrain", "Recipes", "what models are made of, and what they cost"),

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from zoo.atari.emulator import minimal_actions
 from zoo.atari.games import get_game
-from zoo.atari.protocol import FRAME_SIZE, STACK
-from zoo.atari.vector_env import make_vector_env
+from zoo.atari.protocol import DEFAULT_VARIANT, FRAME_SIZE, STACK, Variant
+from zoo.atari.vector_env import make_variant_env, make_vector_env
 from zoo.support.metrics import bootstrap_interval, interquartile_mean
 
 EVALUATION_SEED = 1_000_000_000
@@ -29,6 +29,7 @@ def play_episodes(
     *,
     seed: int = 0,
     num_threads: int = 0,
+    variant: Variant = DEFAULT_VARIANT,
     on_episode: Callable[[float], None] = lambda score: None,
     on_step: Callable[[int], None] = lambda steps: None,
 ) -> NDArray[np.float64]:
@@ -37,6 +38,7 @@ def play_episodes(
     Args:
         policy: uint8 (B, 4, 84, 84) -> int64 (B,), actions in the full set; it sees running episodes only.
         seed: evaluation run; runs of different seeds share no episode (below 1,000 episodes).
+        variant: mode and difficulty.
         on_episode: called with the raw score of each episode that ends.
         on_step: called after each step of all environments with their number so far.
 
@@ -44,7 +46,8 @@ def play_episodes(
         raw scores, float64 (episodes,), in the order of their seeds.
     """
     slots = min(episodes, MAX_ENVS)
-    env = make_vector_env(game, slots, num_threads=num_threads)
+    plain = variant == DEFAULT_VARIANT
+    env: Any = make_vector_env(game, slots, num_threads) if plain else make_variant_env(game, slots, variant)
     first_seed = EVALUATION_SEED + 1_000 * seed
     playing = np.arange(slots)  # the episode that each slot plays, -1 where none is left
     waiting = list(range(episodes - 1, slots - 1, -1))
