@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     network = make_network()
-    network.return_scales = {"Breakout": 2.0}
+    network.return_scales = {"Breakout": 2.0, "Pong": 2.0}
     write_model(network, make_config(network), tmp_path / "nature.test")
     return tmp_path / "nature.test"
 
@@ -75,10 +75,10 @@ def test_an_episode_under_way_bootstraps_from_where_it_has_got_to() -> None:
 
 def test_a_run_plays_learns_and_leaves_a_model_and_a_curve(folder: Path, tmp_path: Path) -> None:
     told: list[int] = []
-    variant = Variant(mode=4)
+    variant = Variant(mode=1)
     result = online(
         folder,
-        "Breakout",
+        "Pong",
         OnlineConfig(**SMALL),
         variant=variant,
         out=tmp_path / "out",
@@ -88,11 +88,11 @@ def test_a_run_plays_learns_and_leaves_a_model_and_a_curve(folder: Path, tmp_pat
     assert [point["steps"] for point in result.curve] == [0, 100, 160] and told == [50, 100, 150]
     written = (result.model.parent / CURVE).read_text().splitlines()
     assert [json.loads(line)["steps"] for line in written] == [0, 100, 160]
-    assert result.model.parent.name == "Breakout.m4d0.model.nature.test"
+    assert result.model.parent.name == "Pong.m1d0.model.nature.test"
     before = zoo.load(folder).projection.weight
-    after = zoo.load_agent(result.model, "Breakout")
+    after = zoo.load_agent(result.model, "Pong")
     assert not torch.equal(after.network.encoder.projection.weight, before)
-    assert after.network.return_scales == {"Breakout": 2.0}
+    assert after.network.return_scales == {"Pong": 2.0}
     assert zoo.model_info(result.model)["results"]["evaluation"]["episodes"] == 1
 
 
