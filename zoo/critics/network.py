@@ -102,6 +102,7 @@ class Critic:
             **{"scale": self.scale, "facts": dict(self.facts)},
         }
         tensors = {name: value.detach().half().contiguous() for name, value in self.network.state_dict().items()}
+        info["checksum"] = _checksum(tensors, info)
         with writing(path), replacing(path) as temporary:
             save_file(tensors, temporary, metadata={INFO_KEY: json.dumps(info)})
 
@@ -115,7 +116,10 @@ class Critic:
         try:
             with safe_open(path, framework="pt") as file:
                 info = json.loads((file.metadata() or {})[INFO_KEY])
-                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if "checksum" in info and info.pop("checksum") != _checksum(stored, info):  # the first ones have none
+                raise QzooError(f"{path}: changed since it was written; train it again")
+            tensors = {name: value.float() for name, value in stored.items()}
             if info["format"] != FORMAT:
                 raise QzooError(f"{path}: a critic of format {info['format']}, this qzoo reads {FORMAT}; update qzoo")
             support = Support(*info["support"])
@@ -126,6 +130,15 @@ class Critic:
             raise QzooError(f"{path}: no such critic; `zoo critic train` makes it") from error
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise QzooError(f"{path}: no whole critic ({str(error).splitlines()[0]}); train it again") from error
+
+
+def _checksum(tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> str:
+    """Of a critic's stored weights and of what is said of them."""
+    total = hashlib.sha256(json.dumps(info, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        total.update(f"{name},{value.dtype},{tuple(value.shape)};".encode() + value.numpy().tobytes())
+    return total.hexdigest()
 
 
 def load_critics(folder: Path, games: Sequence[str]) -> dict[str, Critic]:

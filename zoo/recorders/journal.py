@@ -8,6 +8,7 @@ puts them into the recording first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from zoo.recordings.format import (
     read_recording,
     schema_metadata,
     table_of,
+    values_digest,
     write_recording,
 )
 from zoo.support.errors import QzooError
@@ -33,7 +35,8 @@ def append(journal: Path, metadata: Metadata, episodes: Sequence[Episode]) -> No
     Raises:
         QzooError: it can't be written, as on a full disk; what stood in it before stays readable.
     """
-    table = table_of(episodes).replace_schema_metadata(schema_metadata(metadata))
+    table = table_of(episodes)
+    table = table.replace_schema_metadata(schema_metadata(replace(metadata, digest=values_digest(table))))
     with writing(journal):
         journal.parent.mkdir(parents=True, exist_ok=True)
         with journal.open("ab") as file, pa.ipc.new_stream(file, table.schema) as stream:
@@ -63,6 +66,11 @@ def read(journal: Path) -> tuple[Metadata | None, list[Episode]]:
         if table.schema.remove_metadata() != SCHEMA:
             raise QzooError(f"{journal}: written by another qzoo; finish its recording with that one, or delete it")
         metadata = metadata_of(table.schema, journal)
+        if metadata.digest and metadata.digest != values_digest(table):  # those of before have none
+            if content.tell() >= content.size():
+                break
+            raise QzooError(f"{journal}: changed since it was written; delete it, its episodes are lost")
+        metadata = replace(metadata, digest="")
         episodes += episodes_of(table, journal)
     return metadata, episodes
 

@@ -203,7 +203,7 @@ def table_of(episodes: Sequence[Episode]) -> pa.Table:
     return pa.table({name: [row[name] for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
 
 
-def _digest(table: pa.Table) -> str:
+def values_digest(table: pa.Table) -> str:
     """sha256 over every value of every column, whatever the file's encoding."""
     total = hashlib.sha256()
     for name in SCHEMA.names:
@@ -227,7 +227,7 @@ def schema_metadata(metadata: Metadata) -> dict[bytes, bytes]:
 def write_recording(path: Path, metadata: Metadata, episodes: Sequence[Episode]) -> None:
     """Write the file whole, under a temporary name first: a kill leaves the old file or the new one."""
     table = table_of(episodes)
-    table = table.replace_schema_metadata(schema_metadata(replace(metadata, digest=_digest(table))))
+    table = table.replace_schema_metadata(schema_metadata(replace(metadata, digest=values_digest(table))))
     with writing(path), replacing(path) as temporary:
         pq.write_table(
             table,
@@ -350,7 +350,7 @@ def read_with_digest(path: Path) -> tuple[Recording, str]:
     episodes = tuple(episodes_of(table, path))
     if not episodes:
         raise QzooError(f"{path}: holds no episode")
-    return Recording(metadata, episodes, path), _digest(table)
+    return Recording(metadata, episodes, path), values_digest(table)
 
 
 def episodes_of(table: pa.Table, path: Path) -> list[Episode]:
