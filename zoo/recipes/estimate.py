@@ -56,8 +56,8 @@ class Estimate:
 def measure_speeds(recipes: Sequence[Recipe], device: str = "auto", seconds: float = 1.0) -> Speeds:
     """Time replay, critics and a training step of each recipe for about `seconds` each."""
     where = pick_device(device)
-    steps = {recipe.name: _training_speed(recipe, where, seconds) for recipe in recipes}
-    return Speeds(_replay_speed(seconds), _critic_speed(seconds), steps)
+    steps = {recipe.name: training_speed(recipe, where, seconds) for recipe in recipes}
+    return Speeds(replay_speed(seconds), _critic_speed(seconds), steps)
 
 
 def estimate(recipe: Recipe, speeds: Speeds, transitions: int, games: int, all_play: int) -> Estimate:
@@ -83,7 +83,8 @@ def _rate(work: Callable[[], int], seconds: float) -> float:
     return units / max(time.perf_counter() - began, spent)
 
 
-def _replay_speed(seconds: float) -> float:
+def replay_speed(seconds: float) -> float:
+    """Steps a second of one core, with the frame and RAM of each."""
     emulator = FrameEmulator("Breakout", 0)
     frame, ram = (torch.zeros(size, dtype=torch.uint8).numpy() for size in ((FRAME_SIZE, FRAME_SIZE), RAM_BYTES + 1))
 
@@ -121,7 +122,7 @@ def _critic_speed(seconds: float, play: int = 20_000) -> float:
         torch.set_num_threads(threads)
 
 
-def _training_speed(recipe: Recipe, device: torch.device, seconds: float) -> float:
+def training_speed(recipe: Recipe, device: torch.device, seconds: float) -> float:
     """Samples a second of a recipe's training step, on frames of noise."""
     games = recipe.games
     run, spec = recipe.run, recipe.run.objective.batch()
