@@ -26,11 +26,12 @@ from zoo.models.model_folder import read_json
 from zoo.recordings.datasets import Selection
 from zoo.recordings.stats import last_episodes
 from zoo.support.errors import QzooError
-from zoo.support.files import write_json
+from zoo.support.files import write_json, write_text
+from zoo.support.markdown import markdown_table, score_text
 from zoo.support.metrics import interquartile_mean
 from zoo.support.pool import run_all
 
-RESULTS = "results.json"
+RESULTS, PAGE = "results.json", "README.md"
 Report = Callable[[CriticProgress], None]
 
 
@@ -149,6 +150,7 @@ def evaluate_critics(
     results = {"games": {**before, **{result["game"]: result for result in played}}}
     results |= critics_summary(results["games"])
     write_json(path, results)
+    write_text(folder / PAGE, critics_page(results))
     return results
 
 
@@ -171,3 +173,42 @@ def critics_summary(games: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "beats_data": sum(result["mean"] > result["data_mean"] for result in games.values()),
         "of": len(games),
     }
+
+
+def critics_page(results: Mapping[str, Any]) -> str:
+    """What results.json says, as a page in Markdown."""
+    games = dict(sorted(results["games"].items()))
+    first = next(iter(games.values()))
+    rows = [
+        (
+            game,
+            score_text(one["mean"]),
+            f"{score_text(one['low'])} to {score_text(one['high'])}",
+            score_text(one["data_mean"]),
+            "–" if one["data_last20"] is None else score_text(one["data_last20"]),
+            f"{one['human_normalized']:.2f}",
+            f"{one['value']:.2f}",
+            f"{one['earned']:.2f}",
+            f"{one['transitions']:,}",
+            f"{one['seconds']:,}",
+        )
+        for game, one in games.items()
+    ]
+    head = ("game", "score", "95%", "data, mean", "data, last 20%", "human-normalized", "Q", "earned")
+    iqm = results["iqm"]
+    mean = f"{iqm['value']:.3f} [{iqm['low']:.3f}, {iqm['high']:.3f}]"
+    settings = json.dumps(first["config"], indent=2)
+    parts = [
+        f"# Critics of {first['selection']['dataset']}",
+        "One small network a game that sees the console's RAM, trained offline by Q-learning on recorded play "
+        "(`zoo critic train`). Critics teach encoders in training (`--objective from_critic`), and are part of none.",
+        f"`zoo critic evaluate`: {first['episodes']} seeded episodes a game. Interquartile mean of human-normalized "
+        f"scores over {results['of']} games: {mean}, that of their data's means {results['data_iqm']:.3f}; above its "
+        f"data's mean in {results['beats_data']} games. Q is the mean value of what a critic played, earned the mean "
+        "return that followed, discounted, of clipped rewards: Q above earned is overestimation. Seconds: of training, "
+        "on one thread.",
+        markdown_table((*head, "transitions", "seconds"), rows),
+        f"Settings of {next(iter(games))}'s:",
+        f"```json\n{settings}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
