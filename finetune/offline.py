@@ -189,7 +189,7 @@ def offline(
         name: what to call the encoder in folders; by default its own.
         critic: of the game, the teacher where the objective is `from_critic`.
         cache: folder of RAM, with a critic.
-        seconds: stop training cleanly after so long, with a checkpoint.
+        seconds: stop training cleanly after so long, with a checkpoint; trainings not begun by then are left out.
         resume: resume from the runs' checkpoints. force_resume: even where settings or data differ from the run's.
         command: what results.json says made the models.
 
@@ -206,14 +206,16 @@ def offline(
     needs = config.training.objective.needs_critics
     if needs != (critic is not None) or (critic is not None and critic.game != game):
         raise QzooError(f"critic: one of {game} goes with `objective` from_critic, which needs it, and with no other")
-    label = name or (encoder.arch if isinstance(encoder, Encoder) else Path(encoder).name)
+    label = name or (encoder.arch if isinstance(encoder, Encoder) else label_of(encoder))
     where = pick_device(device)
-    loaded = encoder.to(where) if isinstance(encoder, Encoder) else load(encoder, device=where)
-    data, store = _load(chosen, Path(cache), needs, report)
+    loaded = copy.deepcopy(encoder).to(where) if isinstance(encoder, Encoder) else load(encoder, device=where)
+    data, store = _load(chosen, Path(cache), needs, deadline, report)
     store = place_store(store, where)
     record = DataRecord(chosen.games, chosen.selection, data.by_game())
     runs = []
     for number in range(config.seeds):
+        if number and time.time() >= deadline:
+            break
         settings = replace(config.training, seed=config.training.seed + number)
         folder = Path(out) / f"{game}.{config.mode}.{label}{f'.seed{settings.seed}' if number else ''}"
 
@@ -258,12 +260,18 @@ def offline(
     return OfflineResult(game, tuple(runs))
 
 
+def label_of(model: str | Path) -> str:
+    """What a folder's name says of a model: its name, or that of the run whose folder `model` it is."""
+    path = Path(model)
+    return path.parent.name if path.name == "model" and path.parent.name else path.name
+
+
 def _load(
-    chosen: ChosenPlay, cache: Path, ram: bool, report: Callable[[OfflineProgress], None]
+    chosen: ChosenPlay, cache: Path, ram: bool, deadline: float, report: Callable[[OfflineProgress], None]
 ) -> tuple[TrainingData, FrameStore]:
     """What was chosen, read, and the store that it gives."""
     recordings = chosen.recordings()
-    data, replayed = TrainingData(recordings, chosen.sets()), None
+    data, replayed = TrainingData(recordings, chosen.sets(deadline)), None
     total, done = sum(recording.steps for recording in recordings), 0
 
     def advance(steps: int) -> None:

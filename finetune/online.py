@@ -20,24 +20,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from finetune.offline import label_of
 from zoo.atari.emulator import minimal_actions
 from zoo.atari.games import get_game
 from zoo.atari.protocol import DEFAULT_VARIANT, FRAME_SIZE, Variant
 from zoo.atari.vector_env import make_variant_env, make_vector_env
-from zoo.evaluation.episodes import play_episodes, summarize
+from zoo.evaluation.episodes import EVALUATION_SEED, play_episodes, summarize
 from zoo.frames.frames import FRAME_BYTES, RawFrames
 from zoo.frames.store import FrameStore, draw
 from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder
 from zoo.models.hub import find_model, load, load_qnetwork
-from zoo.models.model_folder import ModelConfig, read_config, write_model
+from zoo.models.model_folder import RESULTS, ModelConfig, read_config, write_model
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives import QObjective
 from zoo.objectives.base import Inputs
 from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.support.device import free_memory, pick_device, pick_precision
 from zoo.support.errors import QzooError, unknown_name
-from zoo.support.files import writing
+from zoo.support.files import write_json, writing
 from zoo.support.interrupt import stop_signals
 from zoo.support.pool import cores
 from zoo.training.config import OptimizerConfig, RunConfig
@@ -51,6 +52,8 @@ REPORT_EVERY = 25
 """Steps of all emulators between reports, for which a GPU is waited for."""
 PLAY_SEED = 500_000_000
 """First seed of the episodes that are played: apart from those of recordings and of evaluation."""
+EPISODES_A_RUN = 499
+"""Between the first seeds of runs, whose own seeds go up to a million: longer runs share episodes with the next."""
 
 
 def _objective() -> ScaledQLConfig:
@@ -160,8 +163,8 @@ def online(
 ) -> OnlineResult:
     """Let an agent of the zoo play a game or a variant, and learn from it.
 
-    Writes a model folder, `out`/GAME.VARIANT.START.NAME/model, and beside it the curve, one line an evaluation. Ctrl-C
-    or SIGTERM ends the run with the model as it is.
+    Writes a model folder, `out`/GAME.VARIANT.START.NAME.seedN/model, at each evaluation, and beside it the curve, one
+    line an evaluation. Ctrl-C or SIGTERM ends the run with the model as it is.
 
     Args:
         model: a model's name or folder; for start scratch only its architecture counts.
@@ -179,37 +182,44 @@ def online(
     where = pick_device(device)
     network = start_network(find_model(model), name, config).to(where)
     objective = objective_on(network, config.objective, Inputs(network.return_scales))
-    label = f"{name}.m{variant.mode or 0}d{variant.difficulty or 0}.{config.start}.{Path(model).name}"
-    folder = Path(out) / label
+    folder = Path(out) / f"{name}{variant_label(variant)}.{config.start}.{label_of(model)}.seed{config.seed}"
+    if (folder / CURVE).exists():
+        raise QzooError(f"{folder}: a run is here already; move it away, or give another `seed` or `out`")
     buffer = ReplayBuffer(name, config.steps, config.envs)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CURVE).unlink(missing_ok=True)
     curve: list[dict[str, Any]] = []
     agent = Agent(network, name, seed=config.seed)
 
+    settings = config.run_config(network.encoder.arch, network.encoder.feature_dim).to_dict()
+    facts = {"game": name, "variant": vars(variant), "start": config.start, "encoder": str(model), "command": command}
+
     def evaluated(steps: int) -> None:
+        """Keep the model as it is, then score it: whatever ends the run, the last one is there."""
+        made = ModelConfig.of(
+            network,
+            name=f"{network.encoder.arch}.online_{name.lower()}",
+            objective=config.objective.name,
+            dataset=f"{name}{variant_label(variant)}, {steps} steps of play",
+            pretraining={"encoder": str(model), **settings},
+        )
+        results = {**facts, "steps": steps, "seconds": round(time.time() - began), "online": curve}
+        write_model(network, made, folder / "model", results=results)
         agent.epsilon = 0.001
         scores = play_episodes(agent, name, config.episodes, num_threads=cores(), variant=variant)
         curve.append({"steps": steps, "seconds": round(time.time() - began), **summarize(name, scores)})
         with writing(folder / CURVE), (folder / CURVE).open("a") as file:
             file.write(json.dumps(curve[-1]) + "\n")
+        write_json(folder / "model" / RESULTS, {**results, "online": curve, "evaluation": curve[-1]})
 
-    played = learn(agent, objective, buffer, config, variant, began + seconds, evaluated, report)
-    about = ModelConfig.of(
-        network,
-        name=f"{network.encoder.arch}.online_{name.lower()}",
-        objective=config.objective.name,
-        dataset=f"{label.split('.')[0]} {label.split('.')[1]}, {played} steps of play",
-        pretraining={
-            "encoder": str(model),
-            **config.run_config(network.encoder.arch, network.encoder.feature_dim).to_dict(),
-        },
-    )
-    facts = {"game": name, "variant": vars(variant), "start": config.start, "encoder": str(model), "command": command}
-    results = {**facts, "steps": played, "seconds": round(time.time() - began), "online": curve}
-    write_model(network, about, folder / "model", results={**results, "evaluation": curve[-1]})
+    learn(agent, objective, buffer, config, variant, began + seconds, evaluated, report)
     return OnlineResult(agent, curve, folder / "model")
+
+
+def variant_label(variant: Variant) -> str:
+    """What a folder's name says of a variant: ".mode1", ".mode1.difficulty0", nothing of the default one."""
+    parts = (("mode", variant.mode), ("difficulty", variant.difficulty))
+    return "".join(f".{name}{value}" for name, value in parts if value is not None)
 
 
 def start_network(folder: Path, game: str, config: OnlineConfig) -> QNetwork:
@@ -249,7 +259,8 @@ class ReplayBuffer:
         # A frame for each step, one for each episode that the step limit cuts, and one at the start.
         self.part = -(-steps // envs) + 64 + steps // envs // 1_000
         size = self.part * envs
-        if size * FRAME_BYTES > 0.9 * free_memory():
+        free = free_memory()  # 0 where the system does not say
+        if free and size * FRAME_BYTES > 0.9 * free:
             needed = f"{size * FRAME_BYTES / 1e9:.1f} GB for {steps:,} steps"
             raise QzooError(f"steps {steps}: a replay buffer takes {needed}, more memory than is free; take fewer")
         self.frames = torch.empty(size, FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8)
@@ -309,8 +320,8 @@ def learn(
     deadline: float,
     evaluated: Callable[[int], None],
     report: Callable[[OnlineProgress], None],
-) -> int:
-    """Play and learn until the steps are done, the deadline comes or a signal does; returns the steps played."""
+) -> None:
+    """Play and learn until the steps are done, the deadline comes or a signal does."""
     network, game = agent.network, agent.game
     objective = objective.to(network.weight.device)
     run = config.run_config(network.encoder.arch, network.encoder.feature_dim)
@@ -318,7 +329,7 @@ def learn(
     dtype = pick_precision(config.precision, network.weight.device)
     plain = variant == DEFAULT_VARIANT
     env: Any = make_vector_env(game, config.envs, cores()) if plain else make_variant_env(game, config.envs, variant)
-    seeds = iter(range(PLAY_SEED + 1_000_000 * config.seed, 2**31))
+    seeds = iter(range(PLAY_SEED + EPISODES_A_RUN * config.seed, EVALUATION_SEED))
     observations, _ = env.reset(seed=np.array([next(seeds) for _ in range(config.envs)]))
     for number in range(config.envs):
         buffer.begin(number, observations[number, -1])
@@ -329,8 +340,8 @@ def learn(
     loss: torch.Tensor | None = None
     evaluations = 0
     network.eval()
-    evaluated(0)
     with stop_signals() as interrupted:
+        evaluated(0)
         while played < config.steps and not interrupted() and time.time() < deadline:
             share = min(1.0, played / config.epsilon_steps)
             agent.epsilon = 0.0
@@ -363,10 +374,11 @@ def learn(
                 evaluated(played)
             if played // config.envs % REPORT_EVERY == 0:
                 recent = float(np.mean(ended[-20:])) if ended else None
+                if loss is not None and not math.isfinite(float(loss)):
+                    raise QzooError(f"the loss is {float(loss)} after {played:,} steps; lower `learning_rate`")
                 report(OnlineProgress(played, config.steps, recent, None if loss is None else float(loss)))
-    if played % config.evaluate_every or evaluations == 0:
-        evaluated(played)
-    return played
+        if played % config.evaluate_every or evaluations == 0:
+            evaluated(played)
 
 
 def _update(

@@ -88,7 +88,7 @@ def test_a_run_plays_learns_and_leaves_a_model_and_a_curve(folder: Path, tmp_pat
     assert [point["steps"] for point in result.curve] == [0, 100, 160] and told == [50, 100, 150]
     written = (result.model.parent / CURVE).read_text().splitlines()
     assert [json.loads(line)["steps"] for line in written] == [0, 100, 160]
-    assert result.model.parent.name == "Pong.m1d0.model.nature.test"
+    assert result.model.parent.name == "Pong.mode1.model.nature.test.seed0"
     before = zoo.load(folder).projection.weight
     after = zoo.load_agent(result.model, "Pong")
     assert not torch.equal(after.network.encoder.projection.weight, before)

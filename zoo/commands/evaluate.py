@@ -33,7 +33,7 @@ class Evaluate:
     episodes: int = 32
     """Episodes of each game."""
     epsilon: float = 0.001
-    """Shard of actions taken at random."""
+    """Share of actions taken at random."""
     seed: int = 0
     """Names the run: other seeds play other episodes."""
     device: str = "auto"

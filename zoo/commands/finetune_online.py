@@ -21,10 +21,10 @@ class FinetuneOnline:
     """Fine-tune online: the agent plays a game, or a mode and difficulty of it, and learns from what it played.
 
     The first point of the curve is the unadapted agent. Writes a model folder,
-    runs/online/GAME.VARIANT.START.MODEL/model, and beside it the curve.
+    runs/online/GAME.VARIANT.START.MODEL.seedN/model, and beside it the curve.
     """
 
-    IF_INTERRUPTED: ClassVar[str] = "the model as it was is in its folder"
+    IF_INTERRUPTED: ClassVar[str] = "the model of the last evaluation is in its folder"
 
     game: tyro.conf.Positional[str]
     """The game, as in Freeway."""

@@ -152,7 +152,7 @@ class RecordPolicy(_Record):
     model: tyro.conf.Positional[str] = ""
     """The model's name (`zoo list`) or folder."""
     epsilon: float = 0.05
-    """Shard of actions taken at random."""
+    """Share of actions taken at random."""
 
     def run(self) -> Any:
         """Record; one entry a game."""
@@ -182,7 +182,7 @@ class RecordPlanner(_Record):
     """
 
     epsilon: float = 0.02
-    """Shard of actions taken at random, so that the play holds other states than good ones."""
+    """Share of actions taken at random, so that the play holds other states than good ones."""
     plan: Annotated[tuple[int, int, int, int] | None, tyro.conf.arg(metavar="HORIZON SEGMENT PLAYED CANDIDATES")] = None
     """Look ahead like this instead of probing: steps to look ahead, the fewest that a new action is held for, steps
     played of each plan, and sequences tried for it. As in 32 4 4 8. Time goes as HORIZON x CANDIDATES / PLAYED."""

@@ -29,7 +29,7 @@ class Report:
     episodes: int = 32
     """Episodes of each game, of the model and of random play."""
     epsilon: float = 0.001
-    """Shard of actions that the model takes at random."""
+    """Share of actions that the model takes at random."""
     seed: int = 0
     """Names the evaluation run."""
     device: str = "auto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -89,7 +90,7 @@ class Retrain:
             raise QzooError("names: name the recipes to make, or give `all`; `zoo recipes` lists them")
         if self.workers < 0:
             raise QzooError(f"workers {self.workers}: must be at least 1, or 0 for every core")
-        seconds = parse_duration(self.time_budget) if self.time_budget else float("inf")
+        deadline = time.time() + parse_duration(self.time_budget) if self.time_budget else float("inf")
         checkpoint_seconds = parse_duration(self.checkpoint_every, "checkpoint_every")
         names = self.names or tuple(name for name in recipe_names() if load_recipe(name).ran)
         recipes = [load_recipe(name) for name in names]
@@ -106,7 +107,7 @@ class Retrain:
                 cache=self.cache,
                 critics=self.critics,
                 device=self.device,
-                seconds=seconds,
+                seconds=deadline - time.time(),
                 checkpoint_seconds=checkpoint_seconds,
                 workers=self.workers,
                 report=RetrainBars(bar),
@@ -139,7 +140,8 @@ def recipes_table(recipes: list[Recipe], costs: list[Estimate]) -> Table:
         cells = [recipe.name, about, recipe.run.objective.name, recipe.data.dataset, f"{samples / 1e6:g} M"]
         if costs:
             cost = costs[number]
-            cells += [hours(cost.replay), hours(cost.critics), hours(cost.training), f"{cost.disk / 1e9:.1f} GB"]
+            critics = hours(cost.critics) if recipe.critics else "none"
+            cells += [hours(cost.replay), critics, hours(cost.training), f"{cost.disk / 1e9:.1f} GB"]
         table.add_row(*cells)
     return table
 

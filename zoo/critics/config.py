@@ -48,7 +48,7 @@ class CriticConfig:
     min_lr_ratio: float = 0.1
     """What a half cosine leaves of the learning rate at the end."""
     tau: float = 0.005
-    """Shard of the online network that moves into the target network at each step."""
+    """Share of the online network that moves into the target network at each step."""
     max_gradient_norm: float = 10.0
     """Clipping by global norm."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

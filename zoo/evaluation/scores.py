@@ -20,7 +20,7 @@ RANDOM = "random"
 MAX_EPISODES = 1_000
 """Runs of different seeds share no episode up to this number (see `play_episodes`)."""
 EPSILON = 0.001
-"""Shard of random actions in an evaluation."""
+"""Share of random actions in an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def evaluate(
     """
     check_evaluation(episodes, epsilon, seed)
     if isinstance(policy, Mapping):
+        policy = {get_game(game).name: one for game, one in policy.items()}
         chosen = parse_games(games or list(policy))
         if missing := [game for game in chosen if game not in policy]:
             raise QzooError(f"games {', '.join(missing)}: no policy is given for them")

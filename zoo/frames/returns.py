@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 HEADROOM = 0.8
-"""Shard of the support that the data's 99th percentile takes: a policy better than its data has larger returns."""
+"""Share of the support that the data's 99th percentile takes: a policy better than its data has larger returns."""
 
 
 def n_step_returns(rewards: Tensor, steps_left: Tensor, gamma: float, n_step: int) -> Tensor:

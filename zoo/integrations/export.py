@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +49,7 @@ def export_model(model: Encoder | Agent, path: str | Path, format: Format = "onn
         QzooError: ONNX is not installed, or the file can't be written.
     """
     path = Path(path)
-    module = (Values(model) if isinstance(model, Agent) else model).eval().cpu()
+    module = copy.deepcopy(Values(model) if isinstance(model, Agent) else model).eval().cpu()
     example = torch.zeros(2, *INPUT_SHAPE, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=2**20)
     shapes: Any = ({0: batch},)

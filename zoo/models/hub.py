@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import create_repo, snapshot_download, upload_folder
+from huggingface_hub import create_branch, create_repo, snapshot_download, upload_folder
 
+from zoo.atari.games import get_game
 from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder
 from zoo.models.model_folder import (
@@ -166,7 +167,8 @@ def load_agent(
         QzooError: as `load`, or the model has no head for the game; the nearest are offered.
     """
     network = load_qnetwork(name_or_path, revision=revision, device=device)
-    game = next((known for known in network.games if known.lower() == game.lower()), game)
+    with suppress(QzooError):  # one that is no game gets the names of the model's
+        game = get_game(game).name
     return Agent(network, game, epsilon, seed)
 
 
@@ -187,6 +189,8 @@ def push(folder: str | Path, repo_id: str, *, branch: str | None = None, private
     read_network(folder) if read_config(folder).head else read_encoder(folder)
     try:
         create_repo(repo_id, private=private, exist_ok=True)
+        if branch is not None:
+            create_branch(repo_id, branch=branch, exist_ok=True)
         done = upload_folder(
             repo_id=repo_id, folder_path=folder, revision=branch, allow_patterns=[*MODEL_FILES, "*.png"]
         )

@@ -383,8 +383,8 @@ def _read(
 def _check_bound(config_path: Path, path: Path, metadata: Mapping[str, str], config: ModelConfig) -> None:
     """Refuse a config that says something else than the weights' own metadata."""
     try:
-        stored = json.loads(metadata["qzoo"])
-    except (KeyError, ValueError) as error:
+        stored = dict(json.loads(metadata["qzoo"]))
+    except (KeyError, ValueError, TypeError) as error:
         raise QzooError(f"{path}: its metadata does not say what it is of; fetch or save it again") from error
     for key, value in config.bound().items():
         if stored.get(key) != value:
@@ -472,6 +472,8 @@ def write_model(
         if card is not None or not (folder / CARD).exists():
             write_text(folder / CARD, card or default_card(written))
         write_json(folder / CONFIG, written.model_dump(mode="json"))
+        for name in {ENCODER, HEADS, WEIGHTS_1} - set(files):  # of what stood here before
+            (folder / name).unlink(missing_ok=True)
     return written
 
 

@@ -145,7 +145,11 @@ class QNetwork(nn.Module):
             raise QzooError(
                 f"features: expected (G, B, D) = ({weight.shape[0]}, B, {weight.shape[1]}), got {tuple(features.shape)}"
             )
-        outputs = torch.baddbmm(bias[:, None, :], features, weight).float()
+        # A value's own bits matter where there is no distribution to average over: bfloat16 is too coarse to rank by.
+        with torch.autocast(
+            weight.device.type, enabled=self.head.size > 1 and torch.is_autocast_enabled(weight.device.type)
+        ):
+            outputs = torch.baddbmm(bias[:, None, :], features, weight).float()
         return outputs.reshape(*outputs.shape[:2], NUM_ACTIONS, self.head.size)
 
     def forward(self, observations: Tensor, game_index: Sequence[int] | Tensor | None = None) -> Tensor:

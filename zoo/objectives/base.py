@@ -123,7 +123,8 @@ class BootstrapConfig(ReturnConfig):
     """What objectives share that learn from the target network's values of successors, against a conservative term."""
 
     scaled: bool = False
-    """Scale each game's clipped rewards so that the 99th percentile of its |returns| is 8."""
+    """Scale each game's clipped rewards so that the 99th percentile of its |returns| lies at 80% of `v_max` (without
+    atoms, at 8)."""
     n_step: int = 5
     """Rewards summed before bootstrapping. Ours: longer suits short runs. The paper's is unverified."""
     cql_alpha: float = 0.1
@@ -137,7 +138,7 @@ class BootstrapConfig(ReturnConfig):
     target: Literal["average", "hard"] = "average"
     """Target network: a moving average (ours, for small budgets), or a copy every `target_every` steps (paper)."""
     tau: float = 0.005
-    """Shard of the online network that moves into the average at each step. Ours."""
+    """Share of the online network that moves into the average at each step. Ours."""
     target_every: int = 2_000
     """Gradient steps between hard copies. Paper, by "Stop Regressing"."""
 

@@ -47,6 +47,8 @@ class BehaviourCloning(QObjective):
         self.passes.begin()
         outputs = self.passes.online(batch.observations, games).squeeze(-1)
         actions = batch.actions.view(len(outputs), -1)
-        policy = self.only_legal(outputs, games).log_softmax(-1)
+        # Imported play may hold an action that is not of the game's minimal set: it is taken in.
+        played = outputs.gather(2, actions[..., None])
+        policy = self.only_legal(outputs, games).scatter(2, actions[..., None], played).log_softmax(-1)
         loss = -policy.gather(2, actions[..., None]).mean()
         return {"loss": loss, "accuracy": (policy.argmax(-1) == actions).float().mean()}

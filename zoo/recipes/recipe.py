@@ -18,6 +18,7 @@ from zoo.training.config import OptimizerConfig, RunConfig
 
 SHIPPED = Path(__file__).with_name("shipped")
 PARTS = ("about", "ran", "data", "critics", "run", "objective", "optimizer", "evaluation")
+KINDS = {str: "text", bool: "true or false", dict: "a table"}
 Settings = TypeVar("Settings")
 
 
@@ -94,10 +95,13 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 def _recipe(path: Path, content: Mapping[str, Any]) -> Recipe:
     _check_names(path, "", content, set(PARTS), optional={"critics"})
+    for part, kind in (("about", str), ("ran", bool), *((part, dict) for part in PARTS[2:] if part in content)):
+        if not isinstance(content[part], kind):
+            raise QzooError(f"{path}: {part}: expected {KINDS[kind]}, got {content[part]!r}")
     objective_table = dict(content["objective"])
     name = objective_table.pop("name", None)
-    if name is None:
-        raise QzooError(f"{path}: objective.name is missing")
+    if not isinstance(name, str):
+        raise QzooError(f"{path}: objective.name: expected text, got {name!r}")
     objective = _settings(path, "objective", objective_named(name).Config, objective_table)
     run_table = {**content["run"], "init": content["run"].get("init") or None}
     optimizer = _settings(path, "optimizer", OptimizerConfig, content["optimizer"])

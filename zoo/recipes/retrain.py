@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.critics.jobs import CriticJob, evaluate_critics, train_critics
+from zoo.critics.network import Critic
 from zoo.data import Play
 from zoo.evaluation.scores import evaluate
 from zoo.models.model_folder import CONFIG, RESULTS, read_config, read_results
@@ -19,10 +20,11 @@ from zoo.recipes.recipe import Recipe, load_recipe
 from zoo.recordings.library import SHIPPED
 from zoo.recordings.verify import verify_files
 from zoo.reports.report import recorded_data, write_report
+from zoo.reports.report_card import SCORES_PLOT
 from zoo.support.errors import QzooError
 from zoo.support.files import write_json
 from zoo.support.pool import cores
-from zoo.training.pretrain import Places, pretrain
+from zoo.training.pretrain import OutOfTimeError, Places, PretrainProgress, pretrain
 
 
 @dataclass(frozen=True)
@@ -114,34 +116,47 @@ def retrain(
         _verify({game for recipe in new for game in recipe.games}, report, workers)
     made = []
     for recipe in recipes:
+        model = Path(out) / recipe.name / "model"
         if _is_done(recipe, Path(out)):
-            made.append(Retrained(recipe.name, Path(out) / recipe.name / "model", True))
+            if not (model / SCORES_PLOT).exists():  # a kill came between scores and card
+                write_report(model)
+            made.append(Retrained(recipe.name, model, True))
+            continue
+        if time.time() >= deadline:
+            made.append(Retrained(recipe.name, model if model.exists() else None, False))
             continue
         taught_by = Path(critics) / recipe.data.dataset
         if recipe.critics and not _critics(recipe, taught_by, Path(cache), deadline, workers, report):
             made.append(Retrained(recipe.name, None, False))
             continue
-        made.append(
-            _model(recipe, Path(out), Places(Path(cache), taught_by), device, deadline, checkpoint_seconds, report)
-        )
+        # Blocks, which are kept, whatever the memory: all models share them, and a run that resumes.
+        places = Places(Path(cache), taught_by, store="blocks")
+        made.append(_model(recipe, Path(out), places, device, deadline, checkpoint_seconds, report))
     return made
 
 
 def _is_done(recipe: Recipe, out: Path) -> bool:
-    """Whether its model is there, trained by these settings, and scored."""
+    """Whether its model is there, trained to its end by these settings on this play, and scored."""
     model = out / recipe.name / "model"
-    if not (model / CONFIG).exists() or not (read_results(model) or {}).get("evaluation"):
+    if not (model / CONFIG).exists():
         return False
-    return bool(read_config(model).pretraining == json.loads(json.dumps(recipe.run.to_dict())))
+    results, wanted = read_results(model) or {}, json.loads(json.dumps(recipe.run.to_dict()))
+    training = results.get("training", {})
+    trained = training.get("steps", 0) >= recipe.run.steps and read_config(model).pretraining == wanted
+    selected = training.get("selection") == json.loads(json.dumps(recipe.selection().to_dict()))
+    return bool(trained and selected and results.get("evaluation"))
 
 
 def check_disk(folder: Path, estimates: Sequence[Estimate]) -> int:
-    """Refuse to begin where the disk is too small for what recipes need; returns the bytes that they need.
+    """Refuse to begin where the disk is too small for what recipes still need; returns the bytes that they need.
+
+    What is in the folder counts as done.
 
     Raises:
         QzooError: says how much is needed and how much is free.
     """
-    needed = sum(one.disk for one in estimates)
+    held = sum(path.stat().st_size for path in folder.glob("*") if path.is_file()) if folder.is_dir() else 0
+    needed = max(0, sum(one.disk for one in estimates) - held)
     while not folder.exists():
         folder = folder.resolve().parent
     free = shutil.disk_usage(folder).free
@@ -188,7 +203,8 @@ def _critics(recipe: Recipe, folder: Path, cache: Path, deadline: float, workers
     if None in made.values():
         return False
     played = (read_results(folder) or {"games": {}})["games"]
-    new = [game for game in recipe.games if game not in played]
+    trained = {game: Critic.load(folder / f"{game}.safetensors").facts for game in recipe.games}
+    new = [game for game in recipe.games if played.get(game, {}).get("seconds") != trained[game]["seconds"]]
     if new and time.time() < deadline:
         episodes, done = recipe.evaluation.episodes, 0
 
@@ -216,27 +232,27 @@ def _model(
 ) -> Retrained:
     """Train a model, score it, write its card."""
     selection = recipe.selection()
-    made = pretrain(
-        Play(selection.load(), selection),
-        recipe.run,
-        name=recipe.name,
-        out=out,
-        places=places,
-        device=device,
-        seconds=deadline - time.time(),
-        checkpoint_seconds=checkpoint_seconds,
-        resume=True,
-        command=f"zoo retrain {recipe.name}",
-        report=lambda told: report(
-            RetrainProgress(
-                "train" if told.stage == "train" else told.stage,
-                recipe.name,
-                told.done,
-                told.total,
-                f"{told.training.samples_per_second:.0f} samples/s, {told.training.worst}" if told.training else "",
-            )
-        ),
-    )
+
+    def show(told: PretrainProgress) -> None:
+        note = f"{told.training.samples_per_second:.0f} samples/s, {told.training.worst}" if told.training else ""
+        report(RetrainProgress(told.stage, recipe.name, told.done, told.total, note))
+
+    try:
+        made = pretrain(
+            Play(selection.load(), selection),
+            recipe.run,
+            name=recipe.name,
+            out=out,
+            places=places,
+            device=device,
+            seconds=deadline - time.time(),
+            checkpoint_seconds=checkpoint_seconds,
+            resume=True,
+            command=f"zoo retrain {recipe.name}",
+            report=show,
+        )
+    except OutOfTimeError:  # in the replay, of which what is finished is kept
+        return Retrained(recipe.name, None, False)
     if made is None:
         return Retrained(recipe.name, None, False)
     if not made.done or time.time() >= deadline:

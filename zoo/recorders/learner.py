@@ -41,7 +41,7 @@ class LearnerConfig:
     gamma: float = 0.99
     learning_rate: float = 3e-4
     target_rate: float = 0.005
-    """Shard of the online network that moves into the target network at each update."""
+    """Share of the online network that moves into the target network at each update."""
     width: int = 512
     warmup_steps: int = 8_000
     """Steps of play before learning starts."""

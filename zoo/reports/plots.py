@@ -122,13 +122,19 @@ def draw_training(path: Path, curve: Sequence[Mapping[str, Any]], title: str) ->
 
     Args:
         path: a PNG file, written whole or not at all.
-        curve: lines of a run's log: `step`, and the means of `td` and `cql` since the line before.
+        curve: lines of a run's log: `step`, and the means of its objective's losses since the line before.
     """
     panels = {
-        "td": "TD error (cross-entropy, nats)",
+        "td": "TD error",
         "cql": "CQL: logsumexp of Q minus Q of the action taken",
+        "values": "cross-entropy to the critics' distributions",
+        "policy": "divergence from the critics' policy",
+        "agreement": "share of states with the critic's best action",
+        "accuracy": "share of states whose best action was played",
+        "loss": "loss",
     }
     present = [key for key in panels if curve and key in curve[-1]]
+    present = [key for key in present if key != "loss"] or present
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for number, key in enumerate(present):
         axes = figure.add_subplot(1, len(present), number + 1)

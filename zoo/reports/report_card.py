@@ -47,9 +47,16 @@ SCORE_COLUMNS = (
     *("human-normalized", "episodes"),
 )
 OBJECTIVES = {
-    "scaled_ql": "C51 cross-entropy TD error plus a conservative term (CQL)",
+    "scaled_ql": "cross-entropy TD error plus a conservative term (CQL)",
+    "mse_ql": "TD error of scalar values plus a conservative term (CQL)",
     "from_critic": "the return distributions of critics on the emulator's RAM, which training alone sees",
-    "bc": "behaviour cloning: the values are preferences among actions, no returns",
+    "bc": "behaviour cloning: the heads give a policy's logits, and no values",
+}
+WAYS = {
+    "scaled_ql": "by Q-learning",
+    "mse_ql": "by Q-learning",
+    "from_critic": "from critics that learned by Q-learning,",
+    "bc": "by behaviour cloning",
 }
 PAPER_DATA = "40 games, 400 million transitions (sub-optimal) or 2 billion (near-optimal)"
 
@@ -141,10 +148,10 @@ def _introduction(config: ModelConfig) -> str:
     call, agent = f'zoo.load("{config.name}")', f'zoo.load_agent("{config.name}", "{game}")'
     return (
         f"# {config.name}\n\n"
-        f"An Atari encoder, `{config.arch}`, pretrained offline by Q-learning on recorded play of "
+        f"An Atari encoder, `{config.arch}`, pretrained offline {WAYS.get(config.objective, 'as below')} on recorded play of "
         f"{len(config.games)} games: a stack of four 84x84 frames in, {config.feature_dim} features out. It "
-        f"has {config.parameters:,} parameters, the heads not counted. The Q-value heads it was trained "
-        "with, one a game, come with it.\n\n"
+        f"has {config.parameters:,} parameters, the heads not counted. The heads it was trained with, one a game, come "
+        "with it.\n\n"
         "```python\nimport zoo\n\n"
         f"encoder = {call}  # uint8 (B, 4, 84, 84) -> float32 (B, {config.feature_dim})\n"
         f"policy = {agent}  # uint8 (B, 4, 84, 84) -> actions, int64 (B,)\n"
@@ -210,7 +217,11 @@ def _making(config: ModelConfig, results: Mapping[str, Any]) -> str:
         precision = f", {training['precision']}" if "precision" in training else ""
         torch = f", torch {training['torch']}" if "torch" in training else ""
         facts.append(f"Device: {training['device']}{seconds}{precision}{torch}.")
-    losses = [f"{key} {training['final'][key]:.3f}" for key in ("td", "cql") if key in training.get("final", {})]
+    losses = [
+        f"{key} {training['final'][key]:.3f}"
+        for key in ("td", "cql", "values", "policy", "agreement", "accuracy")
+        if key in training.get("final", {})
+    ]
     if losses:
         first = results["curve"][0] if results.get("curve") else {}
         start = f" (td at step {first['step']:,}: {first['td']:.3f}{_lowest_td(results)})" if "td" in first else ""

@@ -99,7 +99,8 @@ class ChosenPlay:
     def only(self, games: Sequence[str]) -> ChosenPlay:
         """What is of these games alone."""
         origins = {path: origin for path, origin in self.origins.items() if origin.game in games}
-        taken = tuple(game for game in games if self.selection and game in self.selection.games)
+        replayed = (self.selection.games or self.games) if self.selection else ()
+        taken = tuple(game for game in games if game in replayed)
         selection = replace(self.selection, games=taken) if self.selection and taken else None
         return replace(self, games=tuple(games), selection=selection, origins=origins)
 

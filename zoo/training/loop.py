@@ -61,7 +61,7 @@ class TrainingProgress:
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Linear warm-up, then down to `final_rate` as the schedule says; `step` counts from 0."""
+    """Linear warm-up, then down to `min_lr_ratio` as the schedule says; `step` counts from 0."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.schedule == "constant":

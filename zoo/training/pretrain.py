@@ -58,6 +58,10 @@ class Pretrained:
         return self.step >= self.steps
 
 
+class OutOfTimeError(QzooError):
+    """The time was over before the training began; what was replayed into finished files is kept."""
+
+
 Report = Callable[[PretrainProgress], None]
 
 
@@ -215,6 +219,6 @@ def _replay(
         done += steps
         report(PretrainProgress("replay", placement, done, total))
         if time.time() > deadline:
-            raise QzooError(f"time_budget: over before the {total:,} steps were replayed")
+            raise OutOfTimeError(f"time_budget: over before the {total:,} steps were replayed")
 
     return build_store(recordings, placement, places.cache, threads, advance, ram=config.objective.batch().ram)

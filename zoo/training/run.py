@@ -25,7 +25,7 @@ from zoo.training.log import LOG, VALUES
 from zoo.training.values_plot import VALUES_PLOT, draw_values, read_values
 
 RETURN_SPAN = 10.0
-"""`return_scale` brings the 99th percentile of |returns| to 80% of this: the end of the usual support."""
+"""Where values have no support: `return_scale` brings the 99th percentile of |returns| to 80% of this."""
 CURVE_POINTS, VALUES_POINTS = 200, 25
 """Lines of the logs that results.json keeps."""
 
@@ -60,7 +60,7 @@ def return_scales(store: FrameStore, config: ObjectiveConfig) -> dict[str, float
     for game in store.games:
         numbers = torch.arange(store.sizes[game], device=store.actions.device)
         returns = store.monte_carlo[store.locate([game], numbers[None])]
-        scales[game] = return_scale(returns.cpu(), RETURN_SPAN)
+        scales[game] = return_scale(returns.cpu(), getattr(config, "v_max", RETURN_SPAN))
     return scales
 
 
