@@ -128,3 +128,10 @@ def test_fine_tuning_is_one_call(recordings_dir: Path, tmp_path: Path) -> None:
     refused(lambda: finetune.offline(encoder, zoo.data.read(recordings_dir), config, out=tmp_path), "play of one game")
     for wrong, part in (({"mode": "frozenn"}, "did you mean frozen"), ({"seeds": 0}, "seeds 0")):
         refused(lambda: finetune.offline(encoder, play, replace(config, **wrong), out=tmp_path), part)  # type: ignore[arg-type]  # noqa: B023
+
+
+def test_a_dataset_of_all_its_games_is_trained_on(tmp_path: Path) -> None:
+    play = zoo.data.load("novice40", per_game=1)
+    assert len(play.games) == 40
+    made = zoo.pretrain(play, replace(TINY, batch_size=40, steps=1), out=tmp_path)
+    assert made is not None and made.network.games == play.games

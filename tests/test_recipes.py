@@ -12,8 +12,12 @@ from tests.recording_helpers import refused
 from zoo.atari.games import games_of
 from zoo.recipes.estimate import Speeds, measure_speeds
 from zoo.recipes.recipe import SHIPPED, Recipe, load_recipe, recipe_names
-from zoo.recipes.retrain import check_disk, plan, retrain
+from zoo.recipes.retrain import _is_done, check_disk, plan, retrain
 
+SMALL: dict[str, Any] = {
+    **{"data__per_game": 400, "critics_per_game": 400, "critics__batch_size": 32, "critics__samples": 640, "width": 8},
+    **{"feature_dim": 8, "run__batch_size": 8, "steps": 4, "warmup_steps": 1, "episodes": 1},
+}
 LINES = (SHIPPED / "nature.critic_mixed40.toml").read_text().splitlines()
 
 
@@ -79,8 +83,7 @@ def test_speeds_are_measured(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> Non
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A recipe of two games and some steps."""
     monkeypatch.setattr(Recipe, "games", ("Boxing", "Freeway"))
-    small = {"critics__batch_size": 32, "critics__samples": 640, "width": 8, "feature_dim": 8, "run__batch_size": 8}
-    return written(tmp_path, data__per_game=400, critics_per_game=400, steps=4, warmup_steps=1, episodes=1, **small)
+    return written(tmp_path, **SMALL)
 
 
 def test_a_tiny_zoo_is_retrained_and_resumed(tiny: Path, tmp_path: Path) -> None:
@@ -100,6 +103,14 @@ def test_a_tiny_zoo_is_retrained_and_resumed(tiny: Path, tmp_path: Path) -> None
     assert info["objective"] == "from_critic" and info["results"]["evaluation"]["episodes"] == 1
     assert (made.model / "README.md").read_text().count("zoo retrain nature.critic_tiny") > 0
     before = (made.model / "config.json").stat().st_mtime_ns
+    (tmp_path / "other").mkdir()
+    other = written(tmp_path / "other", "nature.critic_other", **SMALL)
+    done, late = retrain([tiny, other], seconds=0.0, **places)  # type: ignore[arg-type]
+    assert done == made and (late.name, late.model, late.done) == ("nature.critic_other", None, False)
+    results = json.loads((made.model / "results.json").read_text())
+    (made.model / "results.json").write_text(json.dumps({**results, "training": {**results["training"], "steps": 2}}))
+    assert not _is_done(load_recipe(tiny), tmp_path / "runs")  # scored before its end
+    (made.model / "results.json").write_text(json.dumps(results))
     steps.clear()
     (again,) = retrain([tiny], report=told, **places)  # type: ignore[arg-type]
     assert again == made and not steps and (made.model / "config.json").stat().st_mtime_ns == before

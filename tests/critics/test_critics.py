@@ -222,6 +222,8 @@ def test_cloning_is_a_cross_entropy_over_legal_actions(recordings: list[Recordin
             legal = q[g, b, list(minimal_actions(game))]
             wanted.append(np.log(np.exp(legal).sum()) - q[g, b, int(batch.actions[4 * g + b])])
     assert objective.loss(batch)["loss"].item() == pytest.approx(np.mean(wanted), rel=1e-4)
+    odd = replace(batch, actions=torch.full_like(batch.actions, 17))  # as imported play may hold: none of Breakout's
+    assert objective.loss(odd)["loss"].isfinite()
 
 
 def test_the_commands_train_evaluate_and_teach(recordings_dir: Path, tmp_path: Path) -> None:

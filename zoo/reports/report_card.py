@@ -144,11 +144,11 @@ def _front_matter(config: ModelConfig, rows: Sequence[Mapping[str, Any]]) -> str
 
 
 def _introduction(config: ModelConfig) -> str:
-    game = config.games[0]
+    game, way = config.games[0], WAYS.get(config.objective, "as below")
     call, agent = f'zoo.load("{config.name}")', f'zoo.load_agent("{config.name}", "{game}")'
     return (
         f"# {config.name}\n\n"
-        f"An Atari encoder, `{config.arch}`, pretrained offline {WAYS.get(config.objective, 'as below')} on recorded play of "
+        f"An Atari encoder, `{config.arch}`, pretrained offline {way} on recorded play of "
         f"{len(config.games)} games: a stack of four 84x84 frames in, {config.feature_dim} features out. It "
         f"has {config.parameters:,} parameters, the heads not counted. The heads it was trained with, one a game, come "
         "with it.\n\n"
