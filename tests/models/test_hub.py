@@ -68,6 +68,7 @@ def test_push_uploads_a_sound_folder(folder: Path, monkeypatch: pytest.MonkeyPat
         return SimpleNamespace(commit_url="url")
 
     monkeypatch.setattr(hub, "create_repo", lambda repo_id, **_: None)
+    monkeypatch.setattr(hub, "create_branch", lambda repo_id, **_: None)
     monkeypatch.setattr(hub, "upload_folder", upload)
     assert hub.push(folder, f"qzoo/{NAME}", branch="v1") == "url"
     assert uploads == [(f"qzoo/{NAME}", folder, "v1")]
