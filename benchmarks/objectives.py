@@ -249,7 +249,7 @@ def page(study: Study, folder: Path) -> str:
     scores.insert(0, ("data, mean", "", *(score_text(data[game]["data_mean"]) for game in study.games)))
     parts = [
         f"# {study.title}",
-        f"`{runs[-1]['command']}`: `{study.arch}`, {len(study.games)} games of mixed40, about {study.per_game:,} "
+        f"`{_command(study, runs)}`: `{study.arch}`, {len(study.games)} games of mixed40, about {study.per_game:,} "
         "transitions each, one thread of a CPU. IQM: interquartile mean of human-normalized scores over games, "
         "episodes and trainings, with a 95% interval over the latter two. Beats data: games whose mean is above their "
         "data's, in a training.",
@@ -261,6 +261,15 @@ def page(study: Study, folder: Path) -> str:
     if len(study.games) <= 8:
         parts += ["Mean scores:", markdown_table(("variant", "samples", *study.games), scores)]
     return "\n\n".join(parts) + "\n"
+
+
+def _command(study: Study, runs: list[dict[str, Any]]) -> str:
+    """What makes all of `runs`."""
+    (word,) = (word for word, other in STUDIES.items() if other is study)
+    names = [name for name in study.variants if any(run["variant"] == name for run in runs)]
+    seeds = [str(seed) for seed in sorted({run["seed"] for run in runs})]
+    command = ["python", "benchmarks/objectives.py", word, "--variants", *names, "--seeds", *seeds]
+    return shlex.join(command)
 
 
 def _human(game: str, scores: list[float]) -> Any:

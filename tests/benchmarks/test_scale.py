@@ -44,4 +44,4 @@ def test_the_slurm_script() -> None:
     options = get_args_parser().parse_args(torchrun)
     assert (options.nnodes, options.nproc_per_node, options.module) == ("8", "8", True)
     command = parse_command("pretrain", zoo)
-    assert command.resume and command.store == "blocks" and command.run_config.steps == scale.STEPS
+    assert command.resume and command.places.store == "blocks" and command.run_config.steps == scale.STEPS

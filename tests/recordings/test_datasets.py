@@ -256,7 +256,7 @@ def test_load_refuses_what_it_would_take_for_something_else(tmp_path: Path) -> N
     refused(partial(load, []), "games=[]", "None")
     refused(load, "39 of 40 games")
     refused(partial(load, "Breakout", uniform=True), "give per_game too")
-    refused(partial(load, [None]), "unknown game None")
+    refused(partial(load, [None]), "unknown game 'None'")
     refused(partial(zoo.data.load, 12), "unknown dataset 12")
     for per_game in (100.5, "100", True):
         refused(partial(load, "Breakout", per_game), f"per_game={per_game!r}", "whole number")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.training.test_pretrain import CPU, SMALL
 from zoo.frames.store import FrameStore
-from zoo.training import contribution
+from zoo.training import gradient_reducer
 from zoo.training.gradient_reducer import GradientReducer, buckets
 from zoo.training.loop import backward_order
 from zoo.training.ranks import ALONE, WHOLE, Shard, World
@@ -32,7 +32,7 @@ class Twin(World):
 
 @pytest.mark.parametrize("reached", [True, False])
 def test_sending_overlaps_the_backward_pass(reached: bool, store: FrameStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contribution, "BUCKET_BYTES", 2**15)
+    monkeypatch.setattr(gradient_reducer, "BUCKET_BYTES", 2**15)
     objective = new_objective(SMALL, store.games)
     order = backward_order(objective)
     batch = store.gather(torch.arange(16), 5, 0.99)

@@ -110,7 +110,7 @@ def test_a_rank_that_is_not_heard_of_in_a_step_is_given_up(told: list[dict[str, 
 @pytest.mark.parametrize(
     ("run", "parts"),
     [
-        ("in the way", ["a run is here already", "--resume"]),
+        ("in the way", ["a run is here already", "resume"]),
         ("not finite", ["the loss is nan at step 5"]),
         ("other settings", ["rank 1 differs from rank 0 in", "config.optimizer.learning_rate"]),
         ("one fails", ["rank 1: no such file"]),

@@ -28,7 +28,7 @@ from zoo.frames import build
 from zoo.frames.store import FrameStore, build_store
 from zoo.recordings.format import read_recording
 from zoo.support.errors import QzooError
-from zoo.training import contribution, loop, ranks
+from zoo.training import gradient_reducer, loop, ranks
 from zoo.training.config import OptimizerConfig, RunConfig
 from zoo.training.loop import TrainingProgress
 from zoo.training.ranks import World, join, shard_of
@@ -141,7 +141,7 @@ def main() -> None:
     recordings, out = Path(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
     loop.LOG_EVERY = LOG_EVERY
-    contribution.BUCKET_BYTES = 2**16  # several messages a step
+    gradient_reducer.BUCKET_BYTES = 2**16  # several messages a step
     first_life = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     with join() as world:
         told = command(recordings, out) if first_life else {}

@@ -308,7 +308,7 @@ def differences(dataset: MinariDataset, layout: Layout, recorder: Recorder) -> l
 def scores_unknown(recorder: Recorder) -> str:
     """Why rewards may not sum to the game's own scores; empty where they do."""
     if recorder.env is None:
-        return "its environment is not told, so its rewards may be anything"
+        return "its environment is not said, so its rewards may be anything"
     ends_lives = '"terminal_on_life_loss": true'
     doubtful = [
         wrapper
