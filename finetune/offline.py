@@ -6,12 +6,14 @@ Read it top to bottom: settings, the call that does it all (`offline`), the netw
   layers start afresh and are trained on that ("encoder frozen, fully connected layers reinitialised", as in the paper).
 - `full`: the encoder keeps learning, end to end, under a new head.
 - `scratch`: the same network from a random start, for comparison.
+- `frozen_random`: as `frozen`, with random convolutions: what the fully connected layers do alone.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +31,8 @@ from zoo.critics.network import Critic, critics_identity
 from zoo.data import Play
 from zoo.evaluation.episodes import play_episodes, summarize
 from zoo.evaluation.scores import check_evaluation
-from zoo.frames.store import FeatureStore, FrameStore, build_store, feature_store, place_store
+from zoo.frames.features import FeatureStore, cached_feature_store, feature_store
+from zoo.frames.store import FrameStore, build_store, place_store
 from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder, project
 from zoo.models.hub import load
@@ -45,7 +48,8 @@ from zoo.training.log import LOG
 from zoo.training.loop import TrainingProgress, train
 from zoo.training.run import objective_on, read_curve, return_scales, start_heads, thin
 
-Mode = Literal["frozen", "full", "scratch"]
+Mode = Literal["frozen", "full", "scratch", "frozen_random"]
+FROZEN = ("frozen", "frozen_random")
 
 
 def objective_for(name: str) -> ObjectiveConfig:
@@ -63,7 +67,10 @@ class FinetuneConfig:
     batch_size: int = 128
     """Transitions a step. Ours; Multi-Game DT: 256."""
     random_shift: int = 0
-    """Shift frames by up to this many pixels (not in mode frozen, whose features are computed once)."""
+    """Shift frames by up to this many pixels (not in the frozen modes, whose features are computed once)."""
+    head: Literal["hidden", "linear"] = "hidden"
+    """In the frozen modes: train a fresh fully connected layer with a fresh linear head behind it (hidden), or a linear
+    head alone, on the features as the encoder gives them (linear)."""
     seed: int = 0
     """Seeds the new layers and the batches."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -95,7 +102,8 @@ class OfflineConfig:
     """What `offline` does."""
 
     mode: Mode = "frozen"
-    """frozen: convolutions fixed, their output computed once; full: end to end; scratch: the same network untrained."""
+    """frozen: convolutions fixed, their output computed once; full: end to end; scratch: the same network untrained;
+    frozen_random: as frozen, with random convolutions."""
     seeds: int = 1
     """Trainings: the first with the seed of `training`, each further one with the next."""
     episodes: int = 32
@@ -114,6 +122,10 @@ class OfflineConfig:
         if self.seeds < 1:
             raise QzooError(f"seeds {self.seeds}: must be at least 1")
         self.training.check()
+        if self.mode in FROZEN and self.training.optimizer.freeze_steps:
+            raise QzooError("freeze_steps: not in a frozen mode, whose convolutions stay as they are in every step")
+        if self.mode not in FROZEN and self.training.head != "hidden":
+            raise QzooError(f"head {self.training.head}: for the frozen modes; {self.mode} trains the whole network")
         if self.episodes:
             check_evaluation(self.episodes, 0.0, self.training.seed)
 
@@ -188,7 +200,7 @@ def offline(
         play: of one game, as `zoo.data.load` or `zoo.data.read` gives it.
         name: what to call the encoder in folders; by default its own.
         critic: of the game, the teacher where the objective is `from_critic`.
-        cache: folder of RAM, with a critic.
+        cache: folder of features, in mode frozen, and of RAM, with a critic.
         seconds: stop training cleanly after so long, with a checkpoint; trainings not begun by then are left out.
         resume: resume from the runs' checkpoints. force_resume: even where settings or data differ from the run's.
         command: what results.json says made the models.
@@ -210,8 +222,11 @@ def offline(
     where = pick_device(device)
     loaded = copy.deepcopy(encoder).to(where) if isinstance(encoder, Encoder) else load(encoder, device=where)
     data, store = _load(chosen, Path(cache), needs, deadline, report)
-    store = place_store(store, where)
     record = DataRecord(chosen.games, chosen.selection, data.by_game())
+    store, began = place_store(store, where), time.time()
+    if config.mode == "frozen":  # once for all seeds
+        store = frozen_features(loaded, store, config.training, Path(cache), json.dumps(record.identity()))
+    features_seconds = time.time() - began
     runs = []
     for number in range(config.seeds):
         if number and time.time() >= deadline:
@@ -239,6 +254,8 @@ def offline(
             report=told,
         )
         agent = Agent(network, game, seed=settings.seed)
+        if config.mode == "frozen":
+            facts["seconds"]["features"] = features_seconds
         made = {
             **{**facts, "game": game, "encoder": str(encoder) if not isinstance(encoder, Encoder) else label},
             **{"transitions": store.transitions, **record.facts(), "data_mean": data.mean_return()},
@@ -311,17 +328,38 @@ class FullyConnected(nn.Module):
         """As `Encoder.project`."""
         return project(self.projection, trunk_map.to(self.projection.weight.dtype), self.feature_norm)
 
+    def layers(self) -> list[list[nn.Parameter]]:
+        """As `Encoder.layers`."""
+        return [list(self.projection.parameters())]
+
+
+class NoLayers(nn.Module):
+    """In the place of an encoder whose features are computed already: bfloat16 (B, D) -> float32 (B, D)."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.feature_dim = encoder.feature_dim
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The features themselves."""
+        return features.float()
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """None."""
+        return [[]]
+
 
 def start_network(encoder: Encoder, game: str, mode: Mode, config: FinetuneConfig) -> QNetwork:
     """The network that training starts from: copies of the encoder's weights, or fresh ones, by mode."""
     torch.manual_seed(config.seed)
     fresh = Encoder(encoder.arch, encoder.feature_dim, encoder.feature_norm).to(next(encoder.parameters()).device)
     network = QNetwork(fresh, [game], config.objective.head())
-    if mode != "scratch":
+    if mode in ("frozen", "full"):
         weights = copy.deepcopy(encoder.state_dict())
-        if mode == "frozen":
+        afresh = mode == "frozen" and config.head == "hidden"
+        if afresh:
             weights = {k: v for k, v in weights.items() if not k.startswith("projection.")}
-        fresh.load_state_dict(weights, strict=mode == "full")
+        fresh.load_state_dict(weights, strict=not afresh)
     start_heads(network, config.objective)
     return network.to(next(encoder.parameters()).device)
 
@@ -345,7 +383,8 @@ def finetune(
     """Fine-tune on a store of one game's play; the encoder given is left as it is.
 
     Args:
-        encoder: pretrained, on the device to train on; in mode scratch only its architecture counts.
+        encoder: pretrained, on the device to train on; in modes scratch and frozen_random only its architecture counts.
+        store: frames; in mode frozen also what `frozen_features` made of them.
         out: folder of checkpoint and logs.
         compute: how to compute it, as in `train`.
         critic: of the game, the teacher where the objective is `from_critic`; the store must then hold RAM.
@@ -367,16 +406,17 @@ def finetune(
     run_config.check(1)
     began = time.time()
     trained, data = network, store
-    if mode == "frozen":
+    if mode in FROZEN:
         run_config = replace(run_config, random_shift=0)
-        data = frozen_features(network.encoder, store, config)
-        trained = behind_trunk(network, game, config)
+        data = store if isinstance(store, FeatureStore) else frozen_features(network.encoder, store, config)
+        trained = behind_features(network, game, config)
     features_seconds = time.time() - began
     critics = {} if critic is None else {game: critic}
     spec = config.objective.batch()
     data = data.with_monte_carlo(spec.gamma, spec.reward_clip, life_ends=critic is not None and critic.life_ends)
     inputs = Inputs(return_scales(data, config.objective), critics)
     objective = objective_on(trained, config.objective, inputs).to(device)
+    head = {"head": config.head} if config.head != "hidden" else {}  # which runs of before don't name
     run = train(
         objective,
         data,
@@ -385,7 +425,7 @@ def finetune(
         device=device,
         compute=compute,
         deadline=deadline,
-        identity={"mode": mode, "encoder": weights_digest(encoder), **critics_identity(critics), **identity},
+        identity={"mode": mode, "encoder": weights_digest(encoder), **critics_identity(critics), **identity, **head},
         resume=resume,
         force=force,
         report=report,
@@ -395,31 +435,43 @@ def finetune(
     return network.eval(), {"mode": mode, "steps": run.step, "seconds": seconds}
 
 
-def weights_digest(encoder: Encoder) -> str:
-    """Names an encoder's weights: a run that started from others must not be resumed."""
+def weights_digest(encoder: Encoder, without: str = "-") -> str:
+    """Names an encoder's weights, but for those whose names begin so: a run that started from others isn't resumed."""
     total = hashlib.sha256()
     for name, value in encoder.state_dict().items():
-        total.update(name.encode() + value.detach().cpu().float().contiguous().numpy().tobytes())
+        if not name.startswith(without):
+            total.update(name.encode() + value.detach().cpu().float().contiguous().numpy().tobytes())
     return total.hexdigest()[:16]
 
 
-def behind_trunk(network: QNetwork, game: str, config: FinetuneConfig) -> QNetwork:
-    """The part of a network behind its convolutions, on the same weights: it takes their flattened map for frames."""
+def behind_features(network: QNetwork, game: str, config: FinetuneConfig) -> QNetwork:
+    """The part of a network that learns on features, on the same weights: it takes features for frames."""
     # Typed as an encoder, since it stands in for one.
-    behind = cast(Encoder, FullyConnected(network.encoder))
-    part = QNetwork(behind, [game], config.objective.head())
+    behind = (FullyConnected if config.head == "hidden" else NoLayers)(network.encoder)
+    part = QNetwork(cast(Encoder, behind), [game], config.objective.head())
     part.weight, part.bias = network.weight, network.bias
     return part
 
 
-def frozen_features(encoder: Encoder, store: FrameStore, config: FinetuneConfig) -> FeatureStore:
-    """What the frozen convolutions make of every state, bfloat16 (F, C*H*W)."""
+def frozen_features(
+    encoder: Encoder, store: FrameStore, config: FinetuneConfig, cache: Path | None = None, play: str = ""
+) -> FeatureStore:
+    """What the frozen layers make of every state: bfloat16 (F, C*H*W) of the convolutions, or (F, D) of them all.
+
+    Args:
+        cache: a folder in which to keep them, and in which they are looked for. play: names the store's play there.
+    """
     device = next(encoder.parameters()).device
     dtype = pick_precision(config.precision, device)
     encoder.eval()
+    hidden = config.head == "hidden"
 
-    def trunk(observations: Tensor) -> Tensor:
+    def frozen(observations: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return encoder.trunk_map(observations)
+            return encoder.trunk_map(observations) if hidden else encoder(observations)
 
-    return feature_store(store, trunk, device)
+    if cache is None:
+        return feature_store(store, frozen, device)
+    layers = f"{encoder.arch} {weights_digest(encoder, 'projection.' if hidden else '-')} {config.head} {dtype}"
+    width = encoder.projection.in_features if hidden else encoder.feature_dim
+    return cached_feature_store(store, frozen, device, cache, play=play, made_by=layers, width=width)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.speed.timing import Turn, in_turns, ratio, repeated, spread
-from finetune.offline import FinetuneConfig, behind_trunk, frozen_features, start_network
+from finetune.offline import FinetuneConfig, behind_features, frozen_features, start_network
 from zoo.frames.store import FrameStore
 from zoo.models.encoder import Encoder
 from zoo.models.qnetwork import QNetwork
@@ -44,7 +44,7 @@ def bench_frozen(
 
         return repeated(step, device, turn_seconds)
 
-    turns = {"frozen": turn_of(features, behind_trunk(network, game, settings)), "full": turn_of(store, network)}
+    turns = {"frozen": turn_of(features, behind_features(network, game, settings)), "full": turn_of(store, network)}
     seconds = in_turns(turns, repeats)
     return {
         "arch": arch,

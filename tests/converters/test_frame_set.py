@@ -19,8 +19,9 @@ from zoo.converters.dqn_replay import import_dqn_replay
 from zoo.converters.frame_set import FrameSet, FrameSetWriter, Piece, open_frame_set
 from zoo.converters.imports import find_sets
 from zoo.converters.origins import OURS, join_stores
+from zoo.frames.features import feature_store
 from zoo.frames.frames import RawFrames, raw_copy
-from zoo.frames.store import FrameStore, feature_store
+from zoo.frames.store import FrameStore
 from zoo.support.errors import QzooError
 from zoo.training.config import RunConfig
 from zoo.training.loop import train

@@ -16,7 +16,8 @@ from zoo.converters.export_minari import export_minari
 from zoo.converters.frame_set import FrameSet, open_frame_set
 from zoo.converters.imports import PARTS_ONLY, draw_episodes, find_sets, set_facts
 from zoo.converters.minari import Recorder, import_minari, scores_unknown
-from zoo.frames.store import FrameStore, feature_store
+from zoo.frames.features import feature_store
+from zoo.frames.store import FrameStore
 from zoo.recordings.format import Recording
 
 CPU = torch.device("cpu")

@@ -1,11 +1,13 @@
 """Offline fine-tuning: what each mode trains, from what, and that it comes back as a model folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from finetune.offline import FinetuneConfig, Mode, finetune, frozen_features, start_network
+from finetune.offline import FinetuneConfig, Mode, OfflineConfig, finetune, frozen_features, start_network
 from tests.command_helpers import run_command
 from tests.recording_helpers import refused
 from zoo.frames.store import FrameStore, build_store
@@ -13,10 +15,11 @@ from zoo.models.encoder import Encoder
 from zoo.models.hub import load_agent, load_qnetwork, model_info
 from zoo.models.model_folder import ModelConfig, read_config, write_model
 from zoo.models.qnetwork import QNetwork
-from zoo.objectives.scaled_ql import ScaledQLConfig
+from zoo.objectives.scaled_ql import ScaledQL, ScaledQLConfig
 from zoo.recordings.format import Recording
 from zoo.support.errors import QzooError
 from zoo.training.config import OptimizerConfig
+from zoo.training.loop import make_optimizer, train
 
 GAME = "SpaceInvaders"
 CONFIG = FinetuneConfig(
@@ -44,7 +47,7 @@ def moved(network: QNetwork, start: Encoder, part: str) -> float:
     return max(float((after[k] - before[k]).abs().max()) for k in before if k.startswith(part))
 
 
-@pytest.mark.parametrize("mode", ["frozen", "full", "scratch"])
+@pytest.mark.parametrize("mode", ["frozen", "full", "scratch", "frozen_random"])
 def test_what_each_mode_changes(encoder: Encoder, game_store: FrameStore, mode: Mode, tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     network, result = finetune(encoder, GAME, game_store, mode, CONFIG, tmp_path)
@@ -58,6 +61,9 @@ def test_what_each_mode_changes(encoder: Encoder, game_store: FrameStore, mode: 
         assert 0.0 < moved(network, encoder, "projection.") < 0.05
     else:
         assert moved(network, encoder, "trunk.") > 0.05
+    if mode == "frozen_random":
+        start = start_network(encoder, GAME, mode, CONFIG).encoder
+        assert moved(network, start, "trunk.") == 0.0 and moved(network, start, "projection.") > 0.01
     fresh = start_network(encoder, GAME, mode, CONFIG)
     assert not torch.allclose(network.weight, fresh.weight, atol=1e-3)
 
@@ -66,9 +72,6 @@ def test_frozen_training_on_features_equals_training_on_frames(
     encoder: Encoder, game_store: FrameStore, tmp_path: Path
 ) -> None:
     """The shortcut (features once) against the long way: the same loop with the trunk's gradients switched off."""
-    from zoo.objectives.scaled_ql import ScaledQL
-    from zoo.training.loop import train
-
     short, _ = finetune(encoder, GAME, game_store, "frozen", CONFIG, tmp_path / "short")
     long = start_network(encoder, GAME, "frozen", CONFIG)
     long.encoder.trunk.requires_grad_(False)
@@ -97,6 +100,78 @@ def test_features_are_those_of_every_state(encoder: Encoder, game_store: FrameSt
     assert torch.allclose(batch.observations.float(), expected, rtol=0.01, atol=1e-3)
     assert torch.allclose(batch.next_observations.float(), successors, rtol=0.01, atol=1e-3)
     assert torch.equal(batch.returns, frames.returns) and torch.equal(batch.actions, frames.actions)
+
+
+def test_a_linear_head_on_the_features_of_all_layers(encoder: Encoder, game_store: FrameStore, tmp_path: Path) -> None:
+    config = replace(CONFIG, head="linear")
+    network, _ = finetune(encoder, GAME, game_store, "frozen", config, tmp_path)
+    assert moved(network, encoder, "") == 0.0
+    features = frozen_features(encoder, game_store, config)
+    states = game_store.stack(game_store.frame_index[:3], game_store.episode_start[:3])
+    with torch.no_grad():
+        assert torch.equal(features.stack(game_store.frame_index[:3], states), encoder(states).bfloat16())
+    fresh = start_network(encoder, GAME, "frozen", config)
+    assert (network.weight - fresh.weight).abs().max() > 1e-3
+
+
+def test_features_are_computed_once(
+    encoder: Encoder, game_store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = []
+    trunk_map = Encoder.trunk_map
+    monkeypatch.setattr(Encoder, "trunk_map", lambda self, x: (passes.append(len(x)), trunk_map(self, x))[1])
+
+    def features(config: FinetuneConfig = CONFIG, play: str = "some", of: Encoder = encoder) -> tuple[Tensor, int]:
+        passes.clear()
+        store = frozen_features(of, game_store, config, tmp_path, play)
+        return store.stack(game_store.frame_index, game_store.episode_start), sum(passes)
+
+    first, computed = features()
+    assert computed == len(game_store.frames)
+    again, computed = features()
+    assert computed == 0 and torch.equal(first, again)
+    (path,) = tmp_path.glob("*.safetensors")
+    other_head = Encoder("nature", 16)
+    other_head.load_state_dict(
+        {**encoder.state_dict(), **{k: v for k, v in other_head.state_dict().items() if "pro" in k}}
+    )
+    assert features(of=other_head)[1] == 0  # the layer behind the features is not theirs
+    for other in ({"play": "other"}, {"of": Encoder("nature", 16)}, {"config": replace(CONFIG, head="linear")}):
+        assert features(**other)[1] > 0  # type: ignore[arg-type]
+    damaged = bytearray(path.read_bytes())
+    damaged[-7] ^= 1
+    path.write_bytes(damaged)
+    again, computed = features()
+    assert computed > 0 and torch.equal(first, again)
+
+
+def test_the_encoder_waits_until_it_thaws(encoder: Encoder, game_store: FrameStore, tmp_path: Path) -> None:
+    def trained(freeze_steps: int) -> QNetwork:
+        config = replace(CONFIG, optimizer=replace(CONFIG.optimizer, freeze_steps=freeze_steps))
+        return finetune(encoder, GAME, game_store, "full", config, tmp_path / str(freeze_steps))[0]
+
+    waited, later = trained(CONFIG.steps), trained(CONFIG.steps - 5)
+    assert moved(waited, encoder, "") == 0.0 and (waited.weight - later.weight).abs().max() > 0
+    assert moved(later, encoder, "trunk.") > 0 and moved(later, encoder, "projection.") > 0
+
+
+@pytest.mark.parametrize("arch", ["nature", "impala", "resnet18w16"])
+def test_layers_may_learn_more_slowly_the_lower_they_are(arch: str) -> None:
+    network = QNetwork(Encoder(arch, 16), [GAME], ScaledQLConfig().head())
+    objective = ScaledQL(network, ScaledQLConfig())
+    optimizer = make_optimizer(objective, OptimizerConfig(layer_decay=0.5, head_lr_scale=2.0))
+    rates = {id(p): group["rate"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(rates) == sum(1 for _ in network.parameters())
+    assert rates[id(network.weight)] == 2.0 and rates[id(network.encoder.projection.weight)] == 0.5
+    trunk = [rates[id(p)] for p in network.encoder.trunk.parameters()]
+    assert trunk == sorted(trunk) and trunk[-1] == 0.25 and trunk[0] == 0.5 ** len(network.encoder.layers())
+
+
+def test_settings_that_contradict_a_mode_are_refused() -> None:
+    linear = replace(CONFIG, head="linear")
+    refused(OfflineConfig(mode="full", training=linear).check, "head linear", "full trains the whole network")
+    frozen = replace(CONFIG, optimizer=OptimizerConfig(freeze_steps=3))
+    refused(OfflineConfig(mode="frozen", training=frozen).check, "freeze_steps")
 
 
 def test_a_run_goes_on_with_its_own_encoder_and_mode_only(

@@ -16,9 +16,10 @@ from tests.recording_helpers import recorded, refused
 from zoo.frames import blocks as blocks_module
 from zoo.frames.blocks import BlockFrames, open_blocks, write_blocks
 from zoo.frames.build import fingerprint
+from zoo.frames.features import FeatureStore, feature_store
 from zoo.frames.frames import FRAME_BYTES, FrameSource, RawFrames, raw_copy
 from zoo.frames.replay import Frames, empty_frames, num_frames, replay
-from zoo.frames.store import FeatureStore, FrameStore, Placement, build_store, feature_store
+from zoo.frames.store import FrameStore, Placement, build_store
 from zoo.models.model_folder import read_results
 from zoo.recordings.format import Recording, read_recording
 from zoo.recordings.library import subsample
@@ -184,7 +185,7 @@ def test_features_of_every_state_from_every_store(made: Synthetic) -> None:
     def network(states: Tensor) -> Tensor:
         return states.flatten(2).float().mean(2)  # (B, 4): the mean of each frame
 
-    features = store_module.feature_store(made.store, network, CPU)
+    features = feature_store(made.store, network, CPU)
     moved = features.to(CPU)
     assert isinstance(features, FeatureStore) and isinstance(moved, FeatureStore)
     rows = torch.arange(made.store.transitions)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.offline import FinetuneConfig, behind_trunk, start_network
+from finetune.offline import FinetuneConfig, behind_features, start_network
 from zoo.atari.emulator import minimal_actions
+from zoo.frames.features import FeatureStore
 from zoo.frames.frames import RawFrames
-from zoo.frames.store import FeatureStore
 from zoo.models.distributions import Support, expectation
 from zoo.models.encoder import Encoder
 from zoo.models.values import drift, value_diagnostics, worst_game
@@ -60,7 +60,7 @@ def values_after_training(out: Path, objective: ScaledQLConfig) -> dict[str, flo
     )
     store = store_of_known_values().with_monte_carlo(objective.gamma, objective.reward_clip)
     assert isinstance(store, FeatureStore)
-    train(ScaledQL(behind_trunk(network, GAME, settings), objective), store, config, out, device=torch.device("cpu"))
+    train(ScaledQL(behind_features(network, GAME, settings), objective), store, config, out, device=torch.device("cpu"))
     lines = [json.loads(line) for line in (out / VALUES).read_text().splitlines()]
     values: dict[str, float] = lines[-1]["games"][GAME]
     return values

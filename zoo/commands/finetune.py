@@ -36,7 +36,8 @@ class FinetuneOffline:
     encoder: str
     """A model's name (`zoo list`) or folder."""
     mode: Mode = "frozen"
-    """frozen: convolutions fixed, their output computed once; full: end to end; scratch: the same network untrained."""
+    """frozen: convolutions fixed, their output computed once; full: end to end; scratch: the same network untrained;
+    frozen_random: as frozen, with random convolutions."""
     dataset: str = CUSTOM
     """A named dataset that has the game, such as heldout5; custom: what --sources chooses."""
     transitions: int | None = 100_000
@@ -64,7 +65,7 @@ class FinetuneOffline:
     critic: Path | None = None
     """With --objective from_critic: a critic of the game, as `zoo critic train GAME` writes it."""
     cache: Path = Path("runs/frames")
-    """With a critic: folder of the files of RAM."""
+    """Folder of features, in mode frozen, and of RAM, with a critic: used again by runs on the same play."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     time_budget: str = ""
     """Stop training cleanly after this long, as in 9m."""

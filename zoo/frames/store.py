@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoo.atari.protocol import FRAME_SIZE, RAM_BYTES, STACK
 from zoo.frames.build import block_frames, frames_of, mapped_frames, ram_frames
-from zoo.frames.frames import FRAME_BYTES, FrameSource, RawFrames
+from zoo.frames.frames import FRAME_BYTES, FrameSource
 from zoo.frames.ram import ram_rows
 from zoo.frames.replay import num_frames
 from zoo.frames.returns import lost_lives, monte_carlo_returns, steps_to_end
@@ -27,20 +27,17 @@ from zoo.support.errors import QzooError, unknown_name
 
 __all__ = [
     "Batch",
-    "FeatureStore",
     "FrameStore",
     "FramesOn",
     "Placement",
     "build_store",
     "choose_placement",
     "draw",
-    "feature_store",
     "place_store",
 ]
 
 Placement = Literal["ram", "memmap", "blocks"]
 FramesOn = Literal["auto", "device", "host"]
-FEATURE_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -262,48 +259,6 @@ class FrameStore:
 def draw(sizes: Sequence[int], per_game: int, generator: torch.Generator) -> Tensor:
     """Numbers of transitions of games with so many of them, uniform, as many of each game: int64 (G, per_game)."""
     return torch.stack([torch.randint(size, (per_game,), generator=generator) for size in sizes])
-
-
-@dataclass(frozen=True)
-class FeatureStore(FrameStore):
-    """A store whose states are features, computed once by a frozen network: `frames` are rows of float (F, K).
-
-    Row f is what the network makes of the stack that ends in frame f; batches carry (B, K) rows as
-    observations.
-    """
-
-    def stack(self, frame_index: Tensor, episode_start: Tensor) -> Tensor:
-        """The features of states: (B, K)."""
-        return self.frames.fetch(frame_index)
-
-
-def feature_store(
-    store: FrameStore,
-    network: Callable[[Tensor], Tensor],
-    device: torch.device,
-    on_frames: Callable[[int], None] = lambda count: None,
-) -> FeatureStore:
-    """Run a frozen network, uint8 (B, 4, 84, 84) -> float (B, K), over every state of a store.
-
-    Features are kept in bfloat16, on the store's device; `on_frames` is called with the number done after each
-    block.
-    """
-    held = store.actions.device
-    start = torch.zeros(len(store.frames), dtype=torch.int64, device=held)
-    start[store.episode_start] = store.episode_start
-    # Each frame belongs to the last episode that starts at or before it; transitions name those starts.
-    start = torch.cummax(start, dim=0).values
-    features: Tensor | None = None
-    every = torch.arange(len(store.frames), device=held)
-    with torch.no_grad():
-        for block in every.split(FEATURE_BLOCK):
-            part = network(store.stack(block, start[block]).to(device)).to(held, torch.bfloat16)
-            if features is None:
-                features = torch.empty(len(every), part.shape[1], dtype=part.dtype, device=part.device)
-            features[block] = part
-            on_frames(len(block))
-    assert features is not None
-    return FeatureStore(**{**vars(store), "frames": RawFrames(features)})
 
 
 def build_store(

@@ -321,6 +321,13 @@ class Encoder(nn.Module):
         """
         return self.project(self.trunk_map(observations))
 
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Parameters by layer, from the input on: the trunk's (the embedding with the last), then the linear one's."""
+        found = [list(part.parameters()) for part in self.trunk.children()]
+        found = [parameters for parameters in found if parameters]
+        found[-1] = [*found[-1], *self.embedding.parameters()]
+        return [*found, list(self.projection.parameters())]
+
     def reset_projection(self) -> None:
         """Start the linear layer behind the convolutions afresh, as PyTorch starts one."""
         self.projection.reset_parameters()

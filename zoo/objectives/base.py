@@ -203,6 +203,10 @@ class Objective(nn.Module, ABC):
     def parameter_groups(self) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
         """(encoder's, heads') trainable parameters."""
 
+    def encoder_layers(self) -> Sequence[Sequence[nn.Parameter]]:
+        """The encoder's parameters layer by layer, from its input on; by default all as one."""
+        return [self.parameter_groups()[0]]
+
 
 class QObjective(Objective):
     """An objective that trains a Q-network.
@@ -265,6 +269,10 @@ class QObjective(Objective):
     def parameter_groups(self) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
         """(encoder's parameters, heads' parameters): the heads may have a learning rate of their own."""
         return list(self.network.encoder.parameters()), [self.network.weight, self.network.bias]
+
+    def encoder_layers(self) -> Sequence[Sequence[nn.Parameter]]:
+        """As in the base."""
+        return self.network.encoder.layers()
 
 
 def chosen_logits(logits: Tensor, actions: Tensor) -> Tensor:

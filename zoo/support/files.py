@@ -112,7 +112,7 @@ def check_room(folder: Path, size: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise QzooError(f"{folder}: {size / 1e9:.1f} GB of frames need room, {free / 1e9:.1f} GB are free")
+        raise QzooError(f"{folder}: {size / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
 
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)

@@ -22,6 +22,11 @@ class OptimizerConfig:
     """Peak. Paper, by "Stop Regressing": 2e-4 at batch 512. In short runs of `nature` 1e-3 scored better."""
     head_lr_scale: float = 1.0
     """Learning rate of the heads relative to that of the encoder. Ours."""
+    layer_decay: float = 1.0
+    """Learning rate of each layer of the encoder relative to that of the layer after it; 1: the same for all. Usual in
+    fine-tuning: 0.65 to 0.9."""
+    freeze_steps: int = 0
+    """Steps at the start in which the encoder stays as it is while the heads learn."""
     weight_decay: float = 0.01
     """Decoupled, on matrices only. Ours."""
     epsilon: float = 1e-8
@@ -68,6 +73,8 @@ ADDED: dict[str, Any] = {
     "objective.sigma": 0.75,
     "optimizer.schedule": "cosine",
     "optimizer.decay_steps": 0,
+    "optimizer.layer_decay": 1.0,
+    "optimizer.freeze_steps": 0,
 }
 """Settings that runs of before don't name, and what these were in them."""
 COMPUTE = ComputeConfig()
@@ -77,10 +84,11 @@ COMPUTE = ComputeConfig()
 LIMITS: tuple[Limit, ...] = (
     (("steps", "batch_size", "feature_dim"), lambda value: value >= 1, "at least 1"),
     (("seed",), lambda value: 0 <= value <= MAX_SEED, f"0 to {MAX_SEED}"),
-    (("random_shift", "warmup_steps", "decay_steps"), lambda value: value >= 0, "0 or more"),
+    (("random_shift", "warmup_steps", "decay_steps", "freeze_steps"), lambda value: value >= 0, "0 or more"),
     (("head_lr_scale", "weight_decay"), lambda value: 0.0 <= value < math.inf, "0 or more, and finite"),
     (("learning_rate", "epsilon"), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
     (("max_gradient_norm",), lambda value: value > 0.0, "more than 0"),  # inf: no clipping
+    (("layer_decay",), lambda value: 0.0 < value <= 1.0, "more than 0, and at most 1"),
     (("min_lr_ratio",), lambda value: 0.0 <= value <= 1.0, "0 to 1"),
 )
 """What settings of a run must be; with others it could not train, or would train something else than was meant."""

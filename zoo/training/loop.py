@@ -72,15 +72,23 @@ def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> floa
 
 
 def make_optimizer(objective: Objective, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only, and the heads' own learning rate (key `rate` of a group)."""
+    """AdamW with decay on matrices only, and learning rates of their own for the heads and, if asked, for each layer.
+
+    A group's `rate` is its share of the learning rate, `from_step` the step from which on it is trained.
+    """
     encoder, heads = objective.parameter_groups()
-    groups = []
-    for parameters, rate in ((encoder, 1.0), (heads, config.head_lr_scale)):
+    parts = [(encoder, 1.0, config.freeze_steps)]
+    if config.layer_decay != 1.0:
+        layers = list(objective.encoder_layers())
+        rates = [config.layer_decay**depth for depth in range(len(layers), 0, -1)]
+        parts = [(layer, rate, config.freeze_steps) for layer, rate in zip(layers, rates, strict=True)]
+    groups: list[dict[str, Any]] = []
+    for parameters, rate, from_step in (*parts, (heads, config.head_lr_scale, 0)):
         for matrices in (True, False):
             chosen = [p for p in parameters if p.requires_grad and (p.ndim > 1) == matrices]
             if chosen:
                 decay = config.weight_decay if matrices else 0.0
-                groups.append({"params": chosen, "weight_decay": decay, "rate": rate})
+                groups.append({"params": chosen, "weight_decay": decay, "rate": rate, "from_step": from_step})
     return torch.optim.AdamW(groups, lr=config.learning_rate, eps=config.epsilon, fused=True)
 
 
@@ -218,10 +226,11 @@ def not_finite(out: Path, step: int, loss: float | str) -> QzooError:
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, config: RunConfig) -> None:
-    """The rates of a step, by the schedule and each group's own factor."""
+    """The rates of a step, by the schedule and what each group says."""
     factor = learning_rate_factor(step, config.steps, config.optimizer)
     for group in optimizer.param_groups:
-        group["lr"] = config.optimizer.learning_rate * group["rate"] * factor
+        frozen = step < group["from_step"]
+        group["lr"] = 0.0 if frozen else config.optimizer.learning_rate * group["rate"] * factor
 
 
 def trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
