@@ -8,5 +8,16 @@ adapted = finetune.online("nature.scaledql_learner12", "Freeway", variant=Varian
 
 from finetune.offline import FinetuneConfig, OfflineConfig, OfflineResult, offline
 from finetune.online import OnlineConfig, OnlineResult, online
+from finetune.sweep import SweepConfig, sweep
 
-__all__ = ["FinetuneConfig", "OfflineConfig", "OfflineResult", "OnlineConfig", "OnlineResult", "offline", "online"]
+__all__ = [
+    "FinetuneConfig",
+    "OfflineConfig",
+    "OfflineResult",
+    "OnlineConfig",
+    "OnlineResult",
+    "SweepConfig",
+    "offline",
+    "online",
+    "sweep",
+]

@@ -49,6 +49,7 @@ from zoo.training.loop import TrainingProgress, train
 from zoo.training.run import objective_on, read_curve, return_scales, start_heads, thin
 
 Mode = Literal["frozen", "full", "scratch", "frozen_random"]
+MODES: tuple[Mode, ...] = ("scratch", "frozen_random", "frozen", "full")
 FROZEN = ("frozen", "frozen_random")
 
 
@@ -181,6 +182,7 @@ def offline(
     name: str = "",
     out: str | Path = "runs/finetune",
     critic: Critic | None = None,
+    store: FrameStore | None = None,
     cache: str | Path = "runs/frames",
     device: str = "auto",
     compute: ComputeConfig = COMPUTE,
@@ -200,6 +202,7 @@ def offline(
         play: of one game, as `zoo.data.load` or `zoo.data.read` gives it.
         name: what to call the encoder in folders; by default its own.
         critic: of the game, the teacher where the objective is `from_critic`.
+        store: the play's frames, where they are there already, as `play.store()` makes them.
         cache: folder of features, in mode frozen, and of RAM, with a critic.
         seconds: stop training cleanly after so long, with a checkpoint; trainings not begun by then are left out.
         resume: resume from the runs' checkpoints. force_resume: even where settings or data differ from the run's.
@@ -221,7 +224,8 @@ def offline(
     label = name or (encoder.arch if isinstance(encoder, Encoder) else label_of(encoder))
     where = pick_device(device)
     loaded = copy.deepcopy(encoder).to(where) if isinstance(encoder, Encoder) else load(encoder, device=where)
-    data, store = _load(chosen, Path(cache), needs, deadline, report)
+    data = TrainingData(chosen.recordings(), chosen.sets(deadline))
+    store = store or _replay(chosen, data, Path(cache), needs, report)
     record = DataRecord(chosen.games, chosen.selection, data.by_game())
     store, began = place_store(store, where), time.time()
     if config.mode == "frozen":  # once for all seeds
@@ -283,13 +287,12 @@ def label_of(model: str | Path) -> str:
     return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 
-def _load(
-    chosen: ChosenPlay, cache: Path, ram: bool, deadline: float, report: Callable[[OfflineProgress], None]
-) -> tuple[TrainingData, FrameStore]:
-    """What was chosen, read, and the store that it gives."""
-    recordings = chosen.recordings()
-    data, replayed = TrainingData(recordings, chosen.sets(deadline)), None
-    total, done = sum(recording.steps for recording in recordings), 0
+def _replay(
+    chosen: ChosenPlay, data: TrainingData, cache: Path, ram: bool, report: Callable[[OfflineProgress], None]
+) -> FrameStore:
+    """The store of what was chosen and read."""
+    replayed = None
+    total, done = sum(recording.steps for recording in data.recordings), 0
 
     def advance(steps: int) -> None:
         nonlocal done
@@ -297,8 +300,8 @@ def _load(
         report(OfflineProgress("replay", 0, done, total))
 
     if chosen.selection:
-        replayed = build_store(recordings, cache=cache, on_steps=advance, ram=ram)
-    return data, data.store(chosen.games, replayed, allow_mix=chosen.allow_mix)
+        replayed = build_store(data.recordings, cache=cache, on_steps=advance, ram=ram)
+    return data.store(chosen.games, replayed, allow_mix=chosen.allow_mix)
 
 
 def _score(agent: Agent, episodes: int, seed: int, report: Callable[[OfflineProgress], None]) -> dict[str, Any] | None:

@@ -41,6 +41,11 @@ COMMANDS = {
         "FinetuneOnline",
         "adapt an agent to a game or a variant by playing it",
     ),
+    "finetune sweep": (
+        "zoo.commands.finetune_sweep",
+        "FinetuneSweep",
+        "what encoders are worth on unseen games: tables and curves",
+    ),
     "evaluate": ("zoo.commands.evaluate", "Evaluate", "score a model, or random play, in seeded episodes"),
     "pretrain": ("zoo.commands.pretrain", "Pretrain", "train an encoder by offline Q-learning"),
     "recipes": ("zoo.commands.retrain", "Recipes", "what models are made of, and what they cost"),

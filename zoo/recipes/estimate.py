@@ -15,10 +15,11 @@ from zoo.critics.data import CriticData
 from zoo.critics.network import Critic, RamNetwork
 from zoo.critics.train import CriticTraining
 from zoo.frames.store import Batch
-from zoo.objectives.base import Inputs
+from zoo.objectives.base import Inputs, Objective
 from zoo.recipes.recipe import Recipe
 from zoo.support.device import pick_device, pick_precision
 from zoo.support.pool import cores
+from zoo.training.config import RunConfig
 from zoo.training.loop import make_optimizer, train_step
 from zoo.training.run import new_objective
 
@@ -134,7 +135,6 @@ def training_speed(recipe: Recipe, device: torch.device, seconds: float) -> floa
             network = RamNetwork(int(action_mask(game).sum()), recipe.critics.width, support.num_atoms)
             critics[game] = Critic(game, network, support, 1.0, facts)
     objective = new_objective(run, games, Inputs(critics=critics)).to(device).train()
-    optimizer = make_optimizer(objective, run.optimizer)
     per_game = run.per_game(len(games))
     count = per_game * len(games)
     shape = (count, STACK, FRAME_SIZE, FRAME_SIZE)
@@ -148,8 +148,12 @@ def training_speed(recipe: Recipe, device: torch.device, seconds: float) -> floa
         next_observations=frames if spec.successors else frames[:0],
         ram=ram,
     ).to(device)
-    dtype = pick_precision(run.precision, device)
-    step = 0
+    return step_speed(objective, batch, run, device, seconds)
+
+
+def step_speed(objective: Objective, batch: Batch, run: RunConfig, device: torch.device, seconds: float) -> float:
+    """Samples a second of training steps on one and the same batch."""
+    optimizer, dtype, step = make_optimizer(objective, run.optimizer), pick_precision(run.precision, device), 0
 
     def work() -> int:
         nonlocal step
@@ -158,6 +162,6 @@ def training_speed(recipe: Recipe, device: torch.device, seconds: float) -> floa
         objective.after_step(step)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return count
+        return len(batch.actions)
 
     return _rate(work, seconds)

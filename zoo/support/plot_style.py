@@ -20,6 +20,7 @@ COLOURS = {
     "last20": "#0072B2",
     "policy": "#D55E00",
     "scratch": "#E69F00",
+    "frozen_random": "#000000",
     "frozen": "#CC79A7",
     "full": "#009E73",
 }

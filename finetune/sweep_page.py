@@ -1,0 +1,183 @@
+"""The page of a sweep: tables and curves of what its cells measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.offline import MODES
+from finetune.sweep import OWN_WEIGHTS
+from zoo.atari.games import Game, get_game
+from zoo.support.files import write_json, write_text
+from zoo.support.markdown import markdown_table, score_text
+from zoo.support.metrics import hierarchical_bootstrap_interval, interquartile_mean
+
+Results = Sequence[Mapping[str, Any]]
+Key = tuple[int, int, str, str]
+"""Of a group, one row of the table: transitions, steps, encoder, mode."""
+
+
+def write_sweep(results: Results, out: Path) -> dict[str, Any]:
+    """Write `out`/README.md, results.json and curves.png of a sweep's results; gives what results.json holds."""
+    groups = [summarize_group(key, mine) for key, mine in grouped(results).items()]
+    summary = {"groups": groups, "command": results[0]["trainings"][0]["command"] if results else ""}
+    write_json(out / "results.json", summary)
+    plot_sweep(groups, out / "curves.png")
+    write_text(out / "README.md", page(results, groups))
+    return summary
+
+
+def grouped(results: Results) -> dict[Key, list[Mapping[str, Any]]]:
+    """The cells of each row: those that differ in the game alone; scratch first, encoders after it, by amount."""
+    found: dict[Key, list[Mapping[str, Any]]] = {}
+    for result in results:
+        key = result["transitions"], result["steps"], result["encoder"], result["mode"]
+        found.setdefault(key, []).append(result)
+    archs = {key: mine[0]["arch"] for key, mine in found.items()}
+
+    def order(key: Key) -> tuple[Any, ...]:
+        return *key[:2], archs[key], key[3] in OWN_WEIGHTS, key[2], MODES.index(key[3])
+
+    return {key: found[key] for key in sorted(found, key=order)}
+
+
+def summarize_group(key: Key, cells: Results) -> dict[str, Any]:
+    """Interquartile means over games, trainings and episodes, with 95% intervals over the latter two."""
+    transitions, steps, encoder, mode = key
+    return {
+        **{"encoder": encoder, "arch": cells[0]["arch"], "mode": mode, "transitions": transitions, "steps": steps},
+        "games": [cell["game"] for cell in cells],
+        "seeds": min(len(cell["trainings"]) for cell in cells),
+        "human": _aggregate(cells, lambda game: game.human_normalized),
+        "dqn": _aggregate(cells, lambda game: game.dqn_normalized),
+        "seconds": float(np.mean([each["seconds"]["total"] for cell in cells for each in cell["trainings"]])),
+        "means": {cell["game"]: float(np.mean(np.concatenate(_scores(cell)))) for cell in cells},
+        "data": {cell["game"]: cell["trainings"][0]["data_mean"] for cell in cells},
+    }
+
+
+def _scores(cell: Mapping[str, Any]) -> list[NDArray[np.float64]]:
+    return [np.array(each["evaluation"]["scores"], dtype=np.float64) for each in cell["trainings"]]
+
+
+def _aggregate(cells: Results, normalized: Callable[[Game], Callable[[float], float | None]]) -> dict[str, float]:
+    """The interquartile mean of normalized scores and its interval; none where a game has no reference."""
+    seeds = min(len(cell["trainings"]) for cell in cells)
+    trainings: list[list[NDArray[np.float64]]] = [[] for _ in range(seeds)]
+    for cell in cells:
+        of = normalized(get_game(cell["game"]))
+        for number, scores in enumerate(_scores(cell)[:seeds]):
+            values = [of(score) for score in scores]
+            if None in values:
+                return {}
+            trainings[number].append(np.array(values, dtype=np.float64))
+    low, high = hierarchical_bootstrap_interval(trainings)
+    value = interquartile_mean(np.concatenate([scores for training in trainings for scores in training]))
+    return {"value": value, "low": low, "high": high}
+
+
+def plot_sweep(groups: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Human-normalized interquartile means with their intervals: over amounts of play, or over steps, by mode.
+
+    One panel an encoder, with the modes from random weights of its architecture in it.
+    """
+    from matplotlib.figure import Figure  # slow to import
+
+    from zoo.support.plot_style import COLOURS, save_png, tidy
+
+    encoders = [group for group in groups if group["mode"] in OWN_WEIGHTS] or groups
+    panels = {group["encoder"]: group["arch"] for group in encoders}
+    axis = "steps" if len({group["transitions"] for group in groups}) == 1 else "transitions"
+    figure = Figure(figsize=(1.0 + 4.5 * len(panels), 4.0), layout="constrained")
+    for axes, (encoder, arch) in zip(
+        np.atleast_1d(figure.subplots(1, len(panels), sharey=True)), panels.items(), strict=True
+    ):
+        for mode in MODES:
+            mine = [
+                group
+                for group in groups
+                if group["mode"] == mode
+                and (group["encoder"] == encoder or (mode not in OWN_WEIGHTS and group["arch"] == arch))
+            ]
+            other = "steps" if axis == "transitions" else "transitions"
+            for amount in sorted({group[other] for group in mine}):
+                line = sorted((group for group in mine if group[other] == amount), key=lambda group: group[axis])
+                values = [group["human"] for group in line]
+                label = mode if len({group[other] for group in mine}) == 1 else f"{mode}, {amount:,} {other}"
+                errors = [[v["value"] - v["low"] for v in values], [v["high"] - v["value"] for v in values]]
+                x = [group[axis] for group in line]
+                y = [v["value"] for v in values]
+                axes.errorbar(x, y, errors, marker="o", capsize=3, label=label, color=COLOURS[mode])
+        axes.set_xscale("log")
+        amounts = sorted({group[axis] for group in groups})
+        axes.set_xticks(amounts, [f"{amount:,}" for amount in amounts])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("transitions of the game" if axis == "transitions" else "gradient steps")
+        axes.set_title(encoder, fontsize=10)
+        axes.legend(fontsize=8)
+        tidy(axes)
+    figure.axes[0].set_ylabel("interquartile mean,\nhuman-normalized, 95% interval")
+    save_png(figure, path)
+
+
+def page(results: Results, groups: Sequence[Mapping[str, Any]]) -> str:
+    """The page in Markdown."""
+    games = list(dict.fromkeys(result["game"] for result in results))
+    first = results[0]
+    episodes = first["trainings"][0]["evaluation"]["episodes"]
+    about = (
+        f"`{first['trainings'][0]['command']}` on {first['device']}: {', '.join(games)} of `{first['dataset']}`, "
+        f"{episodes} episodes a training. IQM: interquartile mean of normalized scores over games, trainings and "
+        "episodes, with a 95% interval over the latter two. Minutes: of a training, play aside."
+    )
+    head = ("start", "mode", "transitions", "steps", "trainings", "human IQM", "95%", "DQN IQM", "95%", "minutes")
+    rows = [
+        (*_head(group), group["seeds"], *_iqm(group, "human"), *_iqm(group, "dqn"), _minutes(group)) for group in groups
+    ]
+    scores = [(*_head(group), *(_mean(group["means"].get(game)) for game in games)) for group in groups]
+    data = {game: mean for group in groups for game, mean in group["data"].items()}
+    scores.insert(0, ("data, mean", "", "", "", *(_mean(data[game]) for game in games)))
+    parts = [
+        "# Fine-tuning on unseen games",
+        about,
+        "![scores over amounts of play](curves.png)",
+        markdown_table(head, rows),
+        "Against scratch, at equal play and steps, human-normalized:",
+        markdown_table(("start", "mode", "transitions", "steps", "times scratch"), _ratios(groups)),
+        "Mean scores:",
+        markdown_table(("start", "mode", "transitions", "steps", *games), scores),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(group: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    return group["encoder"], group["mode"], f"{group['transitions']:,}", f"{group['steps']:,}"
+
+
+def _iqm(group: Mapping[str, Any], kind: str) -> tuple[str, str]:
+    found = group[kind]
+    return (f"{found['value']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}") if found else ("", "")
+
+
+def _minutes(group: Mapping[str, Any]) -> str:
+    return f"{group['seconds'] / 60:.1f}"
+
+
+def _mean(score: float | None) -> str:
+    return "" if score is None else score_text(score)
+
+
+def _ratios(groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Each mode's interquartile mean divided by that of scratch of the same architecture, games, play and steps."""
+    place = ("arch", "transitions", "steps", "games")
+    scratch = {tuple(map(str, map(group.get, place))): group for group in groups if group["mode"] == "scratch"}
+    rows: list[tuple[str, ...]] = []
+    for group in groups:
+        base = scratch.get(tuple(map(str, map(group.get, place))))
+        if base is not None and group is not base and base["human"]["value"] > 0:
+            rows.append((*_head(group), f"{group['human']['value'] / base['human']['value']:.2f}"))
+    return rows
