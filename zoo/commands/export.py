@@ -18,7 +18,7 @@ class ExportModel:
 
     Input `observations` is uint8 (batch, 4, 84, 84), raw stacks of grey frames, oldest first; output is float32:
     features (batch, D), or with --game the values of the 18 actions (batch, 18), -inf for those the game doesn't know.
-    The folder for timm holds a ResNet's convolutions alone; timm.create_model("local-dir:FOLDER", pretrained=True), with
+    The folder for timm holds a ResNet's convolutions; timm.create_model("local-dir:FOLDER", pretrained=True), with
     features_only=True if wanted, then takes frames divided by 255.
     """
 
