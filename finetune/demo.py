@@ -17,14 +17,14 @@ import numpy as np
 import torch
 
 from finetune.offline import FinetuneConfig, Mode, finetune
-from zoo.evaluation.episodes import EVALUATION_SEED, play_episodes, random_policy, summarize
+from zoo.evaluation.episodes import play_episodes, random_policy, summarize
 from zoo.frames.store import FrameStore, build_store, place_store
 from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder
 from zoo.models.hub import load, model_info
 from zoo.models.qnetwork import QNetwork
 from zoo.recordings.library import load_recordings
-from zoo.reports.video import play_actions, write_video
+from zoo.reports.video import watch, write_video
 from zoo.support.device import device_name
 from zoo.support.errors import QzooError
 from zoo.support.files import write_json
@@ -34,6 +34,8 @@ from zoo.training.loop import TrainingProgress
 from zoo.training.run import read_curve
 
 MODES: tuple[Mode, ...] = ("scratch", "frozen", "full")
+VIDEO_STEPS = 1_800
+"""Two minutes of play at most."""
 Show = Callable[[str, int, int, str], None]
 """What a caller may pass to see how it goes: (part, done, total, note)."""
 
@@ -72,8 +74,8 @@ def run_demo(config: DemoConfig, out: Path, device: torch.device, show: Show, co
         curves[mode] = read_curve(out / mode / LOG)
     best = max(MODES, key=lambda mode: float(arms[mode]["score"]))
     show("video", 0, 1, best)
-    actions = play_actions(Agent(networks[best], config.game), config.game)
-    write_video(out / "play.mp4", config.game, EVALUATION_SEED, actions)
+    moments = watch(Agent(networks[best], config.game), config.game, max_steps=VIDEO_STEPS)
+    write_video(out / "play.mp4", config.game, moments)
     show("video", 1, 1, best)
     results = {
         "game": config.game,

@@ -47,6 +47,7 @@ COMMANDS = {
         "what encoders are worth on unseen games: tables and curves",
     ),
     "evaluate": ("zoo.commands.evaluate", "Evaluate", "score a model, or random play, in seeded episodes"),
+    "play": ("zoo.commands.play", "PlayGame", "watch a model play a game, in the terminal or as a video"),
     "pretrain": ("zoo.commands.pretrain", "Pretrain", "train an encoder by offline Q-learning"),
     "recipes": ("zoo.commands.retrain", "Recipes", "what models are made of, and what they cost"),
     "retrain": ("zoo.commands.retrain", "Retrain", "make models of the zoo again, from the recordings to their cards"),

@@ -52,7 +52,7 @@ def test_demo(recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     plot = matplotlib.image.imread(out / "curves.png")
     assert plot.shape[0] > 300 and plot.std() > 0.05
     video = imageio_ffmpeg.read_frames(str(out / "play.mp4"))
-    assert next(video)["size"] == (320, 420)
+    assert next(video)["size"] == (640, 420)
     frames = [np.frombuffer(frame, dtype=np.uint8) for frame in video]
     assert len(frames) > 100
     assert np.abs(frames[0].astype(int) - frames[60].astype(int)).max() > 50  # something moves

@@ -17,6 +17,8 @@ from zoo.atari.protocol import DEFAULT_VARIANT, NUM_ACTIONS, PROTOCOL, RAM_BYTES
 from zoo.atari.seeded_start import SeededStart
 from zoo.support.errors import QzooError
 
+ACTION_NAMES = tuple(ale_py.Action(index).name for index in range(NUM_ACTIONS))
+"""Of the full 18 actions: NOOP, FIRE, UP, ..."""
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 
 
@@ -173,6 +175,11 @@ class FrameEmulator:
     def frame(self, out: NDArray[np.uint8]) -> None:
         """Put the newest frame into `out`, uint8 (84, 84), contiguous."""
         cv2.resize(self._newest, (PROTOCOL.width, PROTOCOL.height), dst=out, interpolation=cv2.INTER_AREA)
+
+    def screen(self) -> NDArray[np.uint8]:
+        """The screen in colour, uint8 (210, 160, 3), of some games higher."""
+        screen: NDArray[np.uint8] = self._ale.getScreenRGB()
+        return screen
 
     def ram(self, out: NDArray[np.uint8]) -> None:
         """Put the RAM and the lives left into `out`, uint8 (129,), contiguous."""
