@@ -42,6 +42,7 @@ from zoo.objectives import ObjectiveConfig, objective_named
 from zoo.objectives.base import BootstrapConfig, Inputs
 from zoo.support.device import pick_device, pick_precision
 from zoo.support.errors import QzooError, unknown_name
+from zoo.support.files import make_folder
 from zoo.training.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig
 from zoo.training.data import ChosenPlay, DataRecord, TrainingData
 from zoo.training.log import LOG
@@ -224,6 +225,7 @@ def offline(
     label = name or (encoder.arch if isinstance(encoder, Encoder) else label_of(encoder))
     where = pick_device(device)
     loaded = copy.deepcopy(encoder).to(where) if isinstance(encoder, Encoder) else load(encoder, device=where)
+    make_folder(Path(out))
     data = TrainingData(chosen.recordings(), chosen.sets(deadline))
     store = store or _replay(chosen, data, Path(cache), needs, report)
     record = DataRecord(chosen.games, chosen.selection, data.by_game())

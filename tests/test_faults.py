@@ -5,9 +5,12 @@ import io
 import math
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,15 +18,23 @@ import torch
 from torch import nn
 
 import zoo
+import zoo.training.pretrain
 from finetune.offline import FinetuneConfig, finetune
+from tests.command_helpers import run_command
 from tests.model_helpers import frames, make_config, make_network
 from tests.recording_helpers import refused
 from zoo.atari.games import get_game, parse_games
 from zoo.cli import main
-from zoo.frames.store import FrameStore
+from zoo.frames.blocks import open_blocks
+from zoo.frames.build import frames_of
+from zoo.frames.store import FrameStore, build_store
 from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder
 from zoo.models.model_folder import read_config, write_model
+from zoo.objectives.scaled_ql import ScaledQLConfig
+from zoo.recordings.format import Recording
+from zoo.training.config import RunConfig
+from zoo.training.run import check_init
 
 
 @pytest.fixture
@@ -157,3 +168,71 @@ def test_a_list_into_a_pipe_keeps_its_columns(folder: Path, capsys: pytest.Captu
         main(["list"])
     out = capsys.readouterr().out
     assert long.name in out and "not evaluated" in out and "…" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "part"), [(["--init", "nope.x"], "--init nope.x"), (["--out", "some"], "could not be written")]
+)
+def test_what_cannot_be_is_refused_before_the_replay(
+    words: list[str], part: str, recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    Path("some").touch()
+    replay = Mock()
+    monkeypatch.setattr(zoo.training.pretrain, "build_store", replay)
+    common = ["--name", "nature.x", "--games", "Breakout", "--recordings", str(recordings_dir), "--steps", "2"]
+    refused(lambda: run_command("pretrain", [*common, *words]), part)
+    assert not replay.called
+
+
+def test_an_init_of_another_shape_is_refused(folder: Path) -> None:
+    config = RunConfig(init=str(folder), feature_dim=8, objective=ScaledQLConfig(num_atoms=7))
+    refused(lambda: check_init(config), f"init {folder}", "give the same settings")
+
+
+def test_frames_in_a_cache_are_bound_to_their_play(recordings: list[Recording], tmp_path: Path) -> None:
+    def build(placement: Literal["memmap", "blocks"], recording: Recording = recordings[0]) -> FrameStore:
+        return build_store([recording], placement, tmp_path, workers=1)
+
+    build("blocks")
+    mine = next(tmp_path.glob("*.blocks"))
+    other = tmp_path / "other" / mine.name.replace("Breakout", "Qbert")  # of as many frames, but named otherwise
+    other.parent.mkdir()
+    other.write_bytes(mine.read_bytes())
+    refused(lambda: open_blocks([other], [len(open_blocks([mine], [frames_of([recordings[0]])]))]), "changed")
+    whole = build("memmap")
+    path = next(tmp_path.glob("*.frames"))
+    for at in (7, path.stat().st_size // 2):
+        with path.open("r+b") as file:
+            file.seek(at)
+            byte = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([byte ^ 1]))
+        refused(lambda: build("memmap"), path.name, "changed")
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes([byte]))
+    assert torch.equal(whole.frames.fetch(torch.arange(9)), build("memmap").frames.fetch(torch.arange(9)))
+
+
+def test_blocks_go_to_a_spawned_process(recordings: list[Recording], tmp_path: Path) -> None:
+    frames = build_store([recordings[0]], "blocks", tmp_path, workers=1).frames
+    again = pickle.loads(pickle.dumps(frames))
+    assert torch.equal(again.fetch(torch.arange(40)), frames.fetch(torch.arange(40)))
+
+
+def test_sizes_that_no_memory_holds_are_refused(folder: Path) -> None:
+    path = folder / "config.json"
+    content = path.read_text()
+    path.write_text(content.replace('"feature_dim": 8', f'"feature_dim": {10**30}'))
+    refused(lambda: zoo.load(folder), "feature_dim", "less than or equal")
+    path.write_text(content)
+
+
+def test_a_file_that_hides_the_package_is_named(tmp_path: Path) -> None:
+    (tmp_path / "finetune.py").write_text("mine = 1\n")
+    command = [sys.executable, "-m", "zoo", "finetune", "offline", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert f"{tmp_path}/finetune.py: hides" in done.stderr and "rename" in done.stderr

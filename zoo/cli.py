@@ -191,7 +191,14 @@ def with_flags(message: str, command: Any) -> str:
 def parse_command(name: str, arguments: Sequence[str]) -> Any:
     """The command of that name with its settings, ready to run."""
     module, class_name, _ = COMMANDS[name]
-    command_class: Any = getattr(importlib.import_module(module), class_name)
+    try:
+        command_class: Any = getattr(importlib.import_module(module), class_name)
+    except ImportError:
+        hiding = sys.modules.get("finetune")
+        if hiding is None or hasattr(hiding, "__path__"):
+            raise
+        where = getattr(hiding, "__file__", None)
+        raise QzooError(f"{where}: hides qzoo's package of that name; rename it, or run elsewhere") from None
     more = {}
     if hasattr(command_class, "default"):  # its settings depend on the objective
         arguments = [_renamed(word) for word in arguments]

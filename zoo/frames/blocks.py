@@ -6,7 +6,8 @@ larger. 16 frames are a compromise: longer blocks are smaller in all, but a samp
 `benchmarks/codecs.py` measures all of this; benchmarks/codecs.json is what it found.
 
 The file: the blocks, in the order in which they were ready; the index, int64 (blocks, 3), first frame, offset and
-bytes of each block, by first frame; the tail, with a checksum of all before it.
+bytes of each block, by first frame; the tail, with a checksum of the file's name, which names the play, and of all
+before it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -38,9 +39,10 @@ BLOCK = 16
 LEVEL = 6
 """Of LZ4's high compression, which Arrow takes from level 3 on. Higher ones take longer than they save."""
 MAGIC = b"qzblocks"
-VERSION = 1
+VERSION = 2
+"""In files of version 1 the checksum leaves the name out; they are still read."""
 TAIL = struct.Struct("<8sqqqI")
-"""Magic, version, frames, blocks, crc32 of the file before this number."""
+"""Magic, version, frames, blocks, crc32 of the name and of the file before this number."""
 CHUNK = 1 << 22
 Numbers = NDArray[np.int64]
 
@@ -54,8 +56,8 @@ class BlockFrames:
 
     firsts: int64 (N + 1,), the first frame of each block, in order and counted over all files, then F.
     offsets, sizes, owners: int64 (N,), where a block begins, its bytes, and the number of the file that it is in.
-    files: their contents. read_ahead: whether to ask the system for all blocks of a call before the first is unpacked,
-    which pays where files are larger than memory.
+    files: their contents, and paths: where they are. read_ahead: whether to ask the system for all blocks of a call
+    before the first is unpacked, which pays where files are larger than memory.
     """
 
     firsts: Numbers
@@ -64,6 +66,7 @@ class BlockFrames:
     owners: Numbers
     files: tuple[mmap.mmap, ...]
     read_ahead: bool
+    paths: tuple[Path, ...]
 
     def __len__(self) -> int:
         return int(self.firsts[-1])
@@ -107,6 +110,10 @@ class BlockFrames:
         """The blocks themselves on the CPU; all frames, unpacked a little at a time, on another device."""
         return self if device.type == "cpu" else raw_copy(self, device)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a process that another one spawns, which maps the files anew."""
+        return _map_again, (self.firsts, self.offsets, self.sizes, self.owners, self.read_ahead, self.paths)
+
     def _ask_for(self, blocks: Numbers) -> None:
         begins = self.offsets[blocks] // mmap.PAGESIZE * mmap.PAGESIZE
         sizes = self.offsets[blocks] + self.sizes[blocks] - begins
@@ -137,7 +144,15 @@ def open_blocks(paths: Sequence[Path], frames: Sequence[int]) -> BlockFrames:
         owners=np.repeat(np.arange(len(paths)), [len(index) for index in indices]),
         files=tuple(_mapped(path, larger) for path in paths),
         read_ahead=larger,
+        paths=tuple(path.resolve() for path in paths),
     )
+
+
+def _map_again(
+    firsts: Numbers, offsets: Numbers, sizes: Numbers, owners: Numbers, read_ahead: bool, paths: tuple[Path, ...]
+) -> BlockFrames:
+    files = tuple(_mapped(path, read_ahead) for path in paths)
+    return BlockFrames(firsts, offsets, sizes, owners, files, read_ahead, paths)
 
 
 class EpisodeBlocks:
@@ -173,7 +188,7 @@ def write_blocks(path: Path, lengths: Sequence[int], fill: Callable[[Sequence[Ep
     """
     firsts = np.cumsum([0, *lengths]).tolist()
     with replacing(path) as temporary, temporary.open("wb") as file:
-        writer = _Writer(file)
+        writer = _Writer(file, path.name)
         fill([EpisodeBlocks(first, count, writer.add) for first, count in zip(firsts, lengths, strict=False)])
         writer.finish(firsts[-1])
 
@@ -181,10 +196,10 @@ def write_blocks(path: Path, lengths: Sequence[int], fill: Callable[[Sequence[Ep
 class _Writer:
     """The file under construction; threads may add blocks at the same time."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, name: str) -> None:
         self._file, self._lock = file, Lock()
         self._index: list[tuple[int, int, int]] = []
-        self._end = self._crc = 0
+        self._end, self._crc = 0, zlib.crc32(name.encode())
 
     def add(self, first: int, packed: bytes) -> None:
         with self._lock:
@@ -207,17 +222,17 @@ def _checked_index(path: Path, frames: int) -> Numbers:
     """The index of a file that is as it was written."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        crc, left = 0, size - 4
+        file.seek(max(0, size - TAIL.size))
+        tail = file.read()
+        magic, version, held, blocks, wanted = TAIL.unpack(tail) if len(tail) == TAIL.size else (b"", 0, 0, 0, 0)
+        file.seek(0)
+        crc, left = zlib.crc32(path.name.encode()) if version > 1 else 0, size - 4
         while left > 0:
             data = file.read(min(CHUNK, left))
             crc, left = zlib.crc32(data, crc), left - len(data)
-        file.seek(max(0, size - TAIL.size))
-        tail = file.read()
-        whole = len(tail) == TAIL.size and TAIL.unpack(tail)[4] == crc
-        magic, version, held, blocks, _ = TAIL.unpack(tail) if whole else (b"", 0, 0, 0, 0)
-        if not whole or magic != MAGIC:
+        if magic != MAGIC or crc != wanted:
             raise QzooError(f"{path}: truncated or changed since it was written; delete it, and it is made again")
-        if version != VERSION or held != frames:
+        if not 1 <= version <= VERSION or held != frames:
             what = f"version {version} with {held:,} frames, wanted is version {VERSION} with {frames:,}"
             raise QzooError(f"{path}: {what}; delete it, and it is made again")
         file.seek(size - TAIL.size - 24 * blocks)

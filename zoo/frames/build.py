@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -77,7 +78,7 @@ def mapped_frames(
     """Frames in a memory-mapped file, raw: one file for all recordings.
 
     Raises:
-        QzooError: as `replay`; a disk without room; a cached file of another size.
+        QzooError: as `replay`; a disk without room; a cached file that changed since, or one of other play.
     """
     path = cache / f"{fingerprint(recordings)}.{frames_version()}.frames"
     shape = (frames_of(recordings), FRAME_SIZE, FRAME_SIZE)
@@ -90,12 +91,28 @@ def mapped_frames(
             building = np.memmap(temporary, dtype=np.uint8, mode="r+", shape=shape)
             _fill(building, recordings, workers, on_steps, ram)
             building.flush()
+            with temporary.open("ab") as file:
+                file.write(_named_crc(path, building).to_bytes(4, "little"))
 
     _make(path, write, sum(recording.steps for recording in recordings), on_steps)
-    if path.stat().st_size != size:
-        raise QzooError(f"{path}: {path.stat().st_size:,} bytes instead of {size:,}; delete it, and it is made again")
+    there = path.stat().st_size
+    if there != size + 4:
+        raise QzooError(f"{path}: {there:,} bytes instead of {size + 4:,}; delete it, and it is made again")
+    with path.open("rb") as file:
+        file.seek(size)
+        wanted = int.from_bytes(file.read(), "little")
+    if _named_crc(path, np.memmap(path, dtype=np.uint8, mode="r", shape=shape)) != wanted:
+        raise QzooError(f"{path}: changed since it was written; delete it, and it is made again")
     # Copy-on-write: torch wants writable memory, and nothing may ever change the file.
     return RawFrames(torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c", shape=shape)))
+
+
+def _named_crc(path: Path, frames: NDArray[np.uint8]) -> int:
+    """A checksum of frames and of the name of their file, which names their play."""
+    crc = zlib.crc32(path.name.encode())
+    for first in range(0, len(frames), 1024):
+        crc = zlib.crc32(frames[first : first + 1024].data, crc)
+    return crc
 
 
 def block_frames(

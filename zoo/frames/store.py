@@ -287,7 +287,7 @@ def build_store(
 
     Raises:
         QzooError: no recordings, an unknown placement, or files without a folder; as `replay`; a disk without room; a
-            damaged file in the cache, named: blocks have checksums, of raw frames only the size is looked at.
+            damaged file in the cache, named, or one of other play.
     """
     if not recordings:
         raise QzooError("recordings=[]: no play to make frames of")

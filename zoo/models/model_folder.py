@@ -55,7 +55,7 @@ class HeadConfig(BaseModel):
     kind: HeadKind
     v_min: float | None = None
     v_max: float | None = None
-    num_atoms: int | None = None
+    num_atoms: Annotated[int, Field(le=2**16)] | None = None
 
     @classmethod
     def of(cls, head: Head) -> HeadConfig:
@@ -92,7 +92,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
     name: str
     arch: str
-    feature_dim: Annotated[int, Field(ge=1)]
+    feature_dim: Annotated[int, Field(ge=1, le=2**20)]
     feature_norm: bool
     games: tuple[str, ...]
     head: HeadConfig | None

@@ -83,7 +83,8 @@ def sources_of(files: Files, game: str) -> list[str]:
         QzooError: none.
     """
     if game not in files:
-        raise QzooError(f"{game}: no recording; recorded are {', '.join(sorted(files))}")
+        make = f"`zoo record learner --games {game}` makes one"
+        raise QzooError(f"{game}: no recording; {make}, `zoo data list` shows those of {len(files)} games")
     return list(files[game])
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,6 +76,18 @@ def writing(path: Path) -> Iterator[None]:
         full = not isinstance(error, OSError) or error.errno in FULL  # safetensors' error has no number
         advice = "free some space" if full else "choose another place"
         raise QzooError(f"{path}: could not be written ({reason}); {advice}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder that results will be written to, before the work that makes them.
+
+    Raises:
+        QzooError: it can't be created, or not be written to.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,13 +17,14 @@ from zoo.objectives.base import Inputs
 from zoo.recordings.format import Recording
 from zoo.support.device import deterministic, out_of_memory_as_error, pick_device
 from zoo.support.errors import QzooError
+from zoo.support.files import make_folder
 from zoo.support.pool import cores
 from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
 from zoo.training.config import COMPUTE, ComputeConfig, RunConfig
 from zoo.training.data import ChosenPlay, DataRecord, TrainingData, refuse_held_out
 from zoo.training.loop import TrainingProgress, train
 from zoo.training.ranks import World, join, shard_of
-from zoo.training.run import new_objective, return_scales, write_run_model
+from zoo.training.run import check_init, new_objective, return_scales, write_run_model
 
 IF_FULL = "lower `batch_size`, keep frames off the GPU (`frames` host), or take a smaller `arch`"
 
@@ -132,6 +133,7 @@ def pretrain(
         with world.together(), out_of_memory_as_error(IF_FULL):
             _check(name, config, chosen, checkpoint_seconds, allow_held_out)
             folder = out / name
+            make_folder(folder)
             on_device = pick_device(world.own_device(device))
             shard = shard_of(chosen.games, config.per_game(len(chosen.games)), world)
             there = checkpoints_at(folder / CHECKPOINT, resume=resume)
@@ -180,6 +182,7 @@ def _check(name: str, config: RunConfig, chosen: ChosenPlay, checkpoint_seconds:
     if not allow_held_out:
         refuse_held_out(chosen.games)
     config.check(len(chosen.games))
+    check_init(config)
 
 
 def _critics(config: RunConfig, chosen: ChosenPlay, folder: Path) -> dict[str, Critic]:

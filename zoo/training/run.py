@@ -11,8 +11,9 @@ import torch
 
 from zoo.frames.returns import return_scale
 from zoo.frames.store import FrameStore
-from zoo.models.encoder import Encoder
-from zoo.models.model_folder import ModelConfig, write_model
+from zoo.models.encoder import ARCHS, Encoder
+from zoo.models.hub import find_model, load_qnetwork
+from zoo.models.model_folder import ModelConfig, read_config, write_model
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives import ObjectiveConfig, QObjective, objective_named
 from zoo.objectives.base import NOTHING, BootstrapConfig, Inputs
@@ -64,16 +65,30 @@ def return_scales(store: FrameStore, config: ObjectiveConfig) -> dict[str, float
     return scales
 
 
-def start_from(network: QNetwork, config: RunConfig) -> None:
-    """Copy the weights of the model `config.init`: encoder, and heads of the games that both have."""
-    from zoo.models.hub import load_qnetwork
+def check_init(config: RunConfig) -> None:
+    """Refuse a model to start from that is none, or one of another architecture or head, before anything is replayed.
 
-    assert config.init is not None
-    source = load_qnetwork(config.init)
-    ours = (network.encoder.arch, network.encoder.feature_dim, network.head)
-    theirs = (source.encoder.arch, source.encoder.feature_dim, source.head)
+    Raises:
+        QzooError: names the setting.
+    """
+    if config.init is None:
+        return
+    try:
+        source = read_config(find_model(config.init))
+    except QzooError as error:
+        raise QzooError(f"init {config.init}: {error}") from error
+    dim = config.feature_dim or (ARCHS[config.arch].feature_dim if config.arch in ARCHS else 0)
+    ours = (config.arch, dim, config.objective.head())
+    theirs = (source.arch, source.feature_dim, source.head and source.head.head())
     if ours != theirs:
         raise QzooError(f"init {config.init}: a model of {theirs}, this run is of {ours}; give the same settings")
+
+
+def start_from(network: QNetwork, config: RunConfig) -> None:
+    """Copy the weights of the model `config.init`: encoder, and heads of the games that both have."""
+    assert config.init is not None
+    check_init(config)
+    source = load_qnetwork(config.init)
     network.encoder.load_state_dict(source.encoder.state_dict())
     with torch.no_grad():
         for game in set(network.games) & set(source.games):
