@@ -274,7 +274,7 @@ def offline(
             objective=settings.objective.name,
             dataset=f"{game}, {store.transitions} transitions" + ", imported" * bool(data.sets),
             pretraining={
-                "encoder": made["encoder"],
+                "encoder": made["encoder"] if config.mode in ("frozen", "full") else "",
                 **settings.run_config(loaded.arch, loaded.feature_dim).to_dict(),
             },
         )

@@ -1,10 +1,12 @@
 """What users and damaged files met: wrong input is one line, and ordinary uses of a module work."""
 
 import copy
+import gzip
 import io
 import math
 import os
 import pickle
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,11 +15,14 @@ from typing import Any, Literal
 from unittest.mock import Mock
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
 
 import zoo
+import zoo.recordings.format
 import zoo.training.pretrain
 from finetune.offline import FinetuneConfig, finetune
 from tests.command_helpers import run_command
@@ -25,6 +30,7 @@ from tests.model_helpers import frames, make_config, make_network
 from tests.recording_helpers import refused
 from zoo.atari.games import get_game, parse_games
 from zoo.cli import main
+from zoo.converters.npy_stream import read_numbers
 from zoo.frames.blocks import open_blocks
 from zoo.frames.build import frames_of
 from zoo.frames.store import FrameStore, build_store
@@ -32,7 +38,7 @@ from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder
 from zoo.models.model_folder import read_config, write_model
 from zoo.objectives.scaled_ql import ScaledQLConfig
-from zoo.recordings.format import Recording
+from zoo.recordings.format import Recording, read_recording
 from zoo.training.config import RunConfig
 from zoo.training.run import check_init
 
@@ -236,3 +242,29 @@ def test_a_file_that_hides_the_package_is_named(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert f"{tmp_path}/finetune.py: hides" in done.stderr and "rename" in done.stderr
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_files_that_unpack_to_gigabytes_are_refused(
+    dictionary: bool, recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo.recordings.format, "MOST_BYTES", 10**7)
+    table, rows = pq.read_table(next(recordings_dir.glob("Breakout*"))), 16
+    columns = {name: table[name].take([0] * rows) for name in table.column_names}
+    bomb = pa.table({**columns, "actions": pa.array([bytes(2**20)] * rows, pa.binary())}).cast(table.schema)
+    path = tmp_path / "Breakout.learner.parquet"
+    pq.write_table(bomb, path, compression="zstd", use_dictionary=dictionary)
+    assert path.stat().st_size < 20_000
+    refused(lambda: read_recording(path), path, "unpacks to")
+
+
+def test_arrays_that_claim_gigabytes_are_refused(tmp_path: Path) -> None:
+    def write(name: str, header: bytes) -> Path:
+        (tmp_path / name).write_bytes(gzip.compress(header))
+        return tmp_path / name
+
+    said = f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({10**12},), }}".ljust(117) + "\n"
+    counter = write("counter.gz", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(said)) + said.encode())
+    refused(lambda: read_numbers(counter), counter, "claims 1,000,000,000,000 numbers")
+    header = write("header.gz", b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1) + b" " * 100)
+    refused(lambda: read_numbers(header), header, "version (2, 0)")

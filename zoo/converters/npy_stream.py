@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 from zoo.support.errors import QzooError
 
 Value = TypeVar("Value")
-HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+HEADERS = {(1, 0): npy.read_array_header_1_0}
+"""Not that of version 2, whose length may be 4 GB: only columns of a record with many names need it."""
+MOST_NUMBERS = 1_000
+"""Of a small array: what its header claims is taken of memory."""
 
 
 class NpyStream:
@@ -103,9 +106,13 @@ def read_numbers(path: Path) -> list[int]:
     """A small gzipped .npy of integers, whole: a number or a row of them.
 
     Raises:
-        QzooError: as `NpyStream`.
+        QzooError: as `NpyStream`; more than `MOST_NUMBERS`.
     """
     with NpyStream(path, ("int32", "int64"), ()) as stream:
+        if stream.rows > MOST_NUMBERS:
+            raise QzooError(
+                f"{path}: claims {stream.rows:,} numbers, expected {MOST_NUMBERS:,} at most; fetch it again"
+            )
         values = stream.read(stream.rows).tolist()
         stream.check_end()
     return [int(value) for value in values]

@@ -417,10 +417,13 @@ def evaluation_of(results: Mapping[str, Any]) -> dict[str, Any]:
 def default_card(config: ModelConfig) -> str:
     """A minimal README.md, for a model that was saved without a card of its own."""
     games = f" on `{config.dataset}`: {', '.join(config.games)}" if config.games else f" on `{config.dataset}`"
+    start = config.pretraining.get("encoder")
+    base = f"base_model: {json.dumps(str(start))}\n" if start else ""
+    tuned = f"fine-tuned from `{start}`" if start else "trained"
     return (
-        f"---\nlibrary_name: qzoo\nlicense: apache-2.0\ntags: [atari, offline-rl]\n---\n\n# {config.name}\n\n"
+        f"---\nlibrary_name: qzoo\nlicense: apache-2.0\ntags: [atari, offline-rl]\n{base}---\n\n# {config.name}\n\n"
         f"Encoder `{config.arch}`, {config.parameters:,} parameters, {config.feature_dim} features, "
-        f"trained with `{config.objective}`{games}.\n\n"
+        f"{tuned} with `{config.objective}`{games}.\n\n"
         f'```python\nimport zoo\n\nencoder = zoo.load("FOLDER")  # this folder, or its repository on the Hub\n```\n\n'
         f"`{CONFIG}` and `{RESULTS}` say how it was made; `zoo report FOLDER` scores it and writes its card.\n"
     )

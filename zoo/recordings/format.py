@@ -44,6 +44,8 @@ FORMAT_VERSION = 1
 CHECK_INTERVAL = 200
 LICENSE = "Apache-2.0"
 METADATA_KEY = b"qzoo"
+MOST_BYTES = 2**30
+"""Of a file's values in memory: those of 1.5 million steps take about 2 MB."""
 
 SCHEMA = pa.schema(
     [
@@ -336,6 +338,7 @@ def read_with_digest(path: Path) -> tuple[Recording, str]:
     content = _content(path)
     metadata = metadata_of(_schema(content, path), path)
     try:
+        _check_size(path, pq.ParquetFile(pa.BufferReader(content)).metadata)
         table = pq.read_table(pa.BufferReader(content))
         table.validate(full=True)  # text that is no UTF-8
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -351,6 +354,22 @@ def read_with_digest(path: Path) -> tuple[Recording, str]:
     if not episodes:
         raise QzooError(f"{path}: holds no episode")
     return Recording(metadata, episodes, path), values_digest(table)
+
+
+def _check_size(path: Path, parquet: pq.FileMetaData) -> None:
+    """Refuse a file that takes far more memory than it has bytes, before it does.
+
+    Of an action, one byte, no value can stand for many: the recorders write that column without a dictionary.
+    """
+    columns = [
+        parquet.row_group(g).column(c) for g in range(parquet.num_row_groups) for c in range(parquet.num_columns)
+    ]
+    size = sum(max(column.total_uncompressed_size, 8 * column.num_values) for column in columns)
+    packed = any(
+        "DICTIONARY" in name for each in columns if each.path_in_schema == "actions" for name in each.encodings
+    )
+    if size > MOST_BYTES or packed:
+        raise QzooError(f"{path}: unpacks to {size / 1e9:.1f} GB, a recording to {MOST_BYTES / 1e9:.1f} GB at most")
 
 
 def episodes_of(table: pa.Table, path: Path) -> list[Episode]:
