@@ -255,7 +255,7 @@ def test_files_that_unpack_to_gigabytes_are_refused(
     path = tmp_path / "Breakout.learner.parquet"
     pq.write_table(bomb, path, compression="zstd", use_dictionary=dictionary)
     assert path.stat().st_size < 20_000
-    refused(lambda: read_recording(path), path, "unpacks to")
+    refused(lambda: read_recording(path), path, "may unpack to")
 
 
 def test_arrays_that_claim_gigabytes_are_refused(tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_recordings_are_found_by_game_and_source(tmp_path: Path) -> None:
     found = load_recordings(["Breakout"], ["learner"], [tmp_path])
     assert [recording.metadata.source for recording in found] == ["learner"]
     assert len(load_recordings(["Breakout"], (), [tmp_path])) == 2
-    refused(lambda: load_recordings(["Pong"], (), [tmp_path]), "Pong", "Breakout")
+    refused(lambda: load_recordings(["Pong"], (), [tmp_path]), "Pong", "zoo record learner --games Pong")
     refused(lambda: load_recordings(["Breakout"], ["planner"], [tmp_path]), "planner")
     refused(lambda: recording_paths([tmp_path / "nowhere"]), "nowhere")
     (tmp_path / "empty").mkdir()

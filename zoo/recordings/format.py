@@ -359,17 +359,15 @@ def read_with_digest(path: Path) -> tuple[Recording, str]:
 def _check_size(path: Path, parquet: pq.FileMetaData) -> None:
     """Refuse a file that takes far more memory than it has bytes, before it does.
 
-    Of an action, one byte, no value can stand for many: the recorders write that column without a dictionary.
+    Where a dictionary stands for the values of `actions`, which the recorders don't write, each may be as long as all.
     """
-    columns = [
-        parquet.row_group(g).column(c) for g in range(parquet.num_row_groups) for c in range(parquet.num_columns)
-    ]
-    size = sum(max(column.total_uncompressed_size, 8 * column.num_values) for column in columns)
-    packed = any(
-        "DICTIONARY" in name for each in columns if each.path_in_schema == "actions" for name in each.encodings
-    )
-    if size > MOST_BYTES or packed:
-        raise QzooError(f"{path}: unpacks to {size / 1e9:.1f} GB, a recording to {MOST_BYTES / 1e9:.1f} GB at most")
+    groups = map(parquet.row_group, range(parquet.num_row_groups))
+    size = 0
+    for column in [group.column(number) for group in groups for number in range(parquet.num_columns)]:
+        repeats = column.path_in_schema == "actions" and any("DICTIONARY" in name for name in column.encodings)
+        size += column.num_values * (column.total_uncompressed_size if repeats else 8) + column.total_uncompressed_size
+    if size > MOST_BYTES:
+        raise QzooError(f"{path}: may unpack to {size / 1e9:.1f} GB, a recording to {MOST_BYTES / 1e9:.1f} GB at most")
 
 
 def episodes_of(table: pa.Table, path: Path) -> list[Episode]:
