@@ -54,6 +54,7 @@ COMMANDS = {
     "critic train": ("zoo.commands.critic", "CriticTrain", "train critics on RAM, teachers of encoders"),
     "critic evaluate": ("zoo.commands.critic", "CriticEvaluate", "let critics play, and compare them with their data"),
     "report": ("zoo.commands.report", "Report", "evaluate a model folder and write its card"),
+    "results": ("zoo.commands.results", "Results", "the page of results: models side by side, with plots"),
     "export": ("zoo.commands.export", "ExportModel", "a model as an ONNX file or a torch.export program"),
     "record learner": (
         "zoo.commands.record",
