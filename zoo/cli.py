@@ -54,6 +54,8 @@ COMMANDS = {
     "critic train": ("zoo.commands.critic", "CriticTrain", "train critics on RAM, teachers of encoders"),
     "critic evaluate": ("zoo.commands.critic", "CriticEvaluate", "let critics play, and compare them with their data"),
     "report": ("zoo.commands.report", "Report", "evaluate a model folder and write its card"),
+    "probe": ("zoo.commands.probe", "ProbeModel", "how much of a game's RAM is in an encoder's features"),
+    "embed": ("zoo.commands.embed", "EmbedModel", "a map of an encoder's features, by game and by value"),
     "results": ("zoo.commands.results", "Results", "the page of results: models side by side, with plots"),
     "export": ("zoo.commands.export", "ExportModel", "a model as an ONNX file or a torch.export program"),
     "record learner": (
