@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import Mock
@@ -32,7 +33,7 @@ from zoo.atari.games import get_game, parse_games
 from zoo.cli import main
 from zoo.converters.npy_stream import read_numbers
 from zoo.frames.blocks import open_blocks
-from zoo.frames.build import frames_of
+from zoo.frames.build import disk_needed, frames_of
 from zoo.frames.store import FrameStore, build_store
 from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder
@@ -40,6 +41,7 @@ from zoo.models.model_folder import read_config, write_model
 from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.recordings.format import Recording, read_recording
 from zoo.training.config import RunConfig
+from zoo.training.pretrain import Places, checkpoint_bytes
 from zoo.training.run import check_init
 
 
@@ -268,3 +270,28 @@ def test_arrays_that_claim_gigabytes_are_refused(tmp_path: Path) -> None:
     refused(lambda: read_numbers(counter), counter, "claims 1,000,000,000,000 numbers")
     header = write("header.gz", b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1) + b" " * 100)
     refused(lambda: read_numbers(header), header, "version (2, 0)")
+
+
+def test_a_disk_too_small_is_told_before_the_replay(
+    recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play, places = zoo.data.read(recordings_dir, games=["Breakout"]), Places(cache=tmp_path / "new", store="blocks")
+    config = RunConfig(feature_dim=8, batch_size=4)
+    free = Mock(free=0)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: free)
+    replay = Mock()
+    monkeypatch.setattr(zoo.training.pretrain, "build_store", replay)
+    run = partial(zoo.pretrain, play, config, name="nature.x", out=tmp_path, places=places)
+    refused(run, tmp_path / "nature.x", "are needed, 0.0 GB are free")  # for checkpoints
+    free.free = checkpoint_bytes(config, ["Breakout"])
+    play_bytes = disk_needed(list(play), "blocks", places.cache, ram=False)
+    monkeypatch.setattr(zoo.training.pretrain, "disk_needed", lambda *more, **named: play_bytes + free.free)
+    refused(run, places.cache, "are needed")
+    assert play_bytes == 300 * frames_of(list(play)) and not replay.called
+
+
+def test_what_is_in_the_cache_needs_no_room(recordings: list[Recording], tmp_path: Path) -> None:
+    build_store(recordings, "blocks", tmp_path, workers=1, ram=True)
+    assert disk_needed(recordings, "blocks", tmp_path, ram=True) == 0
+    assert disk_needed(recordings, "memmap", tmp_path, ram=True) == 84 * 84 * frames_of(recordings)
+    assert disk_needed(recordings, "blocks", tmp_path / "other", ram=True) == 307 * frames_of(recordings)

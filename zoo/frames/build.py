@@ -25,7 +25,7 @@ from zoo.atari.protocol import FRAME_SIZE, PROTOCOL
 from zoo.frames.blocks import BlockFrames, open_blocks, write_blocks
 from zoo.frames.frame_process import FrameProcess, frame_processes
 from zoo.frames.frames import FRAME_BYTES, RawFrames
-from zoo.frames.ram import keeps_ram
+from zoo.frames.ram import RamFile, episode_digest, keeps_ram
 from zoo.frames.replay import Frames, FrameSink, empty_frames, num_frames, replay
 from zoo.recordings.format import Recording
 from zoo.support.errors import QzooError
@@ -39,6 +39,8 @@ def frames_of(recordings: Sequence[Recording]) -> int:
     return sum(num_frames(episode) for recording in recordings for episode in recording.episodes)
 
 
+BLOCKED_BYTES, RAM_FILE_BYTES = 300, 7
+"""Of a frame in blocks and of a state's RAM in its file, about; measured on mixed40."""
 FRAMES_VERSION = 1
 """Raise it where a change of the code gives other frames, or cached ones would be taken for them."""
 
@@ -80,7 +82,7 @@ def mapped_frames(
     Raises:
         QzooError: as `replay`; a disk without room; a cached file that changed since, or one of other play.
     """
-    path = cache / f"{fingerprint(recordings)}.{frames_version()}.frames"
+    path = _mapped_path(recordings, cache)
     shape = (frames_of(recordings), FRAME_SIZE, FRAME_SIZE)
     size = shape[0] * FRAME_BYTES
 
@@ -107,6 +109,37 @@ def mapped_frames(
     return RawFrames(torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c", shape=shape)))
 
 
+def disk_needed(recordings: Sequence[Recording], placement: str, cache: Path, ram: bool) -> int:
+    """About how many bytes the files will take that a cache folder has not yet."""
+    needed = 0
+    if placement == "memmap" and not _mapped_path(recordings, cache).exists():
+        needed += frames_of(recordings) * FRAME_BYTES
+    if placement == "blocks":
+        missing = [recording for recording in recordings if not _block_path(recording, cache).exists()]
+        needed += frames_of(missing) * BLOCKED_BYTES
+    if ram:
+        for game in {recording.metadata.game for recording in recordings}:
+            file = RamFile.of(cache, game)
+            file.refresh()
+            mine = [recording for recording in recordings if recording.metadata.game == game]
+            absent = [
+                episode
+                for recording in mine
+                for episode in recording.episodes
+                if episode_digest(recording.metadata.rom_md5, episode) not in file.places
+            ]
+            needed += sum(map(num_frames, absent)) * RAM_FILE_BYTES
+    return needed
+
+
+def _mapped_path(recordings: Sequence[Recording], cache: Path) -> Path:
+    return cache / f"{fingerprint(recordings)}.{frames_version()}.frames"
+
+
+def _block_path(recording: Recording, cache: Path) -> Path:
+    return cache / f"{recording.metadata.game}.{fingerprint([recording])}.{frames_version()}.blocks"
+
+
 def _named_crc(path: Path, frames: NDArray[np.uint8]) -> int:
     """A checksum of frames and of the name of their file, which names their play."""
     crc = zlib.crc32(path.name.encode())
@@ -128,7 +161,7 @@ def block_frames(
     paths = []
     with frame_processes(workers) as processes:
         for recording in recordings:
-            path = cache / f"{recording.metadata.game}.{fingerprint([recording])}.{frames_version()}.blocks"
+            path = _block_path(recording, cache)
             lengths = [num_frames(episode) for episode in recording.episodes]
 
             def write(path: Path = path, recording: Recording = recording, lengths: list[int] = lengths) -> None:

@@ -14,6 +14,7 @@ from zoo.critics.config import CriticConfig
 from zoo.critics.data import CriticData
 from zoo.critics.network import Critic, RamNetwork
 from zoo.critics.train import CriticTraining
+from zoo.frames.build import BLOCKED_BYTES, RAM_FILE_BYTES
 from zoo.frames.store import Batch
 from zoo.objectives.base import Inputs, Objective
 from zoo.recipes.recipe import Recipe
@@ -22,9 +23,6 @@ from zoo.support.pool import cores
 from zoo.training.config import RunConfig
 from zoo.training.loop import make_optimizer, train_step
 from zoo.training.run import new_objective
-
-BLOCK_BYTES, RAM_FILE_BYTES = 300, 7
-"""Of a frame in blocks and of a state's RAM in its file, about; measured on mixed40."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def estimate(recipe: Recipe, speeds: Speeds, transitions: int, games: int, all_p
     steps = all_play if recipe.critics else transitions
     critics = games * recipe.critics.samples / speeds.critic / cores() if recipe.critics else 0.0
     samples = recipe.run.steps * recipe.run.per_game(games) * games
-    disk = transitions * BLOCK_BYTES + (all_play * RAM_FILE_BYTES if recipe.critics else 0)
+    disk = transitions * BLOCKED_BYTES + (all_play * RAM_FILE_BYTES if recipe.critics else 0)
     training = samples / speeds.training[recipe.name]
     return Estimate(recipe.name, samples, steps / speeds.replay / cores(), critics, training, disk)
 

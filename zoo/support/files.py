@@ -118,12 +118,15 @@ def reserve(path: Path, size: int) -> None:
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Refuse to begin where the disk has no room for `size` bytes.
+    """Refuse to begin where the disk of a folder, which need not exist yet, has no room for `size` bytes.
 
     Raises:
         QzooError: says how much is needed.
     """
-    free = shutil.disk_usage(folder).free
+    there = folder
+    while not there.exists():
+        there = there.resolve().parent
+    free = shutil.disk_usage(there).free
     if free < size:
         raise QzooError(f"{folder}: {size / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
 

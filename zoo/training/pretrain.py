@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from zoo.critics.network import Critic, critics_identity, load_critics
 from zoo.data import Play
+from zoo.frames.build import disk_needed
 from zoo.frames.store import FrameStore, build_store, choose_placement, place_store
-from zoo.models.encoder import ARCHS
+from zoo.models.encoder import ARCHS, Encoder
 from zoo.models.qnetwork import QNetwork
-from zoo.objectives.base import Inputs
+from zoo.objectives.base import BootstrapConfig, Inputs
 from zoo.recordings.format import Recording
 from zoo.support.device import deterministic, out_of_memory_as_error, pick_device
 from zoo.support.errors import QzooError
-from zoo.support.files import make_folder
+from zoo.support.files import check_room, make_folder
 from zoo.support.pool import cores
 from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
 from zoo.training.config import COMPUTE, ComputeConfig, RunConfig
@@ -134,6 +137,7 @@ def pretrain(
             _check(name, config, chosen, checkpoint_seconds, allow_held_out)
             folder = out / name
             make_folder(folder)
+            check_room(folder, checkpoint_bytes(config, chosen.games))
             on_device = pick_device(world.own_device(device))
             shard = shard_of(chosen.games, config.per_game(len(chosen.games)), world)
             there = checkpoints_at(folder / CHECKPOINT, resume=resume)
@@ -169,6 +173,14 @@ def pretrain(
             return None
         model = write_run_model(folder, name, record, objective, config, run, on_device, command, world.size)
         return Pretrained(model, run.step, config.steps, objective.network.eval())
+
+
+def checkpoint_bytes(config: RunConfig, games: Sequence[str]) -> int:
+    """About what a run's folder takes at most: three checkpoints of network, target network and moments."""
+    with torch.device("meta"):
+        network = QNetwork(Encoder(config.arch, config.feature_dim), games, config.objective.head())
+    copies = 4 if isinstance(config.objective, BootstrapConfig) else 3
+    return 3 * copies * 4 * sum(parameter.numel() for parameter in network.parameters())
 
 
 def _check(name: str, config: RunConfig, chosen: ChosenPlay, checkpoint_seconds: float, allow_held_out: bool) -> None:
@@ -215,13 +227,16 @@ def _replay(
 ) -> FrameStore:
     placement = places.store if places.store != "auto" else choose_placement(recordings, world.local_size)
     threads = None if world.local_size == 1 else max(1, cores() // world.local_size)
-    total, done = sum(recording.steps for recording in recordings), 0
+    total, done, ram = sum(recording.steps for recording in recordings), 0, config.objective.batch().ram
+    needed = disk_needed(recordings, placement, places.cache, ram)
+    check_room(places.cache, needed)
+    where = placement + (f", {needed / 1e9:.1f} GB in {places.cache}" if needed else "")
 
     def advance(steps: int) -> None:
         nonlocal done
         done += steps
-        report(PretrainProgress("replay", placement, done, total))
+        report(PretrainProgress("replay", where, done, total))
         if time.time() > deadline:
             raise OutOfTimeError(f"time_budget: over before the {total:,} steps were replayed")
 
-    return build_store(recordings, placement, places.cache, threads, advance, ram=config.objective.batch().ram)
+    return build_store(recordings, placement, places.cache, threads, advance, ram=ram)
