@@ -18,7 +18,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
         (["features.py"], "-> (4, 512) torch.float32"),
         (["plain_pytorch.py", "MODEL"], "torch.Size([8, 16])"),
         pytest.param(["stable_baselines.py", "--steps", "600"], "Using cpu device", marks=pytest.mark.slow),
-        pytest.param(["linear_probe.py", "--transitions", "1500"], "untrained", marks=pytest.mark.slow),
+        (["ppo.py", "--steps", "64", "--rollout", "16", "--num-envs", "2"], "step 64,"),
+        (["ppo.py", "--steps", "16", "--rollout", "8", "--num-envs", "2", "--train"], "step 16,"),
     ],
 )
 def test_example(arguments: list[str], shown: str, tmp_path: Path) -> None:
@@ -36,5 +37,5 @@ def test_example(arguments: list[str], shown: str, tmp_path: Path) -> None:
 
 def test_every_example_is_run() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
-        *("features.py", "linear_probe.py", "plain_pytorch.py", "stable_baselines.py")
+        *("features.py", "plain_pytorch.py", "ppo.py", "stable_baselines.py")
     }

@@ -51,7 +51,7 @@ def test_frames_and_rewards_are_those_of_the_protocol() -> None:
 
 def test_features_in_the_place_of_frames() -> None:
     encoder = Encoder("nature", 8)
-    env, other = FeatureObservation(make_env("Pong"), encoder), make_env("Pong", Variant(mode=1))
+    env, other = FeatureObservation(make_env("Pong"), encoder), make_env("Pong", variant=Variant(mode=1))
     features, _ = env.reset(seed=1)
     assert features.shape == (8,) and env.observation_space.contains(features)
     with torch.no_grad():
@@ -96,3 +96,23 @@ def test_a_stack_that_begins_otherwise_is_warned_of(caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.WARNING):
         check_env(wrapped(padding="reset"))
     assert "padding_type='zero'" in caplog.text
+
+
+def test_several_environments_play_episodes_of_their_own() -> None:
+    env = make_env("Breakout", 2)
+    frames, _ = env.reset(seed=3)
+    assert frames.shape == (2, 4, 84, 84) and frames.dtype == np.uint8
+    alone = [make_env("Breakout") for _ in range(2)]
+    own = [one.reset(seed=3 + number)[0] for number, one in enumerate(alone)]
+    ended = 0
+    for step in range(400):
+        action = np.array([1 + step % 3, 1 + step % 2])
+        frames, rewards, terminated, *_ = env.step(action)
+        ended += int(terminated.sum())
+        if ended:
+            break
+        for number, one in enumerate(alone):
+            own[number], reward, *_ = one.step(action[number])
+            assert reward == rewards[number] and np.array_equal(own[number], frames[number])
+    assert ended and not frames[int(terminated.argmax()), :3].any()  # the first state of the next episode
+    refused(lambda: make_env("Breakout", 0), "num_envs 0")

@@ -7,13 +7,15 @@ env = FeatureObservation(env, zoo.load("..."))   # features in the place of fram
 from __future__ import annotations
 
 import logging
-from typing import Any
+from functools import partial
+from typing import Any, overload
 
 import ale_py
 import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Space
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, TimeLimit
 from numpy.typing import NDArray
 
@@ -26,19 +28,38 @@ logger = logging.getLogger(__name__)
 gymnasium.register_envs(ale_py)
 
 
-def make_env(game: str, variant: Variant = DEFAULT_VARIANT, **settings: Any) -> gymnasium.Env[NDArray[np.uint8], Any]:
-    """One environment under the protocol, as Gymnasium's own wrappers make it.
+@overload
+def make_env(
+    game: str, num_envs: None = None, variant: Variant = DEFAULT_VARIANT, **settings: Any
+) -> gymnasium.Env[NDArray[np.uint8], Any]: ...
+
+
+@overload
+def make_env(
+    game: str, num_envs: int, variant: Variant = DEFAULT_VARIANT, **settings: Any
+) -> SyncVectorEnv[Any, Any]: ...
+
+
+def make_env(game: str, num_envs: int | None = None, variant: Variant = DEFAULT_VARIANT, **settings: Any) -> Any:
+    """One environment under the protocol, as Gymnasium's own wrappers make it, or a vector environment of several.
 
     Observations are uint8 (4, 84, 84), oldest frame first. Actions are the game's own, 0 to their number: an agent's
     are of the full set of 18, `Agent.own_action` turns them. Rewards are raw.
 
     Args:
+        num_envs: by default one environment; else a `SyncVectorEnv` of so many, in which a step that ends an episode
+            gives the first state of the next one (`AutoresetMode.SAME_STEP`).
         variant: mode and difficulty.
         settings: more for `gymnasium.make`, such as `render_mode`.
 
     Raises:
-        QzooError: no such game.
+        QzooError: no such game, or less than one environment.
     """
+    if num_envs is not None:
+        if num_envs < 1:
+            raise QzooError(f"num_envs {num_envs}: must be at least 1")
+        one: Any = partial(make_env, game, None, variant, **settings)
+        return SyncVectorEnv([one] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
     table = get_game(game)
     flavour = {"mode": variant.mode, "difficulty": variant.difficulty}
     more: dict[str, Any] = {name: value for name, value in flavour.items() if value is not None} | settings
