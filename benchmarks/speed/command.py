@@ -31,7 +31,7 @@ class Bench:
     """
 
     archs: tuple[str, ...] = ("nature", "impala", "resnet18")
-    """Architectures whose training step is measured."""
+    """Architectures whose training step is measured; fine-tuning on the last."""
     games: tuple[str, ...] = ("Breakout", "Boxing", "Freeway", "Qbert")
     """Games that a training batch is made of, in equal parts, and a store; fine-tuning is measured on the first."""
     batch_size: int = 64
@@ -129,7 +129,7 @@ class Bench:
             bar.update(task, note="frozen")
             raw = build_store(recordings[:1]).to(device)
             result["frozen"] = bench_frozen(
-                self.archs[0], raw, device, self.batch_size, self.turn_seconds, self.repeats
+                self.archs[-1], raw, device, self.batch_size, self.turn_seconds, self.repeats
             )
             bar.advance(task)
 
