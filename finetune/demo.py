@@ -31,9 +31,10 @@ from zoo.support.files import write_json
 from zoo.training.checkpoint import CHECKPOINT, previous_checkpoint
 from zoo.training.log import LOG
 from zoo.training.loop import TrainingProgress
-from zoo.training.run import read_curve
 
 MODES: tuple[Mode, ...] = ("scratch", "frozen", "full")
+SCORED_AT, EPISODES_ON_THE_WAY = (0.2, 0.5, 0.75), 6
+"""Shares of the training at which an agent is scored, about, and by how many episodes."""
 VIDEO_STEPS = 1_800
 """Two minutes of play at most."""
 Show = Callable[[str, int, int, str], None]
@@ -67,11 +68,10 @@ def run_demo(config: DemoConfig, out: Path, device: torch.device, show: Show, co
     networks: dict[str, QNetwork] = {}
     curves: dict[str, Any] = {}
     for mode in MODES:
-        networks[mode], seconds = train_arm(mode, encoder, store, config, out, show)
+        networks[mode], seconds, curves[mode] = train_arm(mode, encoder, store, config, out, show)
         agent = Agent(networks[mode], config.game, seed=config.finetune.seed)
         arms[mode] = score_arm(mode, agent, config, show)
         arms[mode]["seconds"] = seconds
-        curves[mode] = read_curve(out / mode / LOG)
     best = max(MODES, key=lambda mode: float(arms[mode]["score"]))
     show("video", 0, 1, best)
     moments = watch(Agent(networks[best], config.game), config.game, max_steps=VIDEO_STEPS)
@@ -90,9 +90,10 @@ def run_demo(config: DemoConfig, out: Path, device: torch.device, show: Show, co
         "video": best,
         "machine": f"{device_name(device)}, {platform.machine()}",
         "arms": {name: arms[name] for name in ("random", "data", *MODES)},
+        "curves": curves,
         "seconds": time.time() - started,
     }
-    plot_demo(results, curves, out / "curves.png")
+    plot_demo(results, out / "curves.png")
     write_json(out / "results.json", results)
     return results
 
@@ -114,19 +115,33 @@ def prepare(config: DemoConfig, device: torch.device, show: Show) -> tuple[Frame
 
 def train_arm(
     mode: Mode, encoder: Encoder, store: FrameStore, config: DemoConfig, out: Path, show: Show
-) -> tuple[QNetwork, float]:
-    """Train one arm afresh: (network, seconds, the features of mode frozen included)."""
+) -> tuple[QNetwork, float, list[dict[str, float]]]:
+    """Train one arm afresh: (network, seconds with the features of mode frozen, summaries of play on the way)."""
     folder = out / mode
     for old in (folder / LOG, folder / CHECKPOINT, previous_checkpoint(folder / CHECKPOINT)):
         old.unlink(missing_ok=True)
+    waiting = [share * config.finetune.steps for share in SCORED_AT]
+    curve: list[dict[str, float]] = []
+    played = 0.0
 
     def report(progress: TrainingProgress) -> None:
         note = f"td {progress.losses['td']:.2f}, {progress.samples_per_second:.0f} samples/s"
         show(f"train {mode}", progress.step, progress.steps, note)
 
+    def score(step: int, network: QNetwork) -> None:
+        nonlocal played
+        if waiting and waiting[0] <= step < config.finetune.steps:
+            began = time.time()
+            waiting.pop(0)
+            agent = Agent(network, config.game, seed=config.finetune.seed)
+            scores = play_episodes(agent, config.game, EPISODES_ON_THE_WAY, seed=config.finetune.seed)
+            found = summarize(config.game, scores)
+            curve.append({"step": step, **{name: found[name] for name in ("mean", "low", "high")}})
+            played += time.time() - began
+
     show(f"train {mode}", 0, config.finetune.steps, "")
-    network, result = finetune(encoder, config.game, store, mode, config.finetune, folder, report=report)
-    return network, float(result["seconds"]["total"])
+    network, result = finetune(encoder, config.game, store, mode, config.finetune, folder, report=report, watch=score)
+    return network, float(result["seconds"]["total"]) - played, curve
 
 
 def score_arm(name: str, policy: Any, config: DemoConfig, show: Show) -> dict[str, Any]:

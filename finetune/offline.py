@@ -384,6 +384,7 @@ def finetune(
     resume: bool = False,
     force: bool = False,
     report: Callable[[TrainingProgress], None] = lambda progress: None,
+    watch: Callable[[int, QNetwork], None] = lambda step, network: None,
 ) -> tuple[QNetwork, dict[str, Any]]:
     """Fine-tune on a store of one game's play; the encoder given is left as it is.
 
@@ -397,6 +398,7 @@ def finetune(
         identity: what sets the data apart; a run of other data is not resumed.
         resume: resume from the checkpoint in `out`.
         force: even where settings or data differ from the run's.
+        watch: called wherever `report` is, with the steps taken and the network as it is then; it must leave it so.
 
     Returns:
         (the network with a head for `game`, in eval mode; steps taken and seconds of each part).
@@ -421,6 +423,12 @@ def finetune(
     data = data.with_monte_carlo(spec.gamma, spec.reward_clip, life_ends=critic is not None and critic.life_ends)
     inputs = Inputs(return_scales(data, config.objective), critics)
     objective = objective_on(trained, config.objective, inputs).to(device)
+    network.return_scales = trained.return_scales
+
+    def told(progress: TrainingProgress) -> None:
+        report(progress)
+        watch(progress.step, network)
+
     head = {"head": config.head} if config.head != "hidden" else {}  # which runs of before don't name
     run = train(
         objective,
@@ -433,10 +441,9 @@ def finetune(
         identity={"mode": mode, "encoder": weights_digest(encoder), **critics_identity(critics), **identity, **head},
         resume=resume,
         force=force,
-        report=report,
+        report=told,
     )
     seconds = {"features": features_seconds, "total": time.time() - began}
-    network.return_scales = trained.return_scales
     return network.eval(), {"mode": mode, "steps": run.step, "seconds": seconds}
 
 

@@ -36,7 +36,7 @@ def test_demo(recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 "--encoder",
                 str(tmp_path / "model"),
                 "--steps",
-                "10",
+                "101",
                 "--episodes",
                 "2",
             ),
@@ -49,6 +49,9 @@ def test_demo(recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert arm["low"] <= arm["score"] <= arm["high"], name
         assert arm["seconds"] >= 0
     assert results["arms"]["random"]["episodes"] == 2
+    for curve in results["curves"].values():
+        assert [point["step"] for point in curve] == [50, 100]
+        assert all(point["low"] <= point["mean"] <= point["high"] for point in curve)
     plot = matplotlib.image.imread(out / "curves.png")
     assert plot.shape[0] > 300 and plot.std() > 0.05
     video = imageio_ffmpeg.read_frames(str(out / "play.mp4"))

@@ -13,8 +13,8 @@ from zoo.atari.games import get_game
 from zoo.support.plot_style import COLOURS, LABELS, human_axis, save_png, tidy
 
 
-def plot_demo(results: dict[str, Any], curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Scores of the arms with their intervals, and the training loss of those that train."""
+def plot_demo(results: dict[str, Any], path: Path) -> None:
+    """Scores of the arms with their intervals, and those of the arms that train over their gradient steps."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     arms = results["arms"]
@@ -37,12 +37,17 @@ def plot_demo(results: dict[str, Any], curves: dict[str, list[dict[str, Any]]], 
     left.axhline(arms["random"]["score"], color="black", linewidth=0.8, linestyle=":")
     left.set_ylabel("score (mean, 95% interval)")
     left.set_title(f"{results['game']}: one training run, {results['episodes']} episodes each", fontsize=10)
-    for name, curve in curves.items():
-        steps = [line["step"] for line in curve]
-        right.plot(steps, [line["td"] for line in curve], label=name, color=COLOURS[name])
+    for name, curve in results["curves"].items():
+        last = {"step": results["steps"], "mean": arms[name]["score"], **arms[name]}
+        points = [*curve, last]
+        steps, means = [point["step"] for point in points], [point["mean"] for point in points]
+        reach = np.array([[p["mean"] - p["low"], p["high"] - p["mean"]] for p in points]).clip(min=0.0).T
+        right.errorbar(steps, means, reach, marker="o", capsize=3, label=name, color=COLOURS[name])
+    for name in ("random", "data"):
+        right.axhline(arms[name]["score"], color=COLOURS[name], linewidth=1, linestyle=":", label=name)
     right.set_xlabel("gradient steps")
-    right.set_ylabel("TD error (cross-entropy)")
-    right.set_title("training loss: its targets move, so it is no measure of play", fontsize=10)
+    right.set_ylabel("score (mean, 95% interval)")
+    right.set_title("on the way: a few episodes each", fontsize=10)
     right.legend()
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
