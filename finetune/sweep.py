@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,20 @@ from finetune.offline import (
     start_network,
 )
 from zoo.atari.games import parse_games
+from zoo.critics.network import load_critics
 from zoo.data import Play, load
 from zoo.frames.store import Batch, FrameStore
 from zoo.models.encoder import INPUT_SHAPE, Encoder
 from zoo.models.hub import load as load_encoder
 from zoo.models.hub import model_info
+from zoo.objectives.bc import CloningConfig
 from zoo.recipes.estimate import replay_speed, step_speed
 from zoo.recordings.datasets import get_dataset
 from zoo.support.device import device_name, pick_device
 from zoo.support.errors import QzooError
 from zoo.support.files import write_json
 from zoo.support.pool import cores
+from zoo.training.config import flat
 from zoo.training.run import objective_on
 
 OWN_WEIGHTS: tuple[Mode, ...] = ("frozen", "full")
@@ -106,13 +109,19 @@ class Cell:
     game: str
     encoder: str
     mode: Mode
+    objective: str
     transitions: int
     steps: int
 
     @property
+    def name(self) -> str:
+        """Of its runs' folders, but for game and mode."""
+        return f"{self.encoder}.{self.objective}.{self.transitions}.{self.steps}"
+
+    @property
     def file(self) -> str:
         """Its name."""
-        return f"{self.game}.{self.encoder}.{self.mode}.{self.transitions}.{self.steps}.json"
+        return f"{self.game}.{self.mode}.{self.name}.json"
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,7 @@ class Subject:
 
 def cells(config: SweepConfig, subjects: Sequence[Subject]) -> Iterator[tuple[Cell, Subject]]:
     """The cells of a sweep with the encoder of each, those of the same play together; no two are the same."""
+    objective = config.training.objective.name
     for game in config.chosen_games():
         for amount in config.transitions:
             found: dict[Cell, Subject] = {}
@@ -137,7 +147,7 @@ def cells(config: SweepConfig, subjects: Sequence[Subject]) -> Iterator[tuple[Ce
                 for mode in config.modes:
                     name = label_of(subject.model) if mode in OWN_WEIGHTS else subject.architecture
                     for steps in config.chosen_steps():
-                        found.setdefault(Cell(game, name, mode, amount, steps), subject)
+                        found.setdefault(Cell(game, name, mode, objective, amount, steps), subject)
             yield from found.items()
 
 
@@ -157,6 +167,7 @@ def sweep(
     *,
     out: str | Path = "runs/sweep",
     cache: str | Path = "runs/frames",
+    critics: str | Path = "runs/critics",
     device: str = "auto",
     seconds: float = math.inf,
     command: str = "finetune.sweep",
@@ -166,12 +177,14 @@ def sweep(
 
     Args:
         encoders: names or folders of models.
-        cache: folder of features of frozen encoders.
+        cache: folder of features of frozen encoders, and of RAM.
+        critics: folder of critics of the games, as `zoo critic train` writes it, where the objective learns from them.
         seconds: begin no cell after so long.
         command: what the results say made them.
 
     Raises:
-        QzooError: settings that can't work, no such model, a game that a model was trained on.
+        QzooError: settings that can't work, no such model, a game that a model was trained on, critics missing, results
+            of other settings in the way.
     """
     config = config or SweepConfig()
     config.check()
@@ -179,6 +192,10 @@ def sweep(
     machine = device_name(pick_device(device))
     wanted = list(cells(config, load_encoders(encoders, config)))
     folder, results = Path(out), []
+    ram = config.training.objective.batch().ram
+    teachers = load_critics(Path(critics), config.chosen_games()) if config.training.objective.needs_critics else {}
+    settings = json.loads(json.dumps({**asdict(config.training), "objective": config.training.objective.to_dict()}))
+    check_results(folder, [cell for cell, _ in wanted], settings)
     play: Play | None = None
     store: FrameStore | None = None
     held: tuple[str, int] | None = None
@@ -195,13 +212,14 @@ def sweep(
             if play is None or store is None or held != (cell.game, cell.transitions):
                 play = store = None  # before the next is made
                 play = load(config.dataset, [cell.game], per_game=cell.transitions, seed=config.training.seed)
-                store, held = play.store(), (cell.game, cell.transitions)
+                store, held = play.store(cache=cache, ram=ram), (cell.game, cell.transitions)
             made = offline(
                 subject.model if cell.mode in OWN_WEIGHTS else subject.encoder,
                 play,
                 config.offline(cell.mode, cell.steps),
-                name=f"{cell.encoder}.{cell.transitions}.{cell.steps}",
+                name=cell.name,
                 out=folder / "runs",
+                critic=teachers.get(cell.game),
                 store=store,
                 cache=cache,
                 device=device,
@@ -210,10 +228,25 @@ def sweep(
                 report=told,
             )
             trainings = [{k: v for k, v in run.result.items() if k != "curve"} for run in made.runs]
-            settings = {"dataset": config.dataset, "settings": asdict(config.training), "device": machine}
-            write_json(path, {**asdict(cell), "arch": subject.encoder.arch, **settings, "trainings": trainings})
+            made_by = {"dataset": config.dataset, "settings": settings, "device": machine}
+            write_json(path, {**asdict(cell), "arch": subject.encoder.arch, **made_by, "trainings": trainings})
         results.append(json.loads(path.read_text()))
     return results
+
+
+def check_results(folder: Path, wanted: Sequence[Cell], settings: Mapping[str, Any]) -> None:
+    """Refuse to add to results of other settings: steps and seeds aside, a page compares like with like.
+
+    Raises:
+        QzooError: names a result and the setting.
+    """
+    ours = flat({**settings, "steps": 0, "seed": 0})
+    for cell in wanted:
+        path = folder / "cells" / cell.file
+        if path.exists():
+            theirs = flat({**json.loads(path.read_text())["settings"], "steps": 0, "seed": 0})
+            if differing := [name for name in ours if theirs.get(name) != ours[name]]:
+                raise QzooError(f"{path}: trained with another {', '.join(differing)}; give another `out`")
 
 
 def load_encoders(encoders: Sequence[str | Path], config: SweepConfig) -> list[Subject]:
@@ -257,6 +290,8 @@ def estimate(encoders: Sequence[str | Path], config: SweepConfig, out: str | Pat
 
 def _speed(encoder: Encoder, mode: Mode, config: FinetuneConfig, device: torch.device) -> float:
     """Samples a second of a training step, on noise."""
+    if config.objective.needs_critics:  # small networks beside the encoder
+        config = replace(config, objective=CloningConfig())
     count, game = config.batch_size, "Pong"
     network = start_network(encoder, game, mode, config).to(device).train()
     frames = torch.randint(256, (count, *INPUT_SHAPE), dtype=torch.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,30 @@ from numpy.typing import NDArray
 from finetune.offline import MODES
 from finetune.sweep import OWN_WEIGHTS
 from zoo.atari.games import Game, get_game
+from zoo.support.errors import QzooError
 from zoo.support.files import write_json, write_text
 from zoo.support.markdown import markdown_table, score_text
 from zoo.support.metrics import hierarchical_bootstrap_interval, interquartile_mean
 
 Results = Sequence[Mapping[str, Any]]
-Key = tuple[int, int, str, str]
-"""Of a group, one row of the table: transitions, steps, encoder, mode."""
+Key = tuple[int, int, str, str, str]
+"""Of a group, one row of the table: transitions, steps, encoder, mode, objective."""
+
+HEAD = ("start", "mode", "objective", "transitions", "steps")
 
 
-def write_sweep(results: Results, out: Path) -> dict[str, Any]:
-    """Write `out`/README.md, results.json and curves.png of a sweep's results; gives what results.json holds."""
+def write_sweep(out: Path) -> dict[str, Any]:
+    """Write README.md, results.json and curves.png of all cells in a sweep's folder; gives what results.json holds.
+
+    Raises:
+        QzooError: there are none.
+    """
+    results = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
+    if not results:
+        raise QzooError(f"{out}: holds no results of a sweep")
     groups = [summarize_group(key, mine) for key, mine in grouped(results).items()]
-    summary = {"groups": groups, "command": results[0]["trainings"][0]["command"] if results else ""}
+    commands = sorted({result["trainings"][0]["command"] for result in results})
+    summary = {"groups": groups, "commands": commands}
     write_json(out / "results.json", summary)
     plot_sweep(groups, out / "curves.png")
     write_text(out / "README.md", page(results, groups))
@@ -35,21 +47,22 @@ def grouped(results: Results) -> dict[Key, list[Mapping[str, Any]]]:
     """The cells of each row: those that differ in the game alone; scratch first, encoders after it, by amount."""
     found: dict[Key, list[Mapping[str, Any]]] = {}
     for result in results:
-        key = result["transitions"], result["steps"], result["encoder"], result["mode"]
+        key = result["transitions"], result["steps"], result["encoder"], result["mode"], result["objective"]
         found.setdefault(key, []).append(result)
     archs = {key: mine[0]["arch"] for key, mine in found.items()}
 
     def order(key: Key) -> tuple[Any, ...]:
-        return *key[:2], archs[key], key[3] in OWN_WEIGHTS, key[2], MODES.index(key[3])
+        return *key[:2], archs[key], key[3] in OWN_WEIGHTS, key[2], MODES.index(key[3]), key[4]
 
     return {key: found[key] for key in sorted(found, key=order)}
 
 
 def summarize_group(key: Key, cells: Results) -> dict[str, Any]:
     """Interquartile means over games, trainings and episodes, with 95% intervals over the latter two."""
-    transitions, steps, encoder, mode = key
+    names = ("transitions", "steps", "encoder", "mode", "objective")
     return {
-        **{"encoder": encoder, "arch": cells[0]["arch"], "mode": mode, "transitions": transitions, "steps": steps},
+        **dict(zip(names, key, strict=True)),
+        "arch": cells[0]["arch"],
         "games": [cell["game"] for cell in cells],
         "seeds": min(len(cell["trainings"]) for cell in cells),
         "human": _aggregate(cells, lambda game: game.human_normalized),
@@ -103,15 +116,17 @@ def plot_sweep(groups: Sequence[Mapping[str, Any]], path: Path) -> None:
                 if group["mode"] == mode
                 and (group["encoder"] == encoder or (mode not in OWN_WEIGHTS and group["arch"] == arch))
             ]
-            other = "steps" if axis == "transitions" else "transitions"
-            for amount in sorted({group[other] for group in mine}):
-                line = sorted((group for group in mine if group[other] == amount), key=lambda group: group[axis])
+            rest = ("objective", "steps" if axis == "transitions" else "transitions")
+            lines = sorted({tuple(group[name] for name in rest) for group in mine})
+            for number, place in enumerate(lines):
+                line = [group for group in mine if tuple(group[name] for name in rest) == place]
+                line.sort(key=lambda group: group[axis])
                 values = [group["human"] for group in line]
-                label = mode if len({group[other] for group in mine}) == 1 else f"{mode}, {amount:,} {other}"
+                label = mode if len(lines) == 1 else f"{mode}, {place[0]}, {place[1]:,} {rest[1]}"
                 errors = [[v["value"] - v["low"] for v in values], [v["high"] - v["value"] for v in values]]
-                x = [group[axis] for group in line]
-                y = [v["value"] for v in values]
-                axes.errorbar(x, y, errors, marker="o", capsize=3, label=label, color=COLOURS[mode])
+                x, y = [group[axis] for group in line], [v["value"] for v in values]
+                style = {"linestyle": ("-", "--", ":", "-.")[number % 4], "color": COLOURS[mode]}
+                axes.errorbar(x, y, np.clip(errors, 0.0, None), marker="o", capsize=3, label=label, **style)
         axes.set_xscale("log")
         amounts = sorted({group[axis] for group in groups})
         axes.set_xticks(amounts, [f"{amount:,}" for amount in amounts])
@@ -129,33 +144,34 @@ def page(results: Results, groups: Sequence[Mapping[str, Any]]) -> str:
     games = list(dict.fromkeys(result["game"] for result in results))
     first = results[0]
     episodes = first["trainings"][0]["evaluation"]["episodes"]
+    commands = "; ".join(f"`{command}`" for command in sorted({r["trainings"][0]["command"] for r in results}))
     about = (
-        f"`{first['trainings'][0]['command']}` on {first['device']}: {', '.join(games)} of `{first['dataset']}`, "
+        f"{commands} on {first['device']}: {', '.join(games)} of `{first['dataset']}`, "
         f"{episodes} episodes a training. IQM: interquartile mean of normalized scores over games, trainings and "
         "episodes, with a 95% interval over the latter two. Minutes: of a training, play aside."
     )
-    head = ("start", "mode", "transitions", "steps", "trainings", "human IQM", "95%", "DQN IQM", "95%", "minutes")
+    head = (*HEAD, "trainings", "human IQM", "95%", "DQN IQM", "95%", "minutes")
     rows = [
         (*_head(group), group["seeds"], *_iqm(group, "human"), *_iqm(group, "dqn"), _minutes(group)) for group in groups
     ]
     scores = [(*_head(group), *(_mean(group["means"].get(game)) for game in games)) for group in groups]
     data = {game: mean for group in groups for game, mean in group["data"].items()}
-    scores.insert(0, ("data, mean", "", "", "", *(_mean(data[game]) for game in games)))
+    scores.insert(0, ("data, mean", *[""] * 4, *(_mean(data[game]) for game in games)))
     parts = [
         "# Fine-tuning on unseen games",
         about,
         "![scores over amounts of play](curves.png)",
         markdown_table(head, rows),
         "Against scratch, at equal play and steps, human-normalized:",
-        markdown_table(("start", "mode", "transitions", "steps", "times scratch"), _ratios(groups)),
+        markdown_table((*HEAD, "times scratch"), _ratios(groups)),
         "Mean scores:",
-        markdown_table(("start", "mode", "transitions", "steps", *games), scores),
+        markdown_table((*HEAD, *games), scores),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _head(group: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    return group["encoder"], group["mode"], f"{group['transitions']:,}", f"{group['steps']:,}"
+def _head(group: Mapping[str, Any]) -> tuple[str, ...]:
+    return group["encoder"], group["mode"], group["objective"], f"{group['transitions']:,}", f"{group['steps']:,}"
 
 
 def _iqm(group: Mapping[str, Any], kind: str) -> tuple[str, str]:
@@ -173,7 +189,7 @@ def _mean(score: float | None) -> str:
 
 def _ratios(groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Each mode's interquartile mean divided by that of scratch of the same architecture, games, play and steps."""
-    place = ("arch", "transitions", "steps", "games")
+    place = ("arch", "objective", "transitions", "steps", "games")
     scratch = {tuple(map(str, map(group.get, place))): group for group in groups if group["mode"] == "scratch"}
     rows: list[tuple[str, ...]] = []
     for group in groups:

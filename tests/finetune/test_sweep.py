@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +53,15 @@ def test_each_cell_is_trained_once(model: Path, tmp_path: Path, monkeypatch: pyt
     assert estimate([model], config, places["out"]) == 0
     wider = sweep([model], SweepConfig(**{**vars(config), "step_counts": (2, 3)}), **places)
     assert len(wider) == 4 and len(calls) == 4 and calls[-1].training.steps == 3
-    summary = write_sweep(wider, places["out"])
+    other = replace(config, training=replace(SMALL, head="linear"), modes=("frozen",))
+    refused(lambda: sweep([model], other, **places), "trained with another head", "`out`")
+    summary = write_sweep(places["out"])
     assert json.loads((places["out"] / "results.json").read_text()) == summary
     page = (places["out"] / "README.md").read_text()
-    assert "| nature.some | frozen | 300 | 3 | 2 |" in page and (places["out"] / "curves.png").stat().st_size > 9_000
+    assert (
+        "| nature.some | frozen | scaled_ql | 300 | 3 | 2 |" in page
+        and (places["out"] / "curves.png").stat().st_size > 9_000
+    )
 
 
 def cell(game: str, mode: str, scores: list[list[float]]) -> dict[str, object]:
@@ -68,7 +74,7 @@ def cell(game: str, mode: str, scores: list[list[float]]) -> dict[str, object]:
         }
         for each in scores
     ]
-    key = {"game": game, "mode": mode, "transitions": 9, "steps": 1}
+    key = {"game": game, "mode": mode, "objective": "bc", "transitions": 9, "steps": 1}
     return {**key, "encoder": "nature-16", "arch": "nature", "dataset": "d", "device": "x", "trainings": trainings}
 
 
@@ -87,9 +93,12 @@ def test_figures_are_those_of_all_games_and_trainings(tmp_path: Path) -> None:
     assert found["human"]["low"] < found["human"]["value"] < found["human"]["high"]
     assert found["means"] == {"Pong": 0.5, "Freeway": 6.75} and found["seconds"] == 60.0
     full, scratch = (summarize_group(*group)["human"]["value"] for group in reversed(grouped(results).items()))
-    write_sweep(results, tmp_path)
+    (tmp_path / "cells").mkdir()
+    for number, result in enumerate(results):
+        (tmp_path / "cells" / f"{number}.json").write_text(json.dumps(result))
+    write_sweep(tmp_path)
     page = (tmp_path / "README.md").read_text()
-    assert f"| nature-16 | full | 9 | 1 | {full / scratch:.2f} |" in page
+    assert f"| nature-16 | full | bc | 9 | 1 | {full / scratch:.2f} |" in page
 
 
 def test_what_cannot_work_is_refused_first(model: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import tyro
 
+from finetune.offline import FinetuneConfig, objective_for
 from finetune.sweep import SweepConfig
 from zoo.commands.common import parse_duration, progress_bar, typed_command
 from zoo.support.errors import QzooError
@@ -30,6 +31,8 @@ class FinetuneSweep:
 
     encoders: tyro.conf.Positional[tuple[str, ...]]
     """Names of models (`zoo list`) or folders."""
+    objective: str = "scaled_ql"
+    """What is minimised: scaled_ql, from_critic, bc or mse_ql. Its settings are the ones that --help then shows."""
     config: SweepConfig = field(default_factory=SweepConfig)
     device: str = "auto"
     """auto, cpu, cuda."""
@@ -38,11 +41,19 @@ class FinetuneSweep:
     time_budget: str = ""
     """Begin no further training after this long, as in 2h."""
     cache: Path = Path("runs/frames")
-    """Folder of features of frozen encoders, used again by runs on the same play."""
+    """Folder of features of frozen encoders, and of RAM, used again by runs on the same play."""
+    critics: Path = Path("runs/critics")
+    """For from_critic: the folder of the games' critics, as `zoo critic train` writes it."""
     out: Path = Path("runs/sweep")
     """Where results and page go."""
     json: bool = False
     """Print the summary as JSON on standard output."""
+
+    @classmethod
+    def default(cls, objective: str) -> FinetuneSweep:
+        """The defaults with this objective."""
+        config = SweepConfig(training=FinetuneConfig(objective=objective_for(objective)))
+        return cls(encoders=(), objective=objective, config=config)
 
     def run(self) -> dict[str, Any]:
         """Estimate, run the cells that are missing, write the page."""
@@ -71,14 +82,15 @@ class FinetuneSweep:
                 self.config,
                 out=self.out,
                 cache=self.cache,
+                critics=self.critics,
                 device=self.device,
                 seconds=budget,
-                command=typed_command(without=["--time-budget", "--out", "--cache"]),
+                command=typed_command(without=["--time-budget", "--out", "--cache", "--critics"]),
                 report=show,
             )
             bar.update(task, completed=len(results), note="")
         if not results:
             raise QzooError(f"time_budget {self.time_budget}: over before anything was trained")
-        summary = write_sweep(results, self.out)
+        summary = write_sweep(self.out)
         print(self.out / "README.md", file=sys.stderr)
         return summary
