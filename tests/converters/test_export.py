@@ -262,7 +262,7 @@ def test_paths_that_cannot_be_written_are_one_line(
     file.touch()
     refused(lambda: export_minari(recordings[:1], file), f"{file / GAMES[0]}", "could not be written (Not a directory)")
     monkeypatch.setattr("zoo.converters.export_minari.FRAME_BYTES", 10**15)  # more than any disk holds
-    refused(lambda: export_minari(recordings[:1], tmp_path / "out"), "GB of frames need room")
+    refused(lambda: export_minari(recordings[:1], tmp_path / "out"), "GB are needed")
     assert not list((tmp_path / "out" / GAMES[0]).iterdir())
 
 

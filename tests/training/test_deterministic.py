@@ -75,7 +75,7 @@ def test_fine_tuning_gives_the_same_bits(recordings_dir: Path, tmp_path: Path, m
         run_command("finetune offline", ["SpaceInvaders", *where, *source, *FEW, *flag])
         assert settings() == before
     assert modes == [0] * 4 + [2] * 4
-    folder = "SpaceInvaders.full.model"
+    folder = f"SpaceInvaders.full.{tmp_path.name}"  # of a model's folder that is called "model", the name above it
     assert_equal(tmp_path / "plain" / folder / CHECKPOINT, tmp_path / "flag" / folder / CHECKPOINT)
 
 
