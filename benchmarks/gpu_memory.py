@@ -78,7 +78,8 @@ def size_of(tensors: list[Tensor]) -> int:
 
 def saved_bytes(objective: ScaledQL, batch: Batch) -> int:
     """Bytes that autograd saves of a step's loss, in bfloat16, for the backward pass; parameters and batch aside."""
-    known = {t.untyped_storage()._cdata for t in (*objective.parameters(), *objective.buffers(), *vars(batch).values())}
+    given = (*objective.parameters(), *objective.buffers(), *vars(batch).values())
+    known = {tensor.untyped_storage()._cdata for tensor in given if tensor is not None}
     saved: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor: Tensor) -> Tensor:

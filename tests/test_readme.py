@@ -15,6 +15,19 @@ TOO_LONG_FOR_A_TEST = (
     "make test",
 )  # these two are tested by tests of their own, and by running this
 SMALLER = {  # the same commands on less, so that the suite stays quick
+    "--steps 100000 --out runs/mine": "--steps 500 --out runs/mine",
+    "--steps 1000 --episodes 4": "--steps 4 --episodes 1",
+    "--episodes 4 --random": "--episodes 1 --random",
+    "--steps 4000 --evaluate-every 2000 --episodes 2": "--steps 400 --evaluate-every 200 --episodes 1",
+    "Gopher Boxing": "Assault Boxing",
+    "from_critic --steps 100": "from_critic --steps 4",
+    "--per-game 5000": "--per-game 500",
+    "--samples 100000": "--samples 5000",
+    "evaluate --episodes 2": "evaluate --episodes 1",
+    ".mp4": ".mp4 --max-steps 100",
+    'game="Breakout")\nresult = zoo.evaluate({"Breakout": agent}, episodes=2)\nprint(result["games"]["Breakout"]': (
+        'game="Assault")\nresult = zoo.evaluate({"Assault": agent}, episodes=1)\nprint(result["games"]["Assault"]'
+    ),
     "--transitions 50000 --steps 500": "--transitions 1000 --steps 4 --episodes 1",
     "--games Breakout --episodes 32": "--games Assault --episodes 1",  # in Breakout it may be stuck until the limit
     "verify --sample 1": "verify --sample 1 --games Assault Qbert",  # of the other games by a test of its own

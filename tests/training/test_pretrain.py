@@ -368,6 +368,7 @@ def test_the_recorded_command_makes_the_model_in_one_go(
         ("--name", "../x"),
         ("--steps", "0"),
         ("--checkpoint-every", "0.0"),
+        ("--workers", "-1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(option: str, value: str, recordings_dir: Path, tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from zoo.recordings.verify import verify_files
 from zoo.reports.report import recorded_data, write_report
 from zoo.reports.report_card import SCORES_PLOT
 from zoo.support.errors import QzooError
-from zoo.support.files import write_json
+from zoo.support.files import check_room, make_folder, write_json
 from zoo.support.pool import cores
-from zoo.training.pretrain import OutOfTimeError, Places, PretrainProgress, pretrain
+from zoo.training.pretrain import OutOfTimeError, Places, PretrainProgress, checkpoint_bytes, pretrain
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ def retrain(
     deadline = time.time() + seconds
     workers = workers or cores()
     if new := [recipe for recipe in recipes if not _is_done(recipe, Path(out))]:
+        make_folder(Path(out))
+        check_room(Path(out), max(checkpoint_bytes(recipe.run, recipe.games) for recipe in new))
         _verify({game for recipe in new for game in recipe.games}, report, workers)
     made = []
     for recipe in recipes:
@@ -130,7 +132,7 @@ def retrain(
             made.append(Retrained(recipe.name, None, False))
             continue
         # Blocks, which are kept, whatever the memory: all models share them, and a run that resumes.
-        places = Places(Path(cache), taught_by, store="blocks")
+        places = Places(Path(cache), taught_by, store="blocks", workers=workers)
         made.append(_model(recipe, Path(out), places, device, deadline, checkpoint_seconds, report))
     return made
 

@@ -71,7 +71,7 @@ Report = Callable[[PretrainProgress], None]
 
 @dataclass(frozen=True)
 class Places:
-    """Where the data of a pretraining are kept."""
+    """Where the data of a pretraining are kept, and how many processes replay them."""
 
     cache: Path = Path("runs/frames")
     """Folder of the files of frames and RAM, used again by every run on the same play; delete it when you like."""
@@ -85,6 +85,8 @@ class Places:
     """On a GPU, where a step takes frames from. device: raw, from the GPU's memory, whatever `store` says, which is the
     fastest. host: from where `store` keeps them, which leaves that memory to the network. auto: device, where raw
     frames take at most 80% of what is free there. What a step draws is the same."""
+    workers: int = 0
+    """Processes of the replay; 0 takes every core."""
 
 
 def pretrain(
@@ -134,7 +136,7 @@ def pretrain(
     deadline = time.time() + seconds
     with deterministic(compute.deterministic), out_of_memory_as_error(IF_FULL), join() as world:
         with world.together(), out_of_memory_as_error(IF_FULL):
-            _check(name, config, chosen, checkpoint_seconds, allow_held_out)
+            _check(name, config, chosen, checkpoint_seconds, places.workers, allow_held_out)
             folder = out / name
             make_folder(folder)
             check_room(folder, checkpoint_bytes(config, chosen.games))
@@ -183,7 +185,9 @@ def checkpoint_bytes(config: RunConfig, games: Sequence[str]) -> int:
     return 3 * copies * 4 * sum(parameter.numel() for parameter in network.parameters())
 
 
-def _check(name: str, config: RunConfig, chosen: ChosenPlay, checkpoint_seconds: float, allow_held_out: bool) -> None:
+def _check(
+    name: str, config: RunConfig, chosen: ChosenPlay, checkpoint_seconds: float, workers: int, allow_held_out: bool
+) -> None:
     """Refuse what can't work, before anything is replayed."""
     if name in ("", "..") or Path(name).name != name:
         raise QzooError(f"name {name!r}: must be a name, not a path; `out` takes the folder")
@@ -191,6 +195,8 @@ def _check(name: str, config: RunConfig, chosen: ChosenPlay, checkpoint_seconds:
         raise QzooError(f"name {name}: the network is a {config.arch}; give `arch` {arch} too")
     if checkpoint_seconds <= 0.0:
         raise QzooError(f"checkpoint_every {checkpoint_seconds}: must be more than 0")
+    if workers < 0:
+        raise QzooError(f"workers {workers}: must be at least 1, or 0 for every core")
     if not allow_held_out:
         refuse_held_out(chosen.games)
     config.check(len(chosen.games))
@@ -226,7 +232,7 @@ def _replay(
     recordings: list[Recording], config: RunConfig, places: Places, deadline: float, world: World, report: Report
 ) -> FrameStore:
     placement = places.store if places.store != "auto" else choose_placement(recordings, world.local_size)
-    threads = None if world.local_size == 1 else max(1, cores() // world.local_size)
+    workers = places.workers or max(1, cores() // world.local_size)
     total, done, ram = sum(recording.steps for recording in recordings), 0, config.objective.batch().ram
     needed = disk_needed(recordings, placement, places.cache, ram)
     check_room(places.cache, needed)
@@ -239,4 +245,4 @@ def _replay(
         if time.time() > deadline:
             raise OutOfTimeError(f"time_budget: over before the {total:,} steps were replayed")
 
-    return build_store(recordings, placement, places.cache, threads, advance, ram=ram)
+    return build_store(recordings, placement, places.cache, workers, advance, ram=ram)
