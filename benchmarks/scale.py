@@ -147,7 +147,7 @@ def data_table(figures: Figures) -> str:
                 hours(transitions / figures.replay_per_core),
             )
         )
-    return markdown_table(("transitions", "frames, raw", "frames, blocks", "beside frames", "replay, one core"), rows)
+    return markdown_table(("transitions", "frames, raw", "frames, blocks", "other columns", "replay, one core"), rows)
 
 
 def step_ms(figures: Figures, samples: int, games: int) -> float | None:

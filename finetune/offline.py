@@ -104,8 +104,8 @@ class OfflineConfig:
     """What `offline` does."""
 
     mode: Mode = "frozen"
-    """frozen: convolutions fixed, their output computed once; full: end to end; scratch: the same network untrained;
-    frozen_random: as frozen, with random convolutions."""
+    """frozen: convolutions fixed, their output computed once; full: end to end; scratch: the
+    same architecture from random weights, trained end to end; frozen_random: as frozen, with random convolutions."""
     seeds: int = 1
     """Trainings: the first with the seed of `training`, each further one with the next."""
     episodes: int = 32
@@ -201,13 +201,17 @@ def offline(
     Args:
         encoder: of the zoo, or the name or folder of a model.
         play: of one game, as `zoo.data.load` or `zoo.data.read` gives it.
-        name: what to call the encoder in folders; by default its own.
+        config: mode, number of seeds, steps, objective, optimizer.
+        name: what to call the encoder in folders; by default the model's name, or the architecture of an `Encoder`.
+        out: folder of the runs.
         critic: of the game, the teacher where the objective is `from_critic`.
         store: the play's frames, where they are there already, as `play.store()` makes them.
         cache: folder of features, in mode frozen, and of RAM, with a critic.
+        device: auto, cpu or cuda. compute: settings of speed alone.
         seconds: stop training cleanly after so long, with a checkpoint; trainings not begun by then are left out.
         resume: resume from the runs' checkpoints. force_resume: even where settings or data differ from the run's.
         command: what results.json says made the models.
+        report: called with the progress now and then.
 
     Raises:
         QzooError: play of several games or of none, settings that can't work, no such model, a run in the way.

@@ -2,8 +2,9 @@
 
 Read it top to bottom: settings, the call that does it all (`online`), the replay buffer, the loop.
 
-The objective is that of pretraining without its conservative term, n-step; the agent starts from a whole model (its
-head kept, where it has one for the game), from an encoder with a new head, or from scratch.
+The objective is C51 with 3-step returns and no conservative term, whatever the model was pretrained with; the agent
+starts from a whole model (its head kept, where it has one for the game), from an encoder with a new head, or from
+scratch.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class OnlineConfig:
 
     start: Start = "model"
     """model: its encoder and its head for the game, where it has one (else a new head); encoder: a new head in any
-    case; scratch: the same network untrained."""
+    case; scratch: the same architecture, randomly initialised."""
     steps: int = 100_000
     """Steps of play in all. Ours, for a CPU; the paper's curves are of 200,000 and more."""
     envs: int = 8
@@ -164,13 +165,18 @@ def online(
     """Let an agent of the zoo play a game or a variant, and learn from it.
 
     Writes a model folder, `out`/GAME.VARIANT.START.NAME.seedN/model, at each evaluation, and beside it the curve, one
-    line an evaluation. Ctrl-C or SIGTERM ends the run with the model as it is.
+    line an evaluation. Ctrl-C or SIGTERM ends the learning; the model is saved and scored a last time.
 
     Args:
         model: a model's name or folder; for start scratch only its architecture counts.
+        game: a game's name, seen in pretraining or not.
+        config: start, steps of play, exploration, objective, optimizer.
         variant: mode and difficulty; any that ALE lists.
+        out: folder of the runs.
+        device: auto, cpu or cuda.
         seconds: stop cleanly after so long.
         command: what results.json says made the model.
+        report: called with the progress now and then.
 
     Raises:
         QzooError: settings that can't work, no such model, game or variant, memory too small for the replay buffer.
@@ -338,7 +344,7 @@ def learn(
     scores, ended = np.zeros(config.envs), []
     played = updates = 0
     loss: torch.Tensor | None = None
-    evaluations = 0
+    evaluations, scored_at = 0, 0
     network.eval()
     with stop_signals() as interrupted:
         evaluated(0)
@@ -370,14 +376,14 @@ def learn(
                     updates += 1
                 network.eval()
             if played // config.evaluate_every > evaluations:
-                evaluations = played // config.evaluate_every
+                evaluations, scored_at = played // config.evaluate_every, played
                 evaluated(played)
             if played // config.envs % REPORT_EVERY == 0:
                 recent = float(np.mean(ended[-20:])) if ended else None
                 if loss is not None and not math.isfinite(float(loss)):
                     raise QzooError(f"the loss is {float(loss)} after {played:,} steps; lower `learning_rate`")
                 report(OnlineProgress(played, config.steps, recent, None if loss is None else float(loss)))
-        if played % config.evaluate_every or evaluations == 0:
+        if scored_at != played:
             evaluated(played)
 
 

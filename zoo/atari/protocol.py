@@ -1,6 +1,6 @@
-"""The environment protocol: the one place that says what a step, a frame and an action are.
+"""The environment protocol: what a step, a frame and an action are.
 
-Everything that plays, records, replays or evaluates gets its environments here:
+Constants; the environments that follow them are made elsewhere:
 
 - `zoo.atari.emulator`: one plain emulator, fast, gives RAM and rewards, used to record and verify; and `FrameEmulator`,
   which makes the 84x84 frames, used to replay.

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from zoo.atari.games import GROUPS, games_of, get_game, parse_games
+from zoo.objectives import OBJECTIVES
 from zoo.recordings.datasets import CUSTOM
 from zoo.support.errors import QzooError
 
 if TYPE_CHECKING:
     from zoo.converters.frame_set import Origin
+
+
+ObjectiveName = Annotated[
+    str,
+    tyro.conf.arg(
+        help=f"What is minimised: {', '.join(OBJECTIVES)}. Its settings are the ones that --help then shows."
+    ),
+]
 
 
 def takes_recordings(imports: Sequence[Path], dataset: str, recordings: Sequence[Path], sources: Sequence[str]) -> bool:

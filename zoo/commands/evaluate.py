@@ -35,7 +35,7 @@ class Evaluate:
     epsilon: float = 0.001
     """Share of actions taken at random."""
     seed: int = 0
-    """Names the run: other seeds play other episodes."""
+    """Seed of the episodes."""
     device: str = "auto"
     """auto, cpu, cuda."""
     random: bool = False

@@ -11,7 +11,7 @@ import tyro
 from rich.progress import TaskID
 
 from finetune.offline import FinetuneConfig, Mode, objective_for
-from zoo.commands.choose import refuse_limits, sets_of, takes_recordings
+from zoo.commands.choose import ObjectiveName, refuse_limits, sets_of, takes_recordings
 from zoo.commands.common import parse_duration, progress_bar, typed_command
 from zoo.recordings.datasets import CUSTOM, Selection
 from zoo.support.errors import QzooError
@@ -36,8 +36,8 @@ class FinetuneOffline:
     encoder: str
     """A model's name (`zoo list`) or folder."""
     mode: Mode = "frozen"
-    """frozen: convolutions fixed, their output computed once; full: end to end; scratch: the same network untrained;
-    frozen_random: as frozen, with random convolutions."""
+    """frozen: convolutions fixed, their output computed once; full: end to end; scratch: the
+    same architecture from random weights, trained end to end; frozen_random: as frozen, with random convolutions."""
     dataset: str = CUSTOM
     """A named dataset that has the game, such as heldout5; custom: what --sources chooses."""
     transitions: int | None = 100_000
@@ -53,8 +53,7 @@ class FinetuneOffline:
     taken. They are all of the data, unless --dataset, --recordings or --sources is given too."""
     allow_mixed_origins: bool = False
     """Train on recordings and imported sets together, or on sets that were not recorded alike."""
-    objective: str = "scaled_ql"
-    """What is minimised: scaled_ql, from_critic, bc or mse_ql. Its settings are the ones that --help then shows."""
+    objective: ObjectiveName = "scaled_ql"
     finetune_config: FinetuneConfig = field(default_factory=FinetuneConfig)
     seeds: int = 1
     """Trainings, the first with --seed and each further one with the next."""

@@ -11,6 +11,7 @@ import tyro
 
 from finetune.offline import FinetuneConfig, objective_for
 from finetune.sweep import SweepConfig
+from zoo.commands.choose import ObjectiveName
 from zoo.commands.common import parse_duration, progress_bar, typed_command
 from zoo.support.errors import QzooError
 from zoo.support.markdown import duration_text
@@ -31,8 +32,7 @@ class FinetuneSweep:
 
     encoders: tyro.conf.Positional[tuple[str, ...]]
     """Names of models (`zoo list`) or folders."""
-    objective: str = "scaled_ql"
-    """What is minimised: scaled_ql, from_critic, bc or mse_ql. Its settings are the ones that --help then shows."""
+    objective: ObjectiveName = "scaled_ql"
     config: SweepConfig = field(default_factory=SweepConfig)
     device: str = "auto"
     """auto, cpu, cuda."""

@@ -14,6 +14,7 @@ import tyro
 from rich.progress import Progress, TaskID
 
 from zoo.commands.choose import (
+    ObjectiveName,
     games_of_imports,
     games_of_recordings,
     games_to_replay,
@@ -39,9 +40,9 @@ class Pretrain:
     """Pretrain an encoder by offline Q-learning (Scaled Q-learning) on recorded play.
 
     Replays the recordings into frames, trains, and writes a model folder that `zoo.load` opens. A run that was
-    stopped, by its time budget or by a kill, resumes with the same command and --resume. Ctrl-C or SIGTERM ends it
-    saved, as soon as the step at hand is done and the checkpoint written: for small networks that is within a second or
-    two, for the large ones on a slow disk or without a GPU many (a ResNet-101's checkpoint has 2.5 GB).
+    stopped, by its time budget or by a kill, resumes with the same command and --resume. Ctrl-C or SIGTERM
+    finishes the step at hand and writes a checkpoint: a second or two for small networks, longer for large ones (2.5 GB
+    for ResNet-101).
 
     The data are a named dataset (--dataset), or what --games and --sources choose of the recordings there are, or sets
     that `zoo data import` made (--imports). With --imports, recordings are trained on too only where --dataset,
@@ -76,8 +77,7 @@ class Pretrain:
     """Take about this many transitions of each game, drawn from its sources alike; by default all."""
     uniform: bool = False
     """Draw single transitions, not whole episodes, where --transitions or --per-game limits them."""
-    objective: str = "scaled_ql"
-    """What is minimised: scaled_ql, from_critic, bc or mse_ql. Its settings are the ones that --help then shows."""
+    objective: ObjectiveName = "scaled_ql"
     run_config: RunConfig = field(default_factory=RunConfig)
     places: Places = field(default_factory=Places)
     device: str = "auto"

@@ -115,12 +115,15 @@ def pretrain(
         play: as `zoo.data.load` or `zoo.data.read` gives it.
         config: architecture, objective, optimizer, steps.
         name: arch.tag, also the run's folder in `out`; by default of architecture, objective and dataset.
+        out: folder of the runs. places: folders of frames and critics, and how frames are stored.
+        device: auto, cpu or cuda. compute: settings of speed alone.
         seconds: stop cleanly after so long, replay included, with a checkpoint.
         checkpoint_seconds: between checkpoints.
-        resume: resume from the run's last checkpoint, if there is one; without it none may be there.
+        resume: resume from the run's last checkpoint, if there is one; without it, a checkpoint there is an error.
         force_resume: even where settings or data differ from the run's.
         allow_held_out: let held-out games into the pretraining set.
         command: what results.json says made the model.
+        report: called with the progress now and then.
 
     Returns:
         The model; None on every rank but the first.
