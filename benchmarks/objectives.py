@@ -35,7 +35,7 @@ from zoo.objectives.base import Inputs
 from zoo.recordings.datasets import Selection
 from zoo.support.files import write_json, write_text
 from zoo.support.markdown import markdown_table, score_text
-from zoo.support.metrics import hierarchical_bootstrap_interval, interquartile_mean
+from zoo.support.metrics import iqm_with_interval
 from zoo.training.config import OptimizerConfig, RunConfig
 from zoo.training.log import VALUES
 from zoo.training.loop import train
@@ -216,9 +216,7 @@ def page(study: Study, folder: Path) -> str:
     ]
     summary, scores, values = [], [], []
     for name, samples, mine in groups:
-        trainings = [[_human(game, run["games"][game]["scores"]) for game in study.games] for run in mine]
-        low, high = hierarchical_bootstrap_interval(trainings)
-        value = interquartile_mean(np.concatenate([np.concatenate(training) for training in trainings]))
+        iqm = iqm_with_interval([[_human(game, run["games"][game]["scores"]) for run in mine] for game in study.games])
         beats = [sum(result["mean"] > result["data_mean"] for result in run["games"].values()) for run in mine]
         minutes = np.mean([run["seconds"] for run in mine]) / 60
         summary.append(
@@ -226,8 +224,8 @@ def page(study: Study, folder: Path) -> str:
                 name,
                 f"{samples:,}",
                 len(mine),
-                f"{value:.3f}",
-                f"{low:.3f} to {high:.3f}",
+                f"{iqm['value']:.3f}",
+                f"{iqm['low']:.3f} to {iqm['high']:.3f}",
                 f"{np.mean(beats):.1f} of {len(study.games)}",
                 f"{minutes:.0f}",
             )
@@ -250,9 +248,9 @@ def page(study: Study, folder: Path) -> str:
     parts = [
         f"# {study.title}",
         f"`{_command(study, runs)}`: `{study.arch}`, {len(study.games)} games of mixed40, about {study.per_game:,} "
-        "transitions each, one thread of a CPU. IQM: interquartile mean of human-normalized scores over games, "
-        "episodes and trainings, with a 95% interval over the latter two. Beats data: games whose mean is above their "
-        "data's, in a training.",
+        "transitions each, one thread of a CPU. IQM: interquartile mean over games and trainings of "
+        "human-normalized mean scores, with a 95% interval over trainings and episodes. Beats data: games whose mean "
+        "is above their data's, in a training.",
         markdown_table(("variant", "samples", "trainings", "IQM", "95%", "beats data", "minutes"), summary),
         "Mean value of the data's actions divided by the return that followed (1 is right; a policy better than its "
         "data may have more):",

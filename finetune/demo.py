@@ -141,7 +141,7 @@ def train_arm(
 
     show(f"train {mode}", 0, config.finetune.steps, "")
     network, result = finetune(encoder, config.game, store, mode, config.finetune, folder, report=report, watch=score)
-    return network, float(result["seconds"]["total"]) - played, curve
+    return network, sum(result["seconds"].values()) - played, curve
 
 
 def score_arm(name: str, policy: Any, config: DemoConfig, show: Show) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class FinetuneConfig:
     batch_size: int = 128
     """Transitions a step. Ours; Multi-Game DT: 256."""
     random_shift: int = 0
-    """Shift frames by up to this many pixels (not in the frozen modes, whose features are computed once)."""
+    """Shift frames by up to this many pixels; 0 in the frozen modes, whose features are computed once."""
     head: Literal["hidden", "linear"] = "hidden"
     """In the frozen modes: train a fresh fully connected layer with a fresh linear head behind it (hidden), or a linear
     head alone, on the features as the encoder gives them (linear)."""
@@ -126,6 +126,10 @@ class OfflineConfig:
         self.training.check()
         if self.mode in FROZEN and self.training.optimizer.freeze_steps:
             raise QzooError("freeze_steps: not in a frozen mode, whose convolutions stay as they are in every step")
+        if self.mode in FROZEN and self.training.random_shift:
+            raise QzooError(
+                f"random_shift {self.training.random_shift}: not in a frozen mode, whose features are fixed"
+            )
         if self.mode not in FROZEN and self.training.head != "hidden":
             raise QzooError(f"head {self.training.head}: for the frozen modes; {self.mode} trains the whole network")
         if self.episodes:
@@ -418,7 +422,6 @@ def finetune(
     began = time.time()
     trained, data = network, store
     if mode in FROZEN:
-        run_config = replace(run_config, random_shift=0)
         data = store if isinstance(store, FeatureStore) else frozen_features(network.encoder, store, config)
         trained = behind_features(network, game, config)
     features_seconds = time.time() - began
@@ -447,7 +450,7 @@ def finetune(
         force=force,
         report=told,
     )
-    seconds = {"features": features_seconds, "total": time.time() - began}
+    seconds = {"features": features_seconds, "training": run.seconds}
     return network.eval(), {"mode": mode, "steps": run.step, "seconds": seconds}
 
 

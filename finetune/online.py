@@ -111,6 +111,8 @@ class OnlineConfig:
         for name in ("epsilon_start", "epsilon_end"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise QzooError(f"{name} {getattr(self, name)}: must be 0 to 1")
+        if self.objective.scaled:
+            raise QzooError("scaled: online there is no recorded play to take the scale of returns from")
         if self.learning_starts < self.envs:
             raise QzooError(f"learning_starts {self.learning_starts}: must be at least `envs`, {self.envs}")
         self.run_config("nature", 1).check(1)

@@ -28,14 +28,16 @@ from finetune.offline import (
     label_of,
     offline,
     start_network,
+    weights_digest,
 )
 from zoo.atari.games import parse_games
-from zoo.critics.network import load_critics
+from zoo.critics.network import Critic, critics_identity, load_critics
 from zoo.data import Play, load
 from zoo.frames.store import Batch, FrameStore
 from zoo.models.encoder import INPUT_SHAPE, Encoder
 from zoo.models.hub import load as load_encoder
 from zoo.models.hub import model_info
+from zoo.models.model_folder import read_json
 from zoo.objectives.bc import CloningConfig
 from zoo.recipes.estimate import replay_speed, step_speed
 from zoo.recordings.datasets import get_dataset
@@ -194,8 +196,7 @@ def sweep(
     folder, results = Path(out), []
     ram = config.training.objective.batch().ram
     teachers = load_critics(Path(critics), config.chosen_games()) if config.training.objective.needs_critics else {}
-    settings = json.loads(json.dumps({**asdict(config.training), "objective": config.training.objective.to_dict()}))
-    check_results(folder, [cell for cell, _ in wanted], settings)
+    check_results(folder, [(cell, made_by(cell, subject, config, teachers)) for cell, subject in wanted])
     play: Play | None = None
     store: FrameStore | None = None
     held: tuple[str, int] | None = None
@@ -206,7 +207,7 @@ def sweep(
             report(SweepProgress(done, len(wanted), cell, part))
 
         told()
-        if not path.exists():
+        if not path.exists() or read_cell(path)["seeds"] < config.seeds:  # trained seeds resume at their end
             if time.time() > deadline:
                 break
             if play is None or store is None or held != (cell.game, cell.transitions):
@@ -228,25 +229,54 @@ def sweep(
                 report=told,
             )
             trainings = [{k: v for k, v in run.result.items() if k != "curve"} for run in made.runs]
-            made_by = {"dataset": config.dataset, "settings": settings, "device": machine}
-            write_json(path, {**asdict(cell), "arch": subject.encoder.arch, **made_by, "trainings": trainings})
-        results.append(json.loads(path.read_text()))
+            facts = {"arch": subject.encoder.arch, "seeds": config.seeds, "device": machine}
+            write_json(
+                path,
+                {**asdict(cell), **facts, **made_by(cell, subject, config, teachers), "trainings": trainings},
+            )
+        results.append(read_cell(path))
     return results
 
 
-def check_results(folder: Path, wanted: Sequence[Cell], settings: Mapping[str, Any]) -> None:
-    """Refuse to add to results of other settings: steps and seeds aside, a page compares like with like.
+def made_by(cell: Cell, subject: Subject, config: SweepConfig, teachers: Mapping[str, Critic]) -> dict[str, Any]:
+    """What sets a cell's result apart beside its name and its number of seeds, JSON types."""
+    training = {**asdict(config.training), "objective": config.training.objective.to_dict(), "steps": cell.steps}
+    mine = {game: critic for game, critic in teachers.items() if game == cell.game}
+    critics = critics_identity(mine).get("critics", {})
+    return {
+        "dataset": config.dataset,
+        "episodes": config.episodes,
+        "weights": weights_digest(subject.encoder) if cell.mode in OWN_WEIGHTS else "",
+        "critic": critics.get(cell.game, ""),
+        "critic_transitions": mine[cell.game].facts["transitions"] if mine else 0,
+        "settings": json.loads(json.dumps(training)),
+    }
+
+
+def read_cell(path: Path) -> dict[str, Any]:
+    """The result of a cell.
+
+    Raises:
+        QzooError: not what a sweep of this version writes.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or not {"seeds", "settings", "trainings"} <= content.keys():
+        raise QzooError(f"{path}: no result of a sweep of this version; delete it, and its cell is run again")
+    return content
+
+
+def check_results(folder: Path, wanted: Sequence[tuple[Cell, Mapping[str, Any]]]) -> None:
+    """Refuse to add to results of other settings, data, weights or critics, as `made_by` gives them.
 
     Raises:
         QzooError: names a result and the setting.
     """
-    ours = flat({**settings, "steps": 0, "seed": 0})
-    for cell in wanted:
+    for cell, made in wanted:
         path = folder / "cells" / cell.file
         if path.exists():
-            theirs = flat({**json.loads(path.read_text())["settings"], "steps": 0, "seed": 0})
-            if differing := [name for name in ours if theirs.get(name) != ours[name]]:
-                raise QzooError(f"{path}: trained with another {', '.join(differing)}; give another `out`")
+            ours, theirs = flat(dict(made)), flat(read_cell(path))
+            if differing := [name.removeprefix("settings.") for name in ours if theirs.get(name) != ours[name]]:
+                raise QzooError(f"{path}: made with another {', '.join(differing)}; give another `out`")
 
 
 def load_encoders(encoders: Sequence[str | Path], config: SweepConfig) -> list[Subject]:
@@ -260,6 +290,9 @@ def load_encoders(encoders: Sequence[str | Path], config: SweepConfig) -> list[S
     for model in encoders:
         if seen := set(model_info(model)["games"]) & set(config.chosen_games()):
             raise QzooError(f"encoders {model}: it was trained on {', '.join(sorted(seen))}; take unseen games")
+    labels = [label_of(model) for model in encoders]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise QzooError(f"encoders: several are called {', '.join(twice)}; rename their folders")
     return [Subject(model, load_encoder(model)) for model in encoders]
 
 

@@ -16,7 +16,7 @@ from zoo.atari.games import Game, get_game
 from zoo.support.errors import QzooError
 from zoo.support.files import write_json, write_text
 from zoo.support.markdown import markdown_table, score_text
-from zoo.support.metrics import hierarchical_bootstrap_interval, interquartile_mean
+from zoo.support.metrics import iqm_with_interval
 
 Results = Sequence[Mapping[str, Any]]
 Key = tuple[int, int, str, str, str]
@@ -58,7 +58,7 @@ def grouped(results: Results) -> dict[Key, list[Mapping[str, Any]]]:
 
 
 def summarize_group(key: Key, cells: Results) -> dict[str, Any]:
-    """Interquartile means over games, trainings and episodes, with 95% intervals over the latter two."""
+    """Interquartile means over games and trainings, with 95% intervals over trainings and episodes."""
     names = ("transitions", "steps", "encoder", "mode", "objective")
     return {
         **dict(zip(names, key, strict=True)),
@@ -67,7 +67,8 @@ def summarize_group(key: Key, cells: Results) -> dict[str, Any]:
         "seeds": min(len(cell["trainings"]) for cell in cells),
         "human": _aggregate(cells, lambda game: game.human_normalized),
         "dqn": _aggregate(cells, lambda game: game.dqn_normalized),
-        "seconds": float(np.mean([each["seconds"]["total"] for cell in cells for each in cell["trainings"]])),
+        "seconds": float(np.mean([each["seconds"]["training"] for cell in cells for each in cell["trainings"]])),
+        "critic_transitions": max(cell["critic_transitions"] for cell in cells),
         "means": {cell["game"]: float(np.mean(np.concatenate(_scores(cell)))) for cell in cells},
         "data": {cell["game"]: cell["trainings"][0]["data_mean"] for cell in cells},
     }
@@ -79,18 +80,14 @@ def _scores(cell: Mapping[str, Any]) -> list[NDArray[np.float64]]:
 
 def _aggregate(cells: Results, normalized: Callable[[Game], Callable[[float], float | None]]) -> dict[str, float]:
     """The interquartile mean of normalized scores and its interval; none where a game has no reference."""
-    seeds = min(len(cell["trainings"]) for cell in cells)
-    trainings: list[list[NDArray[np.float64]]] = [[] for _ in range(seeds)]
+    games = []
     for cell in cells:
         of = normalized(get_game(cell["game"]))
-        for number, scores in enumerate(_scores(cell)[:seeds]):
-            values = [of(score) for score in scores]
-            if None in values:
-                return {}
-            trainings[number].append(np.array(values, dtype=np.float64))
-    low, high = hierarchical_bootstrap_interval(trainings)
-    value = interquartile_mean(np.concatenate([scores for training in trainings for scores in training]))
-    return {"value": value, "low": low, "high": high}
+        values = [[of(score) for score in scores] for scores in _scores(cell)]
+        if any(None in each for each in values):
+            return {}
+        games.append([np.array(each, dtype=np.float64) for each in values])
+    return iqm_with_interval(games)
 
 
 def plot_sweep(groups: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -147,16 +144,18 @@ def page(results: Results, groups: Sequence[Mapping[str, Any]]) -> str:
     commands = "; ".join(f"`{command}`" for command in sorted({r["trainings"][0]["command"] for r in results}))
     about = (
         f"{commands} on {first['device']}: {', '.join(games)} of `{first['dataset']}`, "
-        f"{episodes} episodes a training. IQM: interquartile mean of normalized scores over games, trainings and "
-        "episodes, with a 95% interval over the latter two. Minutes: of a training, play aside."
+        f"{episodes} episodes a training. IQM: interquartile mean over games and trainings of normalized mean scores, "
+        "with a 95% interval over trainings and episodes, too narrow where trainings are few. Minutes: of a training, "
+        "features aside, which are computed once for all."
     )
     head = (*HEAD, "trainings", "human IQM", "95%", "DQN IQM", "95%", "minutes")
     rows = [
         (*_head(group), group["seeds"], *_iqm(group, "human"), *_iqm(group, "dqn"), _minutes(group)) for group in groups
     ]
     scores = [(*_head(group), *(_mean(group["means"].get(game)) for game in games)) for group in groups]
-    data = {game: mean for group in groups for game, mean in group["data"].items()}
-    scores.insert(0, ("data, mean", *[""] * 4, *(_mean(data[game]) for game in games)))
+    for amount in sorted({group["transitions"] for group in groups}, reverse=True):
+        data = {g: mean for group in groups if group["transitions"] == amount for g, mean in group["data"].items()}
+        scores.insert(0, ("data, mean", "", "", f"{amount:,}", "", *(_mean(data.get(game)) for game in games)))
     parts = [
         "# Fine-tuning on unseen games",
         about,
@@ -171,7 +170,9 @@ def page(results: Results, groups: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _head(group: Mapping[str, Any]) -> tuple[str, ...]:
-    return group["encoder"], group["mode"], group["objective"], f"{group['transitions']:,}", f"{group['steps']:,}"
+    taught = f", critic of {group['critic_transitions']:,}" if group["critic_transitions"] else ""
+    objective = group["objective"] + taught
+    return group["encoder"], group["mode"], objective, f"{group['transitions']:,}", f"{group['steps']:,}"
 
 
 def _iqm(group: Mapping[str, Any], kind: str) -> tuple[str, str]:

@@ -30,7 +30,7 @@ from zoo.support.device import computed_on, out_of_memory_as_error, pick_device
 from zoo.support.errors import QzooError
 from zoo.support.files import write_json, writing
 from zoo.support.markdown import duration_text, markdown_table, score_text
-from zoo.support.metrics import hierarchical_bootstrap_interval, interquartile_mean
+from zoo.support.metrics import iqm_with_interval
 from zoo.training.config import RunConfig
 from zoo.training.loop import TrainingProgress, train
 from zoo.training.run import new_objective
@@ -283,7 +283,7 @@ def summarize_worth(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 def iqm_of(trainings: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
-    """Interquartile mean human-normalized score over games and episodes of all trainings, with its 95% interval.
+    """Interquartile mean over games and trainings of human-normalized mean scores, with its 95% interval.
 
     Args:
         trainings: of each, raw scores by game.
@@ -291,12 +291,12 @@ def iqm_of(trainings: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, floa
     Returns:
         {value, low, high}.
     """
-    normalized = [
-        [np.array([get_game(game).human_normalized(score) for score in raw]) for game, raw in scores.items()]
-        for scores in trainings
-    ]
-    low, high = hierarchical_bootstrap_interval(normalized)
-    return {"value": interquartile_mean([scores for games in normalized for scores in games]), "low": low, "high": high}
+    return iqm_with_interval(
+        [
+            [np.array([get_game(game).human_normalized(score) for score in scores[game]]) for scores in trainings]
+            for game in trainings[0]
+        ]
+    )
 
 
 def worth_page(content: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,12 +55,17 @@ def test_each_cell_is_trained_once(model: Path, tmp_path: Path, monkeypatch: pyt
     wider = sweep([model], SweepConfig(**{**vars(config), "step_counts": (2, 3)}), **places)
     assert len(wider) == 4 and len(calls) == 4 and calls[-1].training.steps == 3
     other = replace(config, training=replace(SMALL, head="linear"), modes=("frozen",))
-    refused(lambda: sweep([model], other, **places), "trained with another head", "`out`")
+    refused(lambda: sweep([model], other, **places), "made with another head", "`out`")
+    played = replace(config, episodes=2)
+    refused(lambda: sweep([model], played, **places), "made with another episodes", "`out`")
+    (more,) = sweep([model], replace(config, seeds=3, modes=("frozen",)), **places)  # the two that are there resume
+    assert [each["steps"] for each in more["trainings"]] == [2, 2, 2] and len(calls) == 5
+    assert more["trainings"][0]["evaluation"] == first[1]["trainings"][0]["evaluation"]
     summary = write_sweep(places["out"])
     assert json.loads((places["out"] / "results.json").read_text()) == summary
     page = (places["out"] / "README.md").read_text()
     assert (
-        "| nature.some | frozen | scaled_ql | 300 | 3 | 2 |" in page
+        "| nature.some | frozen | scaled_ql | 300 | 2 | 3 |" in page
         and (places["out"] / "curves.png").stat().st_size > 9_000
     )
 
@@ -68,14 +74,15 @@ def cell(game: str, mode: str, scores: list[list[float]]) -> dict[str, object]:
     trainings = [
         {
             "evaluation": {"scores": each, "episodes": len(each)},
-            "seconds": {"total": 60.0},
+            "seconds": {"training": 60.0, "features": 1.0},
             "data_mean": 3.0,
             "command": "c",
         }
         for each in scores
     ]
     key = {"game": game, "mode": mode, "objective": "bc", "transitions": 9, "steps": 1}
-    return {**key, "encoder": "nature-16", "arch": "nature", "dataset": "d", "device": "x", "trainings": trainings}
+    made = {"arch": "nature", "dataset": "d", "device": "x", "critic_transitions": 0, "seeds": 2, "settings": {}}
+    return {**key, "encoder": "nature-16", **made, "trainings": trainings}
 
 
 def test_figures_are_those_of_all_games_and_trainings(tmp_path: Path) -> None:
@@ -88,7 +95,7 @@ def test_figures_are_those_of_all_games_and_trainings(tmp_path: Path) -> None:
     (key, mine), _ = grouped(results).items()
     found = summarize_group(key, mine)
     pong, freeway = get_game("Pong").human_normalized, get_game("Freeway").human_normalized
-    expected = np.array([pong(x) for x in (1, 2, 3, -4)] + [freeway(x) for x in (5, 6, 7, 9)])
+    expected = np.array([pong(x) for x in (1.5, -0.5)] + [freeway(x) for x in (5.5, 8.0)])
     assert key[3] == "scratch" and found["human"]["value"] == pytest.approx(interquartile_mean(expected))
     assert found["human"]["low"] < found["human"]["value"] < found["human"]["high"]
     assert found["means"] == {"Pong": 0.5, "Freeway": 6.75} and found["seconds"] == 60.0
@@ -105,6 +112,9 @@ def test_what_cannot_work_is_refused_first(model: Path, tmp_path: Path) -> None:
     config = SweepConfig(games=("Breakout",))
     refused(lambda: sweep([model], config, out=tmp_path), "trained on Breakout", "unseen")
     refused(lambda: sweep([], config, out=tmp_path), "encoders", "zoo list")
+    there = tmp_path / "elsewhere" / model.name
+    shutil.copytree(model, there)
+    refused(lambda: sweep([model, there], SweepConfig(), out=tmp_path), "several are called nature.some")
     for wrong, part in (
         ({"transitions": (0,)}, "transitions 0"),
         ({"modes": ()}, "modes"),

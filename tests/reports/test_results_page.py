@@ -11,8 +11,9 @@ from tests.command_helpers import run_command
 from tests.model_helpers import edit_config, make_config, make_network
 from tests.recording_helpers import refused
 from zoo.atari.games import get_game
+from zoo.evaluation.episodes import human_iqm
 from zoo.models.model_folder import read_config, read_results, write_model
-from zoo.reports.results_page import fit_width, human_iqm, ladders, read_models, write_results_page
+from zoo.reports.results_page import fit_width, ladders, read_models, write_results_page
 from zoo.support.metrics import interquartile_mean
 
 SHIPPED = sorted(path.parent for path in (Path(__file__).parents[2] / "model_cards").glob("*/results.json"))[:1]
@@ -62,7 +63,7 @@ def test_the_ladder_is_fitted_over_resnets_of_a_family(tmp_path: Path) -> None:
     assert [model.config.arch for model in family] == ["resnet18w16", "resnet18w32"]
     fit = fit_width(family, samples=9)
     assert fit.slope == pytest.approx(0.2) and fit.low == pytest.approx(0.2) == fit.high
-    assert human_iqm(models[0].scores)[0] == pytest.approx(0.2 * np.log10(models[0].config.parameters))
+    assert human_iqm(models[0].scores)["value"] == pytest.approx(0.2 * np.log10(models[0].config.parameters))
     page = tmp_path / "page.md"
     write_results_page([model.parent / model.name for model in ladder_of(tmp_path)], page)
     assert "`critic_some`: +0.200 a tenfold of parameters (95% +0.200 to +0.200)" in page.read_text()

@@ -133,7 +133,7 @@ class RetrainBars:
 def recipes_table(recipes: list[Recipe], costs: list[Estimate]) -> Table:
     """One row a recipe; with its cost on this machine, where that was measured."""
     head = ["recipe", "what it makes", "objective", "data", "samples"]
-    table = Table(*head, *(["replay", "critics", "training", "disk"] if costs else []))
+    table = Table(*head, *(["replay", "critics", "training", "scoring", "disk"] if costs else []))
     for number, recipe in enumerate(recipes):
         samples = recipe.run.steps * recipe.run.per_game(len(recipe.games)) * len(recipe.games)
         about = recipe.about if recipe.ran else f"{recipe.about} (never run by this project)"
@@ -141,7 +141,13 @@ def recipes_table(recipes: list[Recipe], costs: list[Estimate]) -> Table:
         if costs:
             cost = costs[number]
             critics = hours(cost.critics) if recipe.critics else "none"
-            cells += [hours(cost.replay), critics, hours(cost.training), f"{cost.disk / 1e9:.1f} GB"]
+            cells += [
+                hours(cost.replay),
+                critics,
+                hours(cost.training),
+                hours(cost.scoring),
+                f"{cost.disk / 1e9:.1f} GB",
+            ]
         table.add_row(*cells)
     return table
 

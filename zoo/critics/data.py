@@ -63,10 +63,12 @@ def critic_data(recordings: Sequence[Recording], rows: Tensor, config: CriticCon
         rows: uint8 (F, 129), as `zoo.frames.ram.ram_rows` gives them for these recordings.
 
     Raises:
-        QzooError: play with actions that are not of the game's minimal set.
+        QzooError: play with actions that are not of the game's minimal set, or single transitions of episodes.
     """
     game = recordings[0].metadata.game
     episodes = [episode for recording in recordings for episode in recording.episodes]
+    if any(episode.kept is not None for episode in episodes):
+        raise QzooError(f"{game}: play of single transitions (`uniform`); critics learn from whole episodes")
     firsts = np.cumsum([0, *(num_frames(episode) for episode in episodes)])
     lengths = np.array([episode.length for episode in episodes])
     start = torch.from_numpy(np.repeat(firsts[:-1], lengths))

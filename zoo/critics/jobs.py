@@ -17,7 +17,7 @@ from zoo.atari.games import get_game
 from zoo.critics.config import CriticConfig
 from zoo.critics.data import critic_data
 from zoo.critics.evaluate import play_critic
-from zoo.critics.network import Critic
+from zoo.critics.network import Critic, critics_identity
 from zoo.critics.train import CriticProgress, train_critic
 from zoo.evaluation.episodes import human_iqm, summarize
 from zoo.frames.build import fingerprint
@@ -136,7 +136,9 @@ def evaluate_critics(
     seed: int = 0,
     report: Callable[[Played], None] = lambda played: None,
 ) -> dict[str, Any]:
-    """Let critics play seeded episodes and write `folder/results.json`, which keeps the figures of other games.
+    """Let critics play seeded episodes and write `folder/results.json`.
+
+    It keeps the figures of other games, where they are of as many episodes, of the same seed, and of the critic there.
 
     Returns:
         `games`: for each game its scores as `zoo.evaluation.episodes.summarize` gives them, mean and last 20% of its
@@ -147,11 +149,22 @@ def evaluate_critics(
     played = run_all(_play, jobs, workers, report)
     path = folder / RESULTS
     before = read_json(path)["games"] if path.exists() else {}
-    results = {"games": {**before, **{result["game"]: result for result in played}}}
+    alike = {
+        game: result
+        for game, result in before.items()
+        if (result["episodes"], result["seed"]) == (episodes, seed) and _plays(folder, game) == result.get("weights")
+    }
+    results = {"games": {**alike, **{result["game"]: result for result in played}}}
     results |= critics_summary(results["games"])
     write_json(path, results)
     write_text(folder / PAGE, critics_page(results))
     return results
+
+
+def _plays(folder: Path, game: str) -> str | None:
+    """The digest of a game's critic, if there is one."""
+    path = folder / f"{game}.safetensors"
+    return critics_identity({game: Critic.load(path)})["critics"][game] if path.exists() else None
 
 
 def _play(job: PlayJob, report: Callable[[Played], None]) -> dict[str, Any]:
@@ -160,8 +173,9 @@ def _play(job: PlayJob, report: Callable[[Played], None]) -> dict[str, Any]:
     played = play_critic(
         critic, job.episodes, seed=job.seed, on_episode=lambda score: report(Played(critic.game, score))
     )
-    came_true = {"value": played.value, "earned": played.earned}
-    return {"game": critic.game, "seed": job.seed, **summarize(critic.game, played.scores), **came_true, **critic.facts}
+    weights = critics_identity({critic.game: critic})["critics"][critic.game]
+    told = {"seed": job.seed, "weights": weights, "value": played.value, "earned": played.earned}
+    return {"game": critic.game, **told, **summarize(critic.game, played.scores), **critic.facts}
 
 
 def critics_summary(games: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -203,10 +217,10 @@ def critics_page(results: Mapping[str, Any]) -> str:
         "One small network a game that sees the console's RAM, trained offline by Q-learning on recorded play "
         "(`zoo critic train`). Critics teach encoders in training (`--objective from_critic`), and are part of none.",
         f"`zoo critic evaluate`: {first['episodes']} seeded episodes a game. Interquartile mean of human-normalized "
-        f"scores over {results['of']} games: {mean}, that of their data's means {results['data_iqm']:.3f}; above its "
-        f"data's mean in {results['beats_data']} games. Q is the mean value of what a critic played, earned the mean "
-        "return that followed, discounted, of clipped rewards: Q above earned is overestimation. Seconds: of training, "
-        "on one thread.",
+        f"mean scores over {results['of']} games: {mean}, that of their data's means {results['data_iqm']:.3f}; above "
+        f"its data's mean in {results['beats_data']} games. Q is the mean value of what a critic played, earned the "
+        "mean return that followed, discounted, of clipped rewards: Q above earned is overestimation. Seconds: of "
+        "training, on one thread.",
         markdown_table((*head, "transitions", "seconds"), rows),
         f"Settings of {next(iter(games))}'s:",
         f"```json\n{settings}\n```",

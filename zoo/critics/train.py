@@ -31,6 +31,7 @@ from zoo.models.distributions import cross_entropy, expectation, project
 from zoo.models.values import value_diagnostics
 from zoo.support.device import pick_precision
 from zoo.support.errors import QzooError
+from zoo.support.files import drop_lines_after
 from zoo.support.interrupt import stop_signals
 from zoo.support.state import (
     load_state,
@@ -194,8 +195,7 @@ def train_critic(
     identity = {**identity, "config": asdict(config)}
     out.mkdir(parents=True, exist_ok=True)
     before = training.restore(checkpoint, identity) if checkpoint.exists() else 0.0
-    if not training.step:
-        log.unlink(missing_ok=True)
+    drop_lines_after(log, training.step * config.batch_size, "samples")
     began = saved = time.time()
     first_step = logged_step = training.step
     losses = torch.zeros(())
@@ -223,6 +223,7 @@ def train_critic(
                     raise KeyboardInterrupt(f"saved at step {training.step:,} in {checkpoint}")
                 if stop and training.step < config.steps:
                     return None
+    values = values or training.values()  # a checkpoint of the last step leaves nothing to train
     facts = {
         **{"config": asdict(config), "transitions": len(data), "seconds": round(before + time.time() - began)},
         **{"values": values, **{key: value for key, value in identity.items() if key != "config"}},

@@ -12,7 +12,7 @@ from zoo.atari.emulator import minimal_actions
 from zoo.atari.games import get_game
 from zoo.atari.protocol import DEFAULT_VARIANT, FRAME_SIZE, STACK, Variant
 from zoo.atari.vector_env import make_variant_env, make_vector_env
-from zoo.support.metrics import bootstrap_interval, interquartile_mean
+from zoo.support.metrics import iqm_with_interval, mean_interval
 
 EVALUATION_SEED = 1_000_000_000
 """First seed of evaluation episodes: far from the seeds of recordings, so that none was seen in training."""
@@ -87,7 +87,7 @@ def random_policy(game: str, seed: int = 0) -> Policy:
 def summarize(game: str, scores: NDArray[np.float64]) -> dict[str, Any]:
     """Raw mean, human- and DQN-normalized mean, and the 95% bootstrap interval of the raw mean."""
     table, mean = get_game(game), float(scores.mean())
-    low, high = bootstrap_interval([scores], lambda strata: float(np.mean(strata[0])))
+    low, high = mean_interval(scores)
     return {
         "mean": mean,
         "low": low,
@@ -100,8 +100,6 @@ def summarize(game: str, scores: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def human_iqm(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
-    """Interquartile mean of human-normalized scores over all games and episodes, with its stratified 95% interval."""
-    strata = [np.array([get_game(game).human_normalized(score) for score in raw]) for game, raw in scores.items()]
-    value = interquartile_mean(np.concatenate(strata))
-    low, high = bootstrap_interval(strata, lambda drawn: interquartile_mean(np.concatenate(drawn)))
-    return {"value": value, "low": low, "high": high}
+    """Interquartile mean over games of the human-normalized mean scores, with its 95% interval over episodes."""
+    games = [np.array([get_game(game).human_normalized(score) for score in raw]) for game, raw in scores.items()]
+    return iqm_with_interval([[each] for each in games])

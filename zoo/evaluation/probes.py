@@ -71,7 +71,8 @@ def probe_ram(encoders: Mapping[str, Encoder], store: FrameStore, states: int = 
     """
     if len(store.games) != 1:
         raise QzooError(f"play: of {', '.join(store.games)}; a probe takes the play of one game")
-    index = torch.linspace(0, store.transitions - 1, min(states, store.transitions)).round().long().unique()
+    numbers = torch.linspace(0, store.transitions - 1, min(states, store.transitions)).round().long().unique()
+    index = store.locate(store.games, numbers[None])
     episodes = torch.unique(store.episode_start[index], return_inverse=True)[1]
     count = int(episodes.max()) + 1
     if count < FOLDS:

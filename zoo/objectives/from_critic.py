@@ -81,6 +81,9 @@ class FromCritic(QObjective):
                     f"{critic.game}: the critic's {critic.support} is not the run's {support}; give `v_min`, "
                     "`v_max` and `num_atoms` as the critic has them"
                 )
+            for setting in ("gamma", "reward_clip"):  # values are compared with returns of these
+                if (theirs := critic.facts["config"].get(setting)) != getattr(config, setting):
+                    raise QzooError(f"{critic.game}: its critic has {setting} {theirs}; give `{setting}` {theirs} too")
         super().__init__(network, config, Inputs({critic.game: critic.scale for critic in chosen}))
         self.config = config
         self.register_buffer("atoms", support.atoms(), persistent=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -23,6 +23,9 @@ from zoo.support.pool import cores
 from zoo.training.config import RunConfig
 from zoo.training.loop import make_optimizer, train_step
 from zoo.training.run import new_objective
+
+EPISODE_STEPS = 1_500
+"""Of an episode, about; one in which the agent is stuck has up to 27,000."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,13 @@ class Estimate:
     replay: float
     critics: float
     training: float
+    scoring: float
     disk: int
 
     @property
     def seconds(self) -> float:
         """All in all."""
-        return self.replay + self.critics + self.training
+        return self.replay + self.critics + self.training + self.scoring
 
 
 def measure_speeds(recipes: Sequence[Recipe], device: str = "auto", seconds: float = 1.0) -> Speeds:
@@ -70,16 +74,20 @@ def estimate(recipe: Recipe, speeds: Speeds, transitions: int, games: int, all_p
     samples = recipe.run.steps * recipe.run.per_game(games) * games
     disk = transitions * BLOCKED_BYTES + (all_play * RAM_FILE_BYTES if recipe.critics else 0)
     training = samples / speeds.training[recipe.name]
-    return Estimate(recipe.name, samples, steps / speeds.replay / cores(), critics, training, disk)
+    played = games * recipe.evaluation.episodes * EPISODE_STEPS
+    policies = 3 if recipe.critics else 2  # with random play
+    # A step of training passes through the encoder some three times: forward, and backward twice the work.
+    scoring = played * (policies / speeds.replay / cores() + 1 / (3 * speeds.training[recipe.name]))
+    return Estimate(recipe.name, samples, steps / speeds.replay / cores(), critics, training, scoring, disk)
 
 
 def _rate(work: Callable[[], int], seconds: float) -> float:
     """Units a second of what does some at each call; the first call is not counted."""
     work()
     began, units = time.perf_counter(), 0
-    while (spent := time.perf_counter() - began) < seconds or not units:
+    while time.perf_counter() - began < seconds or not units:
         units += work()
-    return units / max(time.perf_counter() - began, spent)
+    return units / (time.perf_counter() - began)
 
 
 def replay_speed(seconds: float) -> float:
@@ -128,7 +136,7 @@ def training_speed(recipe: Recipe, device: torch.device, seconds: float) -> floa
     support = run.objective.head().support
     critics = {}
     if recipe.critics is not None and support is not None:
-        facts = {"config": {"life_ends": True}, "values": {"spread": 0.1}}
+        facts = {"config": asdict(recipe.critics), "values": {"spread": 0.1}}
         for game in games:
             network = RamNetwork(int(action_mask(game).sum()), recipe.critics.width, support.num_atoms)
             critics[game] = Critic(game, network, support, 1.0, facts)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from zoo.critics.config import CriticConfig
+from zoo.evaluation.scores import check_evaluation
 from zoo.objectives import objective_named
 from zoo.recordings.datasets import Selection, get_dataset
 from zoo.support.errors import QzooError, unknown_name
@@ -121,10 +122,16 @@ def _recipe(path: Path, content: Mapping[str, Any]) -> Recipe:
         if critics is not None:
             critics.check()
         recipe.selection()
+        check_evaluation(recipe.evaluation.episodes, recipe.evaluation.epsilon, recipe.evaluation.seed)
     except QzooError as error:
         raise QzooError(f"{path}: {error}") from error
     if objective.needs_critics != (critics is not None):
         raise QzooError(f"{path}: objective {name} {'needs' if critics is None else 'has no use for'} critics")
+    if critics is not None:
+        for setting in ("v_min", "v_max", "num_atoms", "gamma", "reward_clip"):
+            mine, theirs = getattr(objective, setting), getattr(critics, setting)
+            if mine != theirs:
+                raise QzooError(f"{path}: objective.{setting} {mine} is not the critics', {theirs}")
     return recipe
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from zoo.critics.jobs import CriticJob, evaluate_critics, train_critics
-from zoo.critics.network import Critic
+from zoo.critics.network import critics_identity, load_critics
 from zoo.data import Play
 from zoo.evaluation.scores import evaluate
 from zoo.models.model_folder import CONFIG, RESULTS, read_config, read_results
@@ -67,14 +67,13 @@ def plan(recipes: Sequence[Recipe], device: str = "auto", speeds: Speeds | None 
         made = estimate(recipe, speeds, known[selection], len(recipe.games), known[everything])
         replay_key = (recipe.data, recipe.critics is not None)
         critics_key = (everything, recipe.critics)
+        replay_shared = replay_key in shared
         estimates.append(
-            Estimate(
-                made.name,
-                made.samples,
-                0.0 if replay_key in shared else made.replay,
-                0.0 if critics_key in shared else made.critics,
-                made.training,
-                0 if replay_key in shared else made.disk,
+            replace(
+                made,
+                replay=0.0 if replay_shared else made.replay,
+                critics=0.0 if critics_key in shared else made.critics,
+                disk=0 if replay_shared else made.disk,
             )
         )
         shared |= {replay_key, critics_key}
@@ -138,15 +137,25 @@ def retrain(
 
 
 def _is_done(recipe: Recipe, out: Path) -> bool:
-    """Whether its model is there, trained to its end by these settings on this play, and scored."""
+    """Whether its model is there, trained to its end by these settings on this play, and scored as they say."""
     model = out / recipe.name / "model"
     if not (model / CONFIG).exists():
         return False
-    results, wanted = read_results(model) or {}, json.loads(json.dumps(recipe.run.to_dict()))
-    training = results.get("training", {})
-    trained = training.get("steps", 0) >= recipe.run.steps and read_config(model).pretraining == wanted
-    selected = training.get("selection") == json.loads(json.dumps(recipe.selection().to_dict()))
-    return bool(trained and selected and results.get("evaluation"))
+    results = read_results(model) or {}
+    training, critics = results.get("training", {}), recipe.critics and asdict(recipe.critics)
+    return bool(
+        training.get("steps", 0) >= recipe.run.steps
+        and read_config(model).pretraining == json.loads(json.dumps(recipe.run.to_dict()))
+        and training.get("selection") == json.loads(json.dumps(recipe.selection().to_dict()))
+        and training.get("critics_config") == critics
+        and _is_scored(recipe, results)
+    )
+
+
+def _is_scored(recipe: Recipe, results: Mapping[str, Any]) -> bool:
+    """Whether results hold scores of the recipe's episodes."""
+    found = results.get("evaluation") or {}
+    return all(found.get(name) == wanted for name, wanted in asdict(recipe.evaluation).items())
 
 
 def check_disk(folder: Path, estimates: Sequence[Estimate]) -> int:
@@ -205,10 +214,11 @@ def _critics(recipe: Recipe, folder: Path, cache: Path, deadline: float, workers
     if None in made.values():
         return False
     played = (read_results(folder) or {"games": {}})["games"]
-    trained = {game: Critic.load(folder / f"{game}.safetensors").facts for game in recipe.games}
-    new = [game for game in recipe.games if played.get(game, {}).get("seconds") != trained[game]["seconds"]]
+    weights, episodes = critics_identity(load_critics(folder, recipe.games))["critics"], recipe.evaluation.episodes
+    wanted = {game: {"weights": weights[game], "episodes": episodes, "seed": 0} for game in recipe.games}
+    new = [game for game in recipe.games if not wanted[game].items() <= played.get(game, {}).items()]
     if new and time.time() < deadline:
-        episodes, done = recipe.evaluation.episodes, 0
+        done = 0
 
         def ended(told: Any) -> None:
             nonlocal done
@@ -266,7 +276,7 @@ def _model(
 def score_model(model: Path, recipe: Recipe, device: str = "auto", report: Report = lambda progress: None) -> None:
     """Play the recipe's episodes with a model and at random, and write results.json and card; done once."""
     results, wanted = read_results(model) or {}, recipe.evaluation
-    if not results.get("evaluation"):
+    if not _is_scored(recipe, results):
         config = read_config(model)
         results["data"] = recorded_data(config, results)
         settings: dict[str, Any] = {"episodes": wanted.episodes, "seed": wanted.seed}

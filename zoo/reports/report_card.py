@@ -183,7 +183,7 @@ def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Map
         iqms.append(f"- Policy, without the games whose human reference is not DeepMind's: {sourced}")
     return (
         f"## Scores\n\n{table}\n\n"
-        "Interquartile mean of human-normalized scores over all games and episodes, with 95% interval:\n\n"
+        "Interquartile mean over games of human-normalized mean scores, with a 95% interval over episodes:\n\n"
         + "\n".join(iqms)
         + f"\n\n![Human-normalized scores by game]({SCORES_PLOT})\n\n"
         "Scores are mean returns in the game's own points. The policy takes the best action by its Q-values, "
@@ -338,7 +338,7 @@ def limitations(rows: Sequence[Mapping[str, Any]], config: ModelConfig, results:
     least, most = min(_transitions(results)), max(_transitions(results))
     seen = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     found += [
-        f"It saw {seen} transitions a game; the paper's models saw 10 million (sub-optimal data) "
+        f"It saw {seen} transitions a game{_of_critics(results)}; the paper's models saw 10 million (sub-optimal data) "
         "or 50 million (near-optimal), if its 400 million and 2 billion are shared evenly by 40 games.",
         "One training run: the intervals say what other episodes would give, not what another run would.",
         "Frames made in another way (another crop or resize, no frame stack, no sticky actions) are not what it "
@@ -351,6 +351,15 @@ def limitations(rows: Sequence[Mapping[str, Any]], config: ModelConfig, results:
 def _same_score(scores: Sequence[float]) -> tuple[float, int]:
     """The commonest score, and how many episodes had it."""
     return Counter(scores).most_common(1)[0]
+
+
+def _of_critics(results: Mapping[str, Any]) -> str:
+    """What its teachers saw."""
+    critics = results.get("training", {}).get("critics", {})
+    if not critics:
+        return ""
+    seen = [critic["transitions"] for critic in critics.values()]
+    return f", and the critics that taught it {min(seen):,} to {max(seen):,} of RAM"
 
 
 def _transitions(results: Mapping[str, Any]) -> list[int]:

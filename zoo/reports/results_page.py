@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.atari.games import OTHER_PLAYERS, Game, get_game
+from zoo.evaluation.episodes import human_iqm
 from zoo.models.model_folder import ModelConfig, read_config, read_json, read_results
 from zoo.reports.report_card import score_rows
 from zoo.reports.results_plots import Fit, draw_curves, draw_ladder, draw_profiles
 from zoo.support.errors import QzooError
 from zoo.support.files import write_text
 from zoo.support.markdown import duration_text, markdown_table, score_text
-from zoo.support.metrics import bootstrap_interval, interquartile_mean
+from zoo.support.metrics import interquartile_mean
 
 Scores = dict[str, NDArray[np.float64]]
 """Raw scores of each game's episodes, float (episodes,)."""
 ABOUT = """\
 Written by `zoo results` from the `results.json` of each model, which names the commands that measured it. Scores are
-of the last weights, in seeded episodes under the [protocol](protocol.md). IQM: interquartile mean of normalized
-scores over games and episodes, as rliable defines it, with a 95% interval over episodes; of each model one training,
-and another one may differ by more. Sourced: without the games whose human reference is not DeepMind's. Above its
+of the last weights, in seeded episodes under the [protocol](protocol.md). IQM: interquartile mean over games of the
+normalized mean scores, as rliable defines it, with a 95% interval over episodes; of each model one training, and
+another one may differ by more. Sourced: without the games whose human reference is not DeepMind's. Above its
 data: games in which the mean score is above that of the play trained on."""
 LADDER, PROFILES, CURVES = "ladder.png", "profiles.png", "curves.png"
 
@@ -55,7 +56,7 @@ class ScoredModel:
 
 
 def read_models(folders: Sequence[Path]) -> list[ScoredModel]:
-    """The models of folders that `zoo report` has filled, those of few parameters first.
+    """The models of folders that `zoo report` has filled, by family, those of few parameters first.
 
     Raises:
         QzooError: no model folder, or one that was not scored.
@@ -112,10 +113,8 @@ def normalized(scores: Scores, of: Callable[[Game], Callable[[float], float | No
     return found
 
 
-def human_iqm(scores: Scores) -> tuple[float, float, float]:
-    """Interquartile mean of human-normalized scores and its 95% interval over episodes: (value, low, high)."""
-    values = normalized(scores)
-    return interquartile_mean(list(values.values())), *bootstrap_interval(values)
+def _iqm_of_means(games: Iterable[NDArray[np.float64]]) -> float:
+    return interquartile_mean(np.array([scores.mean() for scores in games]))
 
 
 def ladders(models: Sequence[ScoredModel]) -> dict[str, list[ScoredModel]]:
@@ -130,11 +129,11 @@ def ladders(models: Sequence[ScoredModel]) -> dict[str, list[ScoredModel]]:
 def fit_width(ladder: Sequence[ScoredModel], samples: int = 1_000, seed: int = 0) -> Fit:
     """Least squares of the interquartile mean over log10 of parameters, with a bootstrap interval over episodes."""
     x = np.log10([model.config.parameters for model in ladder])
-    values = [list(normalized(model.scores).values()) for model in ladder]
+    values = [normalized(model.scores).values() for model in ladder]
     generator = np.random.default_rng(seed)
 
-    def slope(of: Sequence[Sequence[NDArray[np.float64]]]) -> tuple[float, float]:
-        found, offset = np.polyfit(x, [interquartile_mean(list(each)) for each in of], 1)
+    def slope(of: Sequence[Iterable[NDArray[np.float64]]]) -> tuple[float, float]:
+        found, offset = np.polyfit(x, [_iqm_of_means(each) for each in of], 1)
         return float(found), float(offset)
 
     drawn = [
@@ -158,11 +157,12 @@ def render(models: Sequence[ScoredModel], critics: Scores, fits: Mapping[str, Fi
         "## Models",
         markdown_table(head, [*map(_model_row, models), *_reference_rows(models, critics)]),
         f"![interquartile mean over parameters]({plots}/{LADDER})",
-        *(["Score over width, ResNets: " + "; ".join(growth) + "."] if growth else []),
+        *(["Score over parameters, ResNets: " + "; ".join(growth) + "."] if growth else []),
         "## Profiles",
         "The share of games and episodes with a human-normalized score above each value:",
         f"![performance profiles]({plots}/{PROFILES})",
         "## Learning",
+        "The training loss of each model; losses of different objectives can't be compared.",
         f"![loss over training samples]({plots}/{CURVES})",
         "## Games",
         _game_table(models, critics),
@@ -172,7 +172,7 @@ def render(models: Sequence[ScoredModel], critics: Scores, fits: Mapping[str, Fi
 
 def _model_row(model: ScoredModel) -> tuple[str, ...]:
     training = model.results.get("training", {})
-    value, low, high = human_iqm(model.scores)
+    iqm = human_iqm(model.scores)
     sourced = {game: raw for game, raw in model.scores.items() if get_game(game).human_source != OTHER_PLAYERS}
     dqn = normalized(model.scores, lambda game: game.dqn_normalized)
     known = [row for row in model.rows.values() if row["data"] is not None]
@@ -182,10 +182,10 @@ def _model_row(model: ScoredModel) -> tuple[str, ...]:
         f"{model.config.parameters / 1e6:.2f}M",
         f"{model.samples / 1e6:.1f}M" if model.samples else "",
         ", ".join(filter(None, [spent, training.get("device", "")])),
-        f"**{value:z.3f}**",
-        f"{low:z.3f} to {high:z.3f}",
-        f"{human_iqm(sourced)[0]:z.3f}" if sourced else "",
-        f"{interquartile_mean(list(dqn.values())):z.3f}" if dqn else "",
+        f"**{iqm['value']:z.3f}**",
+        f"{iqm['low']:z.3f} to {iqm['high']:z.3f}",
+        f"{_iqm_of_means(normalized(sourced).values()):z.3f}" if sourced else "",
+        f"{_iqm_of_means(dqn.values()):z.3f}" if dqn else "",
         f"{sum(row['policy'] > row['data'] for row in known)} of {len(known)}",
     )
 
@@ -201,14 +201,14 @@ def _reference_rows(models: Sequence[ScoredModel], critics: Scores) -> list[tupl
     }
     rows: list[tuple[str, ...]] = []
     if critics:
-        value, low, high = human_iqm(critics)
-        cells = (f"{value:z.3f}", f"{low:z.3f} to {high:z.3f}", "", "", "")
+        iqm = human_iqm(critics)
+        cells = (f"{iqm['value']:z.3f}", f"{iqm['low']:z.3f} to {iqm['high']:z.3f}", "", "", "")
         rows.append((f"critics on RAM, {len(critics)} games", "", "", "", *cells))
     for name, scores in references.items():
         known = {game: np.array([score]) for game, score in scores.items() if score is not None}
         if known:
             games = "" if len(known) == len(most.rows) else f", {len(known)} games"
-            value = interquartile_mean(list(normalized(known).values()))
+            value = _iqm_of_means(normalized(known).values())
             rows.append((name + games, "", "", "", f"{value:z.3f}", "", "", "", ""))
     return rows
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from zoo.support.plot_style import save_png, tidy
 
-Point = tuple[str, str, int, tuple[float, float, float]]
-"""Family, architecture, parameters, and (value, low, high)."""
+Point = tuple[str, str, int, Mapping[str, float]]
+"""Family, architecture, parameters, and {value, low, high}."""
 
 
 class Fit(NamedTuple):
@@ -31,9 +31,9 @@ def draw_ladder(path: Path, points: Sequence[Point], fits: Mapping[str, Fit]) ->
     axes = figure.add_subplot()
     for number, family in enumerate(dict.fromkeys(point[0] for point in points)):
         colour = f"C{number}"
-        for _, arch, parameters, (value, low, high) in (point for point in points if point[0] == family):
-            marker = "o" if arch.startswith("resnet") else "s"
-            error = np.clip([[value - low], [high - value]], 0.0, None)
+        for _, arch, parameters, iqm in (point for point in points if point[0] == family):
+            marker, value = "o" if arch.startswith("resnet") else "s", iqm["value"]
+            error = np.clip([[value - iqm["low"]], [iqm["high"] - value]], 0.0, None)
             axes.errorbar([parameters], [value], error, marker=marker, color=colour, capsize=3, linestyle="none")
             axes.annotate(arch, (parameters, value), (6, 4), textcoords="offset points", fontsize=8)
         axes.plot([], [], color=colour, marker="o", linestyle="none", label=family)

@@ -168,3 +168,17 @@ def unlink_lock(lock: FileLock) -> None:
     """Remove the file of a lock that is held, where what it guarded is done: whoever gets it still, finds that so."""
     with suppress(OSError):
         Path(lock.lock_file).unlink()
+
+
+def drop_lines_after(path: Path, last: int, count: str = "step") -> None:
+    """Rewrite a log of JSON lines without those whose `count` is above `last`, if there is a log."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if _counted(line, count) <= last]
+        write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def _counted(line: str, count: str) -> int:
+    try:
+        return int(json.loads(line)[count])
+    except (ValueError, KeyError, TypeError):  # the half line that a kill left
+        return 2**62

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from zoo.support.files import write_text, writing
+from zoo.support.files import drop_lines_after, writing
 
 LOG, VALUES = "log.jsonl", "values.jsonl"
 TENSORBOARD = "tensorboard"
@@ -79,17 +79,3 @@ class RunLog:
             reason = error.strerror or error
             logger.warning("%s: could not be written (%s); continuing without", out / TENSORBOARD, reason)
             self._board = None
-
-
-def drop_lines_after(path: Path, step: int) -> None:
-    """Rewrite a log without the lines after a step, if there is one."""
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines() if _logged_step(line) <= step]
-        write_text(path, "".join(f"{line}\n" for line in lines))
-
-
-def _logged_step(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError):  # the half line that a kill left
-        return 2**62

@@ -176,7 +176,7 @@ def pretrain(
         )
         if not world.is_main:
             return None
-        model = write_run_model(folder, name, record, objective, config, run, on_device, command, world.size)
+        model = write_run_model(folder, name, record, objective, config, run, on_device, command, world.size, critics)
         return Pretrained(model, run.step, config.steps, objective.network.eval())
 
 

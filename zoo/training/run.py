@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from zoo.critics.network import Critic, critics_identity
 from zoo.frames.returns import return_scale
 from zoo.frames.store import FrameStore
 from zoo.models.encoder import ARCHS, Encoder
@@ -114,11 +116,13 @@ def write_run_model(
     device: torch.device,
     command: str,
     ranks: int = 1,
+    critics: Mapping[str, Critic] = MappingProxyType({}),
 ) -> Path:
     """Write `folder/model`: weights, config, and in results.json what made them. Returns the folder.
 
     Args:
         ranks: processes that trained, each on a device like `device`.
+        critics: the teachers, by game.
     """
     network = objective.network
     model = folder / "model"
@@ -137,6 +141,13 @@ def write_run_model(
         "final": curve[-1] if curve else {},
         **data.facts(),
     }
+    if critics:
+        digests = critics_identity(critics)["critics"]
+        training["critics"] = {
+            game: {"weights": digests[game], "transitions": critic.facts["transitions"]}
+            for game, critic in critics.items()
+        }
+        training["critics_config"] = next(iter(critics.values())).facts["config"]
     model_config = ModelConfig.of(
         network,
         name=name,
