@@ -33,14 +33,13 @@ from zoo.models.agent import Agent
 from zoo.objectives import objective_named
 from zoo.objectives.base import Inputs
 from zoo.recordings.datasets import Selection
-from zoo.support.files import write_json, write_text
+from zoo.support.files import read_lines, write_json, write_text
 from zoo.support.markdown import markdown_table, score_text
 from zoo.support.metrics import iqm_with_interval
 from zoo.training.config import OptimizerConfig, RunConfig
 from zoo.training.log import VALUES
 from zoo.training.loop import train
 from zoo.training.run import new_objective, return_scales
-from zoo.training.values_plot import read_values
 
 BEFORE = {"cql_alpha": 1.0, "cql_temperature": 1.0}
 
@@ -172,7 +171,7 @@ class Compare:
             report=lambda progress: print(name, seed, progress, file=sys.stderr, flush=True),
         )
         network, began, games = objective.network.eval(), time.time(), {}
-        values = read_values(out / VALUES)
+        values = read_lines(out / VALUES)
         data = {
             game: [e.score for r in recordings if r.metadata.game == game for e in r.episodes] for game in study.games
         }

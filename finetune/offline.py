@@ -42,12 +42,13 @@ from zoo.objectives import ObjectiveConfig, objective_named
 from zoo.objectives.base import BootstrapConfig, Inputs
 from zoo.support.device import pick_device, pick_precision
 from zoo.support.errors import QzooError, unknown_name
-from zoo.support.files import make_folder
+from zoo.support.files import make_folder, read_lines
+from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
 from zoo.training.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig
 from zoo.training.data import ChosenPlay, DataRecord, TrainingData
 from zoo.training.log import LOG
 from zoo.training.loop import TrainingProgress, train
-from zoo.training.run import objective_on, read_curve, return_scales, start_heads, thin
+from zoo.training.run import objective_on, return_scales, start_heads, thin
 
 Mode = Literal["frozen", "full", "scratch", "frozen_random"]
 MODES: tuple[Mode, ...] = ("scratch", "frozen_random", "frozen", "full")
@@ -199,8 +200,8 @@ def offline(
 ) -> OfflineResult:
     """Fine-tune an encoder on one game's recorded play, with new heads, and score the agents.
 
-    Each training leaves a model folder, `out`/GAME.MODE.NAME/model (from the second seed on GAME.MODE.NAME.seedN), that
-    `zoo.load_agent` opens. The encoder given is left as it is.
+    Each training leaves a model folder, `out`/GAME.MODE.NAME/model (with a seed N other than 0 GAME.MODE.NAME.seedN),
+    that `zoo.load_agent` opens. The encoder given is left as it is.
 
     Args:
         encoder: of the zoo, or the name or folder of a model.
@@ -231,8 +232,18 @@ def offline(
     if needs != (critic is not None) or (critic is not None and critic.game != game):
         raise QzooError(f"critic: one of {game} goes with `objective` from_critic, which needs it, and with no other")
     label = name or (encoder.arch if isinstance(encoder, Encoder) else label_of(encoder))
+    if Path(label).name != label or label == "..":
+        raise QzooError(f"name {label!r}: must be a name, not a path; `out` takes the folder")
     where = pick_device(device)
     loaded = copy.deepcopy(encoder).to(where) if isinstance(encoder, Encoder) else load(encoder, device=where)
+    trainings = {
+        Path(out) / f"{game}.{config.mode}.{label}{f'.seed{seed}' if seed else ''}": replace(config.training, seed=seed)
+        for seed in range(config.training.seed, config.training.seed + config.seeds)
+    }
+    for folder, settings in trainings.items():  # before the replay
+        there = checkpoints_at(folder / CHECKPOINT, resume=resume)
+        if not force_resume:
+            check_same_settings(there, settings.run_config(loaded.arch, loaded.feature_dim), [game])
     make_folder(Path(out))
     data = TrainingData(chosen.recordings(), chosen.sets(deadline))
     store = store or _replay(chosen, data, Path(cache), needs, report)
@@ -241,12 +252,10 @@ def offline(
     if config.mode == "frozen":  # once for all seeds
         store = frozen_features(loaded, store, config.training, Path(cache), json.dumps(record.identity()))
     features_seconds = time.time() - began
-    runs = []
-    for number in range(config.seeds):
-        if number and time.time() >= deadline:
+    runs: list[OfflineRun] = []
+    for folder, settings in trainings.items():
+        if runs and time.time() >= deadline:
             break
-        settings = replace(config.training, seed=config.training.seed + number)
-        folder = Path(out) / f"{game}.{config.mode}.{label}{f'.seed{settings.seed}' if number else ''}"
 
         def told(progress: TrainingProgress, seed: int = settings.seed) -> None:
             note = f"{progress.samples_per_second:.0f} samples/s, loss {progress.losses['loss']:.3f}"
@@ -274,7 +283,7 @@ def offline(
             **{**facts, "game": game, "encoder": str(encoder) if not isinstance(encoder, Encoder) else label},
             **{"transitions": store.transitions, **record.facts(), "data_mean": data.mean_return()},
             **{"evaluation": _score(agent, config.episodes, settings.seed, report), "command": command},
-            "curve": thin(read_curve(folder / LOG)),
+            "curve": thin(read_lines(folder / LOG)),
         }
         about = ModelConfig.of(
             network,

@@ -2,6 +2,7 @@
 
 import copy
 import gzip
+import importlib
 import io
 import math
 import os
@@ -9,7 +10,9 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +25,7 @@ import pytest
 import torch
 from torch import nn
 
+import finetune as zoo_finetune
 import zoo
 import zoo.recordings.format
 import zoo.training.pretrain
@@ -38,6 +42,7 @@ from zoo.frames.store import FrameStore, build_store
 from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder
 from zoo.models.model_folder import read_config, write_model
+from zoo.models.qnetwork import QNetwork
 from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.recordings.format import Recording, read_recording
 from zoo.training.config import RunConfig
@@ -80,7 +85,7 @@ def test_a_name_that_is_none_gets_the_nearest() -> None:
     [
         (lambda: zoo.data.read([]), "recordings: none given"),
         (lambda: zoo.data.load("mixed40", games=iter(())), "name at least one game"),
-        (lambda: Agent(make_network(), "Pong", epsilon=2.0), "epsilon 2.0: must be 0 to 1"),
+        (lambda: Agent(make_network(), "Pong", epsilon=2.0), "epsilon 2.0: must be a number from 0 to 1"),
         (lambda: Agent(make_network(), "Pong", epsilon=math.nan), "epsilon nan"),
         (lambda: Encoder("nature", 8)(frames(1)[0]), "a single state, uint8 (4, 84, 84); give a batch of one"),
         (lambda: Encoder("nature", 8)(frames(1).numpy()), "expected a torch tensor, got ndarray"),
@@ -295,3 +300,81 @@ def test_what_is_in_the_cache_needs_no_room(recordings: list[Recording], tmp_pat
     assert disk_needed(recordings, "blocks", tmp_path, ram=True) == 0
     assert disk_needed(recordings, "memmap", tmp_path, ram=True) == 84 * 84 * frames_of(recordings)
     assert disk_needed(recordings, "blocks", tmp_path / "other", ram=True) == 307 * frames_of(recordings)
+
+
+def test_wrapped_encoders_save_what_any_network_loads(tmp_path: Path) -> None:
+    network = make_network()
+    wanted = network(frames(2).repeat(len(network.games), 1, 1, 1))
+    plain = list(network.state_dict())
+    network.encoder = torch.compile(network.encoder, backend="eager")  # type: ignore[assignment]
+    assert sorted(network.state_dict()) == sorted(plain)
+    again = make_network()
+    again.load_state_dict(network.state_dict())
+    network.load_state_dict(again.state_dict())
+    network.encoder = nn.DataParallel(again.encoder)  # type: ignore[assignment]
+    assert sorted(network.state_dict()) == sorted(plain)
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again(frames(2).repeat(len(network.games), 1, 1, 1)), wanted)
+    refused(lambda: QNetwork(nn.DataParallel(again.encoder), ["Pong"]), "a DataParallel has no feature_dim")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_and_agents_of_other_precisions(dtype: torch.dtype) -> None:
+    network = make_network()
+    wanted = network.outputs_for(frames(2), "Pong")
+    assert torch.allclose(network.to(dtype).outputs_for(frames(2), "Pong"), wanted, atol=0.1)
+    assert len(Agent(network, "Pong")(frames(2))) == 2
+
+
+def test_pipes_of_an_emulator_process_are_closed(recordings: list[Recording]) -> None:
+    code = (
+        "import sys, zoo; play = zoo.data.load('learner12', 'Breakout', per_game=5); "
+        "play.store('ram', workers=1); print('done')"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.stdout == "done\n" and "ResourceWarning" not in done.stderr, done.stderr
+
+
+def test_an_empty_list_of_recordings_is_not_the_package() -> None:
+    refused(lambda: zoo.data.load("heldout5", ["Pong"], per_game=10, recordings=[]), "recordings: none given")
+
+
+def test_sources_may_come_one_by_one(recordings_dir: Path) -> None:
+    assert zoo.data.read(recordings_dir, sources=iter(["random"])).games == zoo.data.read(recordings_dir).games
+
+
+@pytest.mark.parametrize("command", ["evaluate", "demo", "critic train"])
+def test_a_place_that_cannot_be_written_is_said_first(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    words = {
+        "evaluate": ["random", "--games", "Breakout", "--out", str(tmp_path)],
+        "demo": ["--out", str(tmp_path / "file")],
+        "critic train": ["SpaceInvaders", "--out", str(tmp_path / "file")],
+    }[command]
+    began = time.time()
+    refused(lambda: run_command(command, words), str(tmp_path))
+    assert time.time() - began < 5.0
+
+
+def test_runs_in_the_way_are_said_before_the_replay(
+    recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play = zoo.data.read(recordings_dir, games=["SpaceInvaders"])
+    training = FinetuneConfig(steps=2, batch_size=8)
+    config = zoo_finetune.OfflineConfig(mode="full", episodes=0, training=training)
+    encoder = Encoder("nature", 8)
+    zoo_finetune.offline(encoder, play, config, name="a", out=tmp_path)
+    replay = Mock()
+    monkeypatch.setattr(importlib.import_module("finetune.offline"), "build_store", replay)
+    again = partial(zoo_finetune.offline, encoder, play, name="a", out=tmp_path)
+    refused(lambda: again(config), "a run is here already")
+    other = replace(config, training=replace(training, steps=3))
+    refused(lambda: again(other, resume=True), "config.steps")
+    refused(
+        lambda: zoo_finetune.offline(encoder, play, config, name="../x", out=tmp_path), "must be a name, not a path"
+    )
+    assert not replay.call_count
+    monkeypatch.undo()
+    seeded = replace(config, training=replace(training, seed=1))  # in a folder of its own
+    (run,) = again(seeded).runs
+    assert run.model.parent.name == "SpaceInvaders.full.a.seed1"

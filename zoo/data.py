@@ -112,7 +112,7 @@ def load(
     *,
     uniform: bool = False,
     seed: SupportsIndex = 0,
-    recordings: Paths = (),
+    recordings: Paths | None = None,
 ) -> Play:
     """Recordings of a dataset, game after game, one a file; `store` of what is returned makes frames of them.
 
@@ -123,7 +123,7 @@ def load(
         uniform: draw single transitions, exactly `per_game`, instead of whole episodes. The episodes they come from
             are returned whole, and `Episode.kept` names the steps drawn.
         seed: of that draw, 0 or more; the same seed gives the same transitions.
-        recordings: a file or folder, or several; by default those that travel with the package.
+        recordings: a file or folder, or several; None: those that travel with the package.
 
     Raises:
         QzooError: no such dataset; no game at all, or a game that is not of it, or not recorded (all missing ones are
@@ -135,7 +135,9 @@ def load(
         raise QzooError("uniform=True: says how per_game is drawn; give per_game too")
     get_dataset(name)  # a selection takes "custom" too, which is no dataset
     selection = Selection(name, chosen, per_game=limit, uniform=uniform, seed=_whole("seed", seed, 0))
-    return Play(selection.load(_paths(recordings)), selection)
+    if recordings is not None and not (paths := _paths(recordings)):
+        raise QzooError("recordings: none given; name files or folders, or give None for those of the package")
+    return Play(selection.load(() if recordings is None else paths), selection)
 
 
 def read(
@@ -154,11 +156,11 @@ def read(
     paths = _paths(recordings)
     if not paths:
         raise QzooError("recordings: none given; name files or folders (`zoo.data.load` gives the play of the package)")
-    kinds = [sources] if isinstance(sources, str) else sources
+    kinds = (sources,) if isinstance(sources, str) else tuple(sources or ())
     names = _games(games)
     chosen = recorded_games(paths) if names is None else list(names)
-    selection = Selection(CUSTOM, tuple(chosen), tuple(kinds or ()))
-    return Play(load_recordings(chosen, kinds or (), paths), selection)
+    selection = Selection(CUSTOM, tuple(chosen), kinds)
+    return Play(load_recordings(chosen, kinds, paths), selection)
 
 
 def list_datasets(recordings: Paths = ()) -> list[dict[str, Any]]:

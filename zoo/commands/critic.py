@@ -15,6 +15,7 @@ from zoo.atari.games import parse_games
 from zoo.commands.common import parse_duration, print_table, progress_bar
 from zoo.critics.config import CriticConfig
 from zoo.support.errors import QzooError
+from zoo.support.files import make_folder
 from zoo.support.pool import cores
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class CriticTrain:
 
         if self.workers < 0:
             raise QzooError(f"workers {self.workers}: must be at least 1, or 0 for every core")
+        make_folder(self.out)
         deadline = time.time() + parse_duration(self.time_budget) if self.time_budget else float("inf")
         jobs = [
             CriticJob(

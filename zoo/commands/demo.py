@@ -47,11 +47,13 @@ class Demo:
         from zoo.atari.games import get_game
         from zoo.evaluation.scores import check_evaluation
         from zoo.support.device import pick_device
+        from zoo.support.files import make_folder
 
         game = get_game(self.game).name
         check_evaluation(self.episodes, 0.0, self.finetune_config.seed)
         self.finetune_config.check()
         config = DemoConfig(game, self.encoder, self.transitions, self.episodes, self.finetune_config)
+        make_folder(self.out)
         started = time.time()
         with progress_bar(quiet=self.json) as bar:
             tasks: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from zoo.commands.common import print_table, progress_bar
-from zoo.support.errors import QzooError
+from zoo.support.files import refuse_folder, write_json
 
 if TYPE_CHECKING:
     from zoo.evaluation.scores import EvaluationProgress
@@ -49,19 +50,19 @@ class Evaluate:
         """Play; returns scores by game and their interquartile mean."""
         from zoo.evaluation.scores import evaluate
 
-        if self.out is not None and not self.out.resolve().parent.is_dir():
-            raise QzooError(f"out {self.out}: no such folder {self.out.resolve().parent}")
+        refuse_folder(self.out)
         with progress_bar(quiet=self.json) as bar:
             run: dict[str, Any] = {"episodes": self.episodes, "seed": self.seed, "report": EpisodeBars(bar)}
             result = evaluate(self.name, self.games, epsilon=self.epsilon, device=self.device, **run)
             if self.random and self.name != "random":
                 result["random"] = evaluate("random", list(result["games"]), **run)
-        if self.out is not None:
-            from zoo.support.files import write_json
-
-            write_json(self.out, result)
         if not self.json:
             _show(result)
+        if self.out is not None:
+            try:
+                write_json(self.out, result)
+            except OSError as error:  # it was there before the play: the result is shown in any case
+                print(f"{self.out}: could not be written ({error.strerror})", file=sys.stderr)
         return result
 
 

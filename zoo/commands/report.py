@@ -31,7 +31,7 @@ class Report:
     epsilon: float = 0.001
     """Share of actions that the model takes at random."""
     seed: int = 0
-    """Names the evaluation run."""
+    """Seed of the episodes."""
     device: str = "auto"
     """auto, cpu, cuda."""
     transfer: tuple[Path, ...] = ()
@@ -62,9 +62,10 @@ class Report:
         from zoo.evaluation.scores import check_evaluation, evaluate
         from zoo.models.model_folder import RESULTS, read_config, read_results
         from zoo.reports.report import recorded_data
-        from zoo.support.files import write_json
+        from zoo.support.files import refuse_folder, write_json
 
         check_evaluation(self.episodes, self.epsilon, self.seed)
+        refuse_folder(self.folder / RESULTS)
         config, results = read_config(self.folder), read_results(self.folder) or {}
         results["data"] = recorded_data(config, results, self.recordings, self.dataset)
         with progress_bar(quiet=self.json) as bar:

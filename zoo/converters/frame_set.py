@@ -25,7 +25,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,8 +42,18 @@ from zoo.converters.frame_file import FrameFile, open_frames
 from zoo.frames.frames import RawFrames
 from zoo.frames.replay import Frames
 from zoo.frames.store import FrameStore
+from zoo.recordings.format import check_size
 from zoo.support.errors import QzooError
-from zoo.support.files import lock_beside, replacing, take_lock, unlink_lock, write_json, writing
+from zoo.support.files import (
+    lock_beside,
+    parse_json,
+    refuse_special,
+    replacing,
+    take_lock,
+    unlink_lock,
+    write_json,
+    writing,
+)
 
 FORMAT_VERSION = 1
 SUFFIX = ".frames"
@@ -96,6 +106,8 @@ class Origin:
     pieces: int
     frames_crc32: int
     format_version: int = FORMAT_VERSION
+    digest: str = ""
+    """Of all that the pieces hold and of the frames; sets of before have none."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +148,8 @@ class FrameSetWriter:
         self._path, self._identity = path, json.loads(json.dumps(identity))
         self._folder = path.with_name(f".{path.name}.partial")
         self._rows: list[Piece] = []
+        if self._folder.is_symlink():
+            raise QzooError(f"{self._folder}: a link, which is not followed; delete it")
         with writing(path), ExitStack() as undo:
             _refuse_existing(path)
             self._lock = lock_beside(path)
@@ -250,6 +264,7 @@ class FrameSetWriter:
             pieces=self.pieces,
             frames_crc32=self._frames.crc32,
         )
+        origin = replace(origin, digest=_digest(origin, _read_pieces(self._folder, origin)))
         with writing(self._path):
             write_json(self._folder / ORIGIN, asdict(origin))
             self._folder.replace(self._path)
@@ -270,17 +285,19 @@ def read_origin(path: Path) -> Origin:
     """
     if path.with_name(f".{path.name}.partial").exists() and not path.exists():
         raise QzooError(f"{path}: its import was not finished; give the same command again to resume it")
+    refuse_special(path / ORIGIN)
     try:
-        content = json.loads((path / ORIGIN).read_text())
+        content = parse_json((path / ORIGIN).read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise QzooError(f"{path}: no imported set, as it has no {ORIGIN}; `zoo data import` makes them") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise QzooError(f"{path / ORIGIN}: damaged ({error}); import it again") from error
     if not isinstance(content, dict) or "format_version" not in content:
         raise QzooError(f"{path / ORIGIN}: damaged (no format_version); import it again")
     version = content["format_version"]
     if version != FORMAT_VERSION:
         raise QzooError(f"{path}: format_version {version}, this qzoo reads {FORMAT_VERSION}; update qzoo")
+    content.setdefault("digest", "")
     if wrong := {field.name for field in fields(Origin)} ^ set(content):
         raise QzooError(f"{path / ORIGIN}: fields {sorted(wrong)} are missing or unknown")
     if wrong := {field.name for field in fields(Origin) if not _fits(str(field.type), content[field.name])}:
@@ -306,7 +323,7 @@ def open_frame_set(
     """
     origin = read_origin(path)
     frames = open_frames(path / FRAMES, origin.frames, origin.frames_crc32 if check else None, on_frames)
-    table = _read_pieces(path)
+    table = _read_pieces(path, origin)
     steps = np.asarray(pa.compute.binary_length(table["actions"])).astype(np.int64)
     _check_pieces(path, origin, table, steps)
     start, first = table["start"].to_numpy(), table["first"].to_numpy()
@@ -325,7 +342,10 @@ def open_frame_set(
         ranges={origin.game: (0, len(actions))},
     )
     whole = table["whole"].to_numpy(zero_copy_only=False)
-    return FrameSet(path, origin, store, steps, whole, _digest(origin, table))
+    digest = _digest(origin, table)
+    if origin.digest not in ("", digest):
+        raise QzooError(f"{path / PIECES}: changed since they were written; import it again")
+    return FrameSet(path, origin, store, steps, whole, digest)
 
 
 def _fits(kind: str, value: Any) -> bool:
@@ -348,14 +368,18 @@ def _parts(folder: Path) -> list[Path]:
 
 def _read_state(part: Path) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = json.loads(pq.read_schema(part).metadata[METADATA_KEY])
+        state: dict[str, Any] = parse_json(pq.read_schema(part).metadata[METADATA_KEY])
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise QzooError(f"{part}: damaged; delete {part.parent.parent} to begin again") from error
     return state
 
 
-def _read_pieces(path: Path) -> pa.Table:
+def _read_pieces(path: Path, origin: Origin) -> pa.Table:
+    most = 64 * origin.transitions + 256 * origin.pieces + 2**20
     try:
+        for part in _parts(path):
+            refuse_special(part)
+            check_size(part, pq.read_metadata(part), most)
         tables = [pq.read_table(part, page_checksum_verification=True) for part in _parts(path)]
         return pa.concat_tables([table.replace_schema_metadata().cast(SCHEMA) for table in tables])
     except (pa.ArrowException, OSError, ValueError) as error:

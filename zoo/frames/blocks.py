@@ -40,7 +40,7 @@ LEVEL = 6
 """Of LZ4's high compression, which Arrow takes from level 3 on. Higher ones take longer than they save."""
 MAGIC = b"qzblocks"
 VERSION = 2
-"""In files of version 1 the checksum leaves the name out; they are still read."""
+"""In files of version 1 the checksum left the name out; they are made again."""
 TAIL = struct.Struct("<8sqqqI")
 """Magic, version, frames, blocks, crc32 of the name and of the file before this number."""
 CHUNK = 1 << 22
@@ -226,15 +226,16 @@ def _checked_index(path: Path, frames: int) -> Numbers:
         tail = file.read()
         magic, version, held, blocks, wanted = TAIL.unpack(tail) if len(tail) == TAIL.size else (b"", 0, 0, 0, 0)
         file.seek(0)
-        crc, left = zlib.crc32(path.name.encode()) if version > 1 else 0, size - 4
+        crc, left = zlib.crc32(path.name.encode()), size - 4
         while left > 0:
             data = file.read(min(CHUNK, left))
             crc, left = zlib.crc32(data, crc), left - len(data)
+        if magic == MAGIC and version != VERSION:
+            raise QzooError(f"{path}: version {version}, this qzoo has {VERSION}; delete it, and it is made again")
         if magic != MAGIC or crc != wanted:
             raise QzooError(f"{path}: truncated or changed since it was written; delete it, and it is made again")
-        if not 1 <= version <= VERSION or held != frames:
-            what = f"version {version} with {held:,} frames, wanted is version {VERSION} with {frames:,}"
-            raise QzooError(f"{path}: {what}; delete it, and it is made again")
+        if held != frames:
+            raise QzooError(f"{path}: {held:,} frames, wanted are {frames:,}; delete it, and it is made again")
         file.seek(size - TAIL.size - 24 * blocks)
         return np.frombuffer(file.read(24 * blocks), dtype="<i8").reshape(-1, 3).astype(np.int64)
 

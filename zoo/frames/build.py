@@ -6,6 +6,7 @@ file; others that need it wait, and take what it made.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import zlib
@@ -181,7 +182,10 @@ def _make(path: Path, write: Callable[[], None], steps: int, on_steps: OnSteps) 
                     write()
                     return
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
-        raise QzooError(f"{path}: could not be written ({error}); free some space, or name another `cache`") from error
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "free some space, or name another `cache`" if full else "name another `cache`"
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise QzooError(f"{path}: could not be written ({reason}); {advice}") from error
     on_steps(steps)
 
 

@@ -14,7 +14,7 @@ from zoo.frames.build import frames_version
 from zoo.frames.frames import RawFrames
 from zoo.frames.store import FrameStore
 from zoo.support.errors import QzooError
-from zoo.support.files import check_room, lock_beside, remove_leftovers
+from zoo.support.files import check_room, lock_beside, remove_leftovers, set_aside
 from zoo.support.state import load_state, save_state
 
 FEATURE_BLOCK = 512
@@ -87,7 +87,8 @@ def cached_feature_store(
 ) -> FeatureStore:
     """As `feature_store`, by way of a file in a cache folder, `GAME.KEY.features.safetensors`.
 
-    Where the file holds other features than its name says, or is damaged, they are computed and written again.
+    Where the file holds other features than its name says, or is damaged, they are computed again, and it is kept under
+    another name.
 
     Args:
         play: names the play of the store, in its order.
@@ -104,6 +105,8 @@ def cached_feature_store(
         remove_leftovers(path)
         features = _read(path, key, (len(store.frames), width)) if path.exists() else None
         if features is None:
+            if path.exists():
+                set_aside(path)
             check_room(cache, 2 * len(store.frames) * width)
             features = compute_features(store, network, device, on_frames)
             save_state(path, {"features": features}, {"key": key})

@@ -95,6 +95,10 @@ class FrameProcess:
         if process is not None:
             process.kill()
             process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with suppress(OSError):  # what was not sent any more
+                        pipe.close()
 
 
 def _start() -> subprocess.Popen[bytes]:

@@ -8,7 +8,6 @@ episode is a header and its rows, each XORed with the row before, transposed and
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from zoo.atari.protocol import PROTOCOL, RAM_BYTES, ROW_BYTES
 from zoo.frames.replay import num_frames
 from zoo.recordings.format import CHECK_INTERVAL, Episode, Mismatch, Recording, check_value
 from zoo.support.errors import QzooError
-from zoo.support.files import lock_beside, writing
+from zoo.support.files import lock_beside, set_aside, writing
 
 MAGIC = b"qram"
 HEADER = struct.Struct("<4s16sIII")
@@ -113,10 +112,25 @@ class RamFile:
                 self.refresh()
                 if digest in self.places:
                     return
+                self._cut_off()
                 with self.path.open("ab") as file:
-                    os.truncate(file.fileno(), self._scanned)
                     file.write(header + data)
                 self.refresh()
+
+    def _cut_off(self) -> None:
+        """Cut off what a kill left half written; where more follows it is damage, and kept in a file of its own."""
+        left = self.path.stat().st_size - self._scanned if self.path.exists() else 0
+        if not left:
+            return
+        with self.path.open("rb+") as file:
+            file.seek(self._scanned)
+            rest = file.read()
+            head = HEADER.unpack(rest[: HEADER.size]) if left >= HEADER.size else None
+            if head is not None and (head[0] != MAGIC or MAGIC in rest[HEADER.size :]):
+                aside = self.path.with_name(f"{self.path.name}.rest")
+                aside.write_bytes(rest)
+                set_aside(aside)
+            file.truncate(self._scanned)
 
 
 def _checksum(digest: bytes, rows: int, data: bytes) -> int:

@@ -33,8 +33,8 @@ class Agent:
 
     def __post_init__(self, seed: int) -> None:
         self.network.game_index(self.game)
-        if not 0.0 <= self.epsilon <= 1.0:
-            raise QzooError(f"epsilon {self.epsilon}: must be 0 to 1")
+        if not isinstance(self.epsilon, int | float) or not 0.0 <= self.epsilon <= 1.0:
+            raise QzooError(f"epsilon {self.epsilon!r}: must be a number from 0 to 1")
         self.legal = action_mask(self.game)
         self._rng = np.random.default_rng(seed)
 
@@ -46,7 +46,10 @@ class Agent:
         """
         device = self.network.weight.device
         if not isinstance(observations, Tensor):  # lists and lazy frames too
-            observations = np.asarray(observations)
+            try:
+                observations = np.asarray(observations)
+            except ValueError as error:
+                raise QzooError("observations: arrays of different shapes; pass stacks of (4, 84, 84)") from error
             # torch shares memory with numpy and cannot say "read-only", which frames may be.
             observations = torch.from_numpy(np.require(observations, requirements=["C", "W"]))
         outputs = self.network.outputs_for(observations.to(device), self.game)

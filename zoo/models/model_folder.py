@@ -30,7 +30,7 @@ from zoo.models.distributions import Support
 from zoo.models.encoder import Encoder
 from zoo.models.qnetwork import Head, HeadKind, QNetwork
 from zoo.support.errors import QzooError, first_line
-from zoo.support.files import replacing, write_json, write_text, writing
+from zoo.support.files import refuse_special, replacing, write_json, write_text, writing
 
 FORMAT_VERSION = 2
 CONFIG, ENCODER, HEADS, CARD, RESULTS = (
@@ -332,8 +332,11 @@ def _sha256(path: Path) -> str:
 def _what_is_wrong(path: Path, error: Exception) -> str:
     if not path.is_file():
         return "no such file"
-    with path.open("rb") as file:
-        start = file.read(2)
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as failure:
+        return f"could not be read ({failure.strerror})"
     # A pickle of protocol 2 or later, or the zip file that torch.save writes. Asked only of a file that
     # safetensors refused: the header's length, at the start of a sound one, may read the same.
     if start[:1] == b"\x80" or start == b"PK":
@@ -350,6 +353,7 @@ def _read(
         QzooError: it is not intact, holds not exactly the tensors expected, or is not of this config.
     """
     path, dtype = folder / name, STORED[config.precision]
+    refuse_special(path)
     try:
         with safe_open(path, framework="pt") as weights:
             parts = {key: weights.get_slice(key) for key in weights.keys()}  # noqa: SIM118 (not a mapping)
@@ -377,7 +381,9 @@ def _read(
                 _check_bound(folder / CONFIG, path, metadata, config)
             return {key: weights.get_tensor(key).float() for key in found if key.startswith(only)}
     except (SafetensorError, OSError) as error:
-        raise QzooError(f"{path}: header: {_what_is_wrong(path, error)}; fetch or save it again") from error
+        wrong = _what_is_wrong(path, error)
+        advice = "allow reading it" if wrong.startswith("could not") else "fetch or save it again"
+        raise QzooError(f"{path}: header: {wrong}; {advice}") from error
 
 
 def _check_bound(config_path: Path, path: Path, metadata: Mapping[str, str], config: ModelConfig) -> None:
@@ -406,12 +412,20 @@ def evaluation_of(results: Mapping[str, Any]) -> dict[str, Any]:
     `zoo evaluate` writes it in this form. `zoo finetune offline` writes the summary of its one game, or null.
     """
     evaluation = results.get("evaluation")
-    if not isinstance(evaluation, dict) or not evaluation:
+    if not isinstance(evaluation, dict):
         return {"games": {}, "iqm_human": None}
     games = evaluation.get("games")
     if games is None:
-        games = {results["game"]: evaluation} if "game" in results and "mean" in evaluation else {}
-    return {"games": games, "iqm_human": evaluation.get("iqm_human")}
+        games = {results["game"]: evaluation} if isinstance(results.get("game"), str) else {}
+    rows = games.items() if isinstance(games, dict) else ()
+    sound = {game: row for game, row in rows if _numbers(row, "mean", "low", "high", "human_normalized")}
+    iqm = evaluation.get("iqm_human")
+    return {"games": sound, "iqm_human": iqm if _numbers(iqm, "value", "low", "high") else None}
+
+
+def _numbers(of: Any, *names: str) -> bool:
+    """Whether it is a dict that holds numbers under these names."""
+    return isinstance(of, dict) and all(isinstance(of.get(name), int | float) for name in names)
 
 
 def default_card(config: ModelConfig) -> str:

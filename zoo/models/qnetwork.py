@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,31 @@ CATEGORICAL = Head("categorical_q", Support())
 """51 atoms from -10 to 10."""
 
 
+WRAPPERS = ("_orig_mod.", "module.")
+"""What torch.compile and DataParallel put into the names of an encoder's parameters."""
+
+
+def _without_wrappers(network: nn.Module, tensors: dict[str, Any], prefix: str, _: Any) -> None:
+    """Names as without wrappers, so that any network of the zoo loads them."""
+    for name in [name for name in tensors if name.startswith(f"{prefix}encoder.")]:
+        plain = name
+        for wrapper in WRAPPERS:
+            plain = plain.replace(wrapper, "")
+        if plain != name:
+            tensors[plain] = tensors.pop(name)
+
+
+def _with_wrappers(network: nn.Module, tensors: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Names as this network's encoder has them."""
+    wrapped = {name: name for name, _ in network.encoder.named_parameters()}  # type: ignore[union-attr]
+    for name in wrapped:
+        plain = name
+        for wrapper in WRAPPERS:
+            plain = plain.replace(wrapper, "")
+        if plain != name and f"{prefix}encoder.{plain}" in tensors:
+            tensors[f"{prefix}encoder.{name}"] = tensors.pop(f"{prefix}encoder.{plain}")
+
+
 class QNetwork(nn.Module):
     """`Encoder` and its heads.
 
@@ -80,6 +105,11 @@ class QNetwork(nn.Module):
         return_scales: Mapping[str, float] = NO_SCALES,
     ) -> None:
         super().__init__()
+        if not hasattr(encoder, "feature_dim"):
+            raise QzooError(
+                f"encoder: a {type(encoder).__name__} has no feature_dim; build the network of the encoder itself, and "
+                "wrap the network"
+            )
         if not games or len(set(games)) != len(games):
             raise QzooError(f"games: expected at least one game and none twice, got {list(games)}")
         self.encoder = encoder
@@ -90,6 +120,8 @@ class QNetwork(nn.Module):
         self.weight = nn.Parameter(torch.empty(len(self.games), encoder.feature_dim, outputs))
         self.bias = nn.Parameter(torch.empty(len(self.games), outputs))
         self.reset_heads()
+        self.register_state_dict_post_hook(_without_wrappers)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_with_wrappers)  # type: ignore[no-untyped-call]
 
     def reset_heads(self) -> None:
         """Start the heads afresh: bias zero, weight uniform in +-0.1 / sqrt(D).
@@ -149,7 +181,7 @@ class QNetwork(nn.Module):
         with torch.autocast(
             weight.device.type, enabled=self.head.size > 1 and torch.is_autocast_enabled(weight.device.type)
         ):
-            outputs = torch.baddbmm(bias[:, None, :], features, weight).float()
+            outputs = torch.baddbmm(bias[:, None, :], features.to(weight.dtype), weight).float()
         return outputs.reshape(*outputs.shape[:2], NUM_ACTIONS, self.head.size)
 
     def forward(self, observations: Tensor, game_index: Sequence[int] | Tensor | None = None) -> Tensor:

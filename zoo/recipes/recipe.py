@@ -15,6 +15,7 @@ from zoo.evaluation.scores import check_evaluation
 from zoo.objectives import objective_named
 from zoo.recordings.datasets import Selection, get_dataset
 from zoo.support.errors import QzooError, unknown_name
+from zoo.support.files import refuse_special
 from zoo.training.config import OptimizerConfig, RunConfig
 
 SHIPPED = Path(__file__).with_name("shipped")
@@ -87,6 +88,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         path = SHIPPED / f"{name_or_path}.toml"
         if not path.exists():
             raise unknown_name("recipe", str(name_or_path), recipe_names())
+    refuse_special(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

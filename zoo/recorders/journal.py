@@ -26,7 +26,7 @@ from zoo.recordings.format import (
     write_recording,
 )
 from zoo.support.errors import QzooError
-from zoo.support.files import writing
+from zoo.support.files import set_aside, writing
 
 
 def append(journal: Path, metadata: Metadata, episodes: Sequence[Episode]) -> None:
@@ -49,12 +49,18 @@ def read(journal: Path) -> tuple[Metadata | None, list[Episode]]:
     Raises:
         QzooError: it can't be read, or an episode that is whole contradicts itself.
     """
+    return _read(journal)[:2]
+
+
+def _read(journal: Path) -> tuple[Metadata | None, list[Episode], int]:
+    """As `read`, and how many bytes behind the episodes are left: what a kill cut short, or damage."""
     try:
         content = pa.BufferReader(journal.read_bytes())
     except FileNotFoundError:
-        return None, []
+        return None, [], 0
     except OSError as error:
         raise QzooError(f"{journal}: could not be read ({error.strerror})") from error
+    sound = 0
     metadata: Metadata | None = None
     episodes: list[Episode] = []
     while content.tell() < content.size():
@@ -67,21 +73,23 @@ def read(journal: Path) -> tuple[Metadata | None, list[Episode]]:
             raise QzooError(f"{journal}: written by another qzoo; finish its recording with that one, or delete it")
         metadata = metadata_of(table.schema, journal)
         if metadata.digest and metadata.digest != values_digest(table):  # those of before have none
-            if content.tell() >= content.size():
-                break
-            raise QzooError(f"{journal}: changed since it was written; delete it, its episodes are lost")
+            break
         metadata = replace(metadata, digest="")
         episodes += episodes_of(table, journal)
-    return metadata, episodes
+        sound = content.tell()
+    return metadata, episodes, content.size() - sound
 
 
 def merge(journal: Path, recording: Path) -> None:
     """Put what stands in the journal into its recording, and remove the journal; nothing where there is none.
 
+    A journal with more behind its sound episodes than they hold, which a kill may have cut short or damage have made
+    unreadable, is kept under another name.
+
     Raises:
         QzooError: a damaged recording, or one of other play than the journal's.
     """
-    metadata, ended = read(journal)
+    metadata, ended, left = _read(journal)
     if metadata is not None and ended:  # a full disk may leave the head of a stream alone
         before: tuple[Episode, ...] = ()
         if recording.exists():
@@ -99,5 +107,7 @@ def merge(journal: Path, recording: Path) -> None:
         missing = [episode for episode in ended if episode.seed not in seeds]
         if missing:
             write_recording(recording, metadata, (*before, *missing))
+    if left:
+        set_aside(journal)
     with writing(journal):
         journal.unlink(missing_ok=True)

@@ -38,7 +38,7 @@ from zoo.atari.emulator import rom_md5
 from zoo.atari.games import all_games
 from zoo.atari.protocol import NUM_ACTIONS, PROTOCOL
 from zoo.support.errors import QzooError, first_line
-from zoo.support.files import replacing, writing
+from zoo.support.files import parse_json, refuse_special, replacing, writing
 
 FORMAT_VERSION = 1
 CHECK_INTERVAL = 200
@@ -261,6 +261,7 @@ def _schema(content: pa.Buffer, path: Path) -> pa.Schema:
 
 def _content(path: Path) -> pa.Buffer:
     # A file is read once: a recorder may put a longer one in its place at any time.
+    refuse_special(Path(path))
     try:
         return pa.py_buffer(Path(path).read_bytes())
     except FileNotFoundError as error:
@@ -275,7 +276,7 @@ def metadata_of(schema: pa.Schema, path: Path) -> Metadata:
     if raw is None:
         raise QzooError(f"{path}: a Parquet file, but no recording: its metadata has no key 'qzoo'")
     try:
-        found = json.loads(raw)
+        found = parse_json(raw)
     except ValueError as error:
         raise QzooError(f"{path}: its metadata is not JSON ({first_line(error)}); take another copy of it") from error
     if not isinstance(found, dict):
@@ -338,7 +339,7 @@ def read_with_digest(path: Path) -> tuple[Recording, str]:
     content = _content(path)
     metadata = metadata_of(_schema(content, path), path)
     try:
-        _check_size(path, pq.ParquetFile(pa.BufferReader(content)).metadata)
+        check_size(path, pq.ParquetFile(pa.BufferReader(content)).metadata)
         table = pq.read_table(pa.BufferReader(content))
         table.validate(full=True)  # text that is no UTF-8
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -356,18 +357,19 @@ def read_with_digest(path: Path) -> tuple[Recording, str]:
     return Recording(metadata, episodes, path), values_digest(table)
 
 
-def _check_size(path: Path, parquet: pq.FileMetaData) -> None:
+def check_size(path: Path, parquet: pq.FileMetaData, most: int | None = None) -> None:
     """Refuse a file that takes far more memory than it has bytes, before it does.
 
     Where a dictionary stands for the values of `actions`, which the recorders don't write, each may be as long as all.
     """
+    most = most or MOST_BYTES
     groups = map(parquet.row_group, range(parquet.num_row_groups))
     size = 0
     for column in [group.column(number) for group in groups for number in range(parquet.num_columns)]:
         repeats = column.path_in_schema == "actions" and any("DICTIONARY" in name for name in column.encodings)
         size += column.num_values * (column.total_uncompressed_size if repeats else 8) + column.total_uncompressed_size
-    if size > MOST_BYTES:
-        raise QzooError(f"{path}: may unpack to {size / 1e9:.1f} GB, a recording to {MOST_BYTES / 1e9:.1f} GB at most")
+    if size > most:
+        raise QzooError(f"{path}: may unpack to {size / 1e9:.3f} GB, what it should hold to {most / 1e9:.3f} at most")
 
 
 def episodes_of(table: pa.Table, path: Path) -> list[Episode]:

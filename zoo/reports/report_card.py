@@ -122,6 +122,7 @@ def render_card(config: ModelConfig, results: Mapping[str, Any]) -> str:
 
 
 def _front_matter(config: ModelConfig, rows: Sequence[Mapping[str, Any]]) -> str:
+    start = config.pretraining.get("encoder")  # of a fine-tuned model
     scores = [
         EvalResult(
             task_type="reinforcement-learning",
@@ -138,6 +139,7 @@ def _front_matter(config: ModelConfig, rows: Sequence[Mapping[str, Any]]) -> str
         pipeline_tag="reinforcement-learning",
         tags=["atari", "offline-rl", config.arch, config.objective],
         datasets=[config.dataset],
+        base_model=str(start) if start else None,
         model_name=config.name,
         eval_results=scores,
     ).to_yaml()

@@ -9,8 +9,11 @@ from difflib import get_close_matches
 class QzooError(Exception):
     """Bad input, in one line that names the file, the field and the fix.
 
-    The command line prints the line and exits with code 2.
+    The command line prints the line and exits with code 2. Line ends in what the message quotes become spaces.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 def first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -101,6 +102,53 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """JSON from outside.
+
+    Raises:
+        ValueError: not JSON, not UTF-8, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse to read what is there but no regular file: a pipe would be waited for without end.
+
+    Raises:
+        QzooError: a pipe, a device, a socket or a folder.
+    """
+    if path.exists() and not path.is_file():
+        raise QzooError(f"{path}: not a regular file; move it away")
+
+
+def refuse_folder(path: Path | None) -> None:
+    """Refuse, before the work, to write a file where a folder is or where there can be none; None is not written.
+
+    Raises:
+        QzooError: says what is in the way.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise QzooError(f"{path}: is a folder; name a file")
+    make_folder(path.parent)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that it is not written over: `NAME.damaged`, or `NAME.damaged.2`, ...; where it is."""
+    number, aside = 1, path.with_name(f"{path.name}.damaged")
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged.{number}")
+    with writing(path):
+        path.replace(aside)
+    logger.warning("%s: damaged; kept as %s", path, aside.name)
+    return aside
+
+
 def reserve(path: Path, size: int) -> None:
     """Have the disk give a file room for `size` bytes in all, where the system can: the file is then as large.
 
@@ -173,12 +221,25 @@ def unlink_lock(lock: FileLock) -> None:
 def drop_lines_after(path: Path, last: int, count: str = "step") -> None:
     """Rewrite a log of JSON lines without those whose `count` is above `last`, if there is a log."""
     if path.exists():
-        lines = [line for line in path.read_text().splitlines() if _counted(line, count) <= last]
+        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = [line for line in text.splitlines() if _counted(line, count) <= last]
         write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def _counted(line: str, count: str) -> int:
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a log, a line each; lines that hold none are left out, as the half one that a kill left."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return [content for line in text.splitlines() if (content := _object(line)) is not None]
+
+
+def _object(line: str) -> dict[str, Any] | None:
     try:
-        return int(json.loads(line)[count])
-    except (ValueError, KeyError, TypeError):  # the half line that a kill left
-        return 2**62
+        content = parse_json(line)
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _counted(line: str, count: str) -> float:
+    number = (_object(line) or {}).get(count)
+    return number if isinstance(number, int) else math.inf

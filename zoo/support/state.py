@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo.support.errors import QzooError
-from zoo.support.files import replacing
+from zoo.support.files import parse_json, refuse_special, replacing
 
-INFO_KEY, CHECKSUM_KEY, OLD_CHECKSUM_KEY = "info", "checksum", "crc32"
+INFO_KEY, CHECKSUM_KEY, OLD_CHECKSUM_KEY, INFO_CRC_KEY = "info", "checksum", "crc32", "info_crc32"
 """The old checksum, of files written before, left types and shapes out."""
 START_OVER = "; delete it to start over"
 """What to do about a damaged file, where there is no other one to resume from."""
@@ -35,7 +35,7 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any
     text = json.dumps(dict(info))
     try:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        metadata = {INFO_KEY: text, CHECKSUM_KEY: str(checksum(contiguous, text))}
+        metadata = {INFO_KEY: text, CHECKSUM_KEY: str(checksum(contiguous, text)), INFO_CRC_KEY: _crc(text)}
         with replacing(path, keep=keep) as temporary:
             save_file(contiguous, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
@@ -53,7 +53,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     old = CHECKSUM_KEY not in metadata
     if metadata[OLD_CHECKSUM_KEY if old else CHECKSUM_KEY] != str(checksum(tensors, metadata[INFO_KEY], old=old)):
         raise QzooError(f"{path}: damaged (its checksum is not that of its content){START_OVER}")
-    return tensors, json.loads(metadata[INFO_KEY])
+    return tensors, _values(path, metadata)
 
 
 def read_info(path: Path) -> dict[str, Any]:
@@ -63,12 +63,31 @@ def read_info(path: Path) -> dict[str, Any]:
         QzooError: missing, damaged in its head, or not written by `save_state`.
     """
     with _opened(path) as (_, metadata):
-        info: dict[str, Any] = json.loads(metadata[INFO_KEY])
-        return info
+        # Files of before have no checksum of the values alone: only that of everything can vouch for them.
+        if INFO_CRC_KEY not in metadata:
+            return load_state(path)[1]
+        if metadata[INFO_CRC_KEY] != _crc(metadata[INFO_KEY]):
+            raise QzooError(f"{path}: damaged in its head{START_OVER}")
+        return _values(path, metadata)
+
+
+def _crc(text: str) -> str:
+    return str(zlib.crc32(text.encode()))
+
+
+def _values(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        values = parse_json(metadata[INFO_KEY])
+    except ValueError as error:
+        raise QzooError(f"{path}: damaged ({error}){START_OVER}") from error
+    if not isinstance(values, dict):
+        raise QzooError(f"{path}: damaged (no values){START_OVER}")
+    return values
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    refuse_special(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

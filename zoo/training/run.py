@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,11 +20,12 @@ from zoo.objectives import ObjectiveConfig, QObjective, objective_named
 from zoo.objectives.base import NOTHING, BootstrapConfig, Inputs
 from zoo.support.device import computed_on
 from zoo.support.errors import QzooError
+from zoo.support.files import read_lines
 from zoo.training.checkpoint import RunState
 from zoo.training.config import RunConfig
 from zoo.training.data import DataRecord
 from zoo.training.log import LOG, VALUES
-from zoo.training.values_plot import VALUES_PLOT, draw_values, read_values
+from zoo.training.values_plot import VALUES_PLOT, draw_values
 
 RETURN_SPAN = 10.0
 """Where values have no support: `return_scale` brings the 99th percentile of |returns| to 80% of this."""
@@ -126,7 +126,7 @@ def write_run_model(
     """
     network = objective.network
     model = folder / "model"
-    curve = read_curve(folder / LOG)
+    curve = read_lines(folder / LOG)
     batch = config.per_game(len(network.games)) * len(network.games)
     where = computed_on(config.precision, device)
     if ranks > 1:
@@ -155,17 +155,12 @@ def write_run_model(
         dataset=data.name,
         pretraining=config.to_dict(),
     )
-    values = read_values(folder / VALUES)
+    values = read_lines(folder / VALUES)
     results = {"training": training, "curve": thin(curve), "values": _rounded(thin(values, VALUES_POINTS))}
     write_model(network, model_config, model, results=results)
     if values and "return_data" in next(iter(values[-1]["games"].values())):
         draw_values(folder / VALUES_PLOT, values, name)
     return model
-
-
-def read_curve(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _rounded(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

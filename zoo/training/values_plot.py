@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +9,6 @@ from typing import Any
 
 VALUES_PLOT = "values.png"
 COLUMNS = 8
-
-
-def read_values(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log of values; none where there is no such file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def draw_values(path: Path, lines: Sequence[Mapping[str, Any]], title: str) -> None:
