@@ -378,3 +378,13 @@ def test_runs_in_the_way_are_said_before_the_replay(
     seeded = replace(config, training=replace(training, seed=1))  # in a folder of its own
     (run,) = again(seeded).runs
     assert run.model.parent.name == "SpaceInvaders.full.a.seed1"
+
+
+def test_a_long_run_says_first_what_it_needs(
+    recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("zoo.commands.pretrain.LONG_REPLAY", 1)
+    where = ["--recordings", str(recordings_dir), "--games", "Breakout", "--out", str(tmp_path), "--json"]
+    run_command("pretrain", ["--name", "nature.x", "--steps", "1", "--batch-size", "4", "--feature-dim", "8", *where])
+    told = capsys.readouterr().err
+    assert "670 steps to replay" in told and "GB of checkpoints in" in told

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,12 +27,16 @@ from zoo.commands.choose import (
 from zoo.commands.common import parse_duration, progress_bar, typed_command
 from zoo.objectives import objective_named
 from zoo.recordings.datasets import CUSTOM
+from zoo.support.pool import cores
 from zoo.training.config import ComputeConfig, RunConfig
 from zoo.training.data import ChosenPlay
 from zoo.training.pretrain import Places
 
 if TYPE_CHECKING:
     from zoo.training.pretrain import PretrainProgress
+
+LONG_REPLAY = 100_000
+"""Steps from which on a replay takes a minute or so, which is said first."""
 
 
 @dataclass
@@ -110,9 +114,13 @@ class Pretrain:
 
         checkpoint_seconds = parse_duration(self.checkpoint_every, "checkpoint_every")
         seconds = parse_duration(self.time_budget) if self.time_budget else float("inf")
+        chosen = self.choose()
+        if "RANK" not in os.environ:  # ranks read their own games alone
+            chosen = replace(chosen, loaded=tuple(chosen.recordings()))
+            self._say_costs(chosen)
         with progress_bar(quiet=self.json or int(os.environ.get("RANK", "0")) > 0) as bar:
             made = pretrain(
-                self.choose(),
+                chosen,
                 self.run_config,
                 name=self.name,
                 out=self.out,
@@ -132,6 +140,21 @@ class Pretrain:
         stopped = "" if made.done else f" (stopped by --time-budget {self.time_budget}; --resume continues)"
         print(f"step {made.step} of {made.steps}{stopped}, model in {made.model}", file=sys.stderr)
         return {"model": str(made.model), "step": made.step, "steps": made.steps, "done": made.done}
+
+    def _say_costs(self, chosen: ChosenPlay) -> None:
+        """What a long run needs first, before it does."""
+        from zoo.recipes.estimate import replay_speed
+        from zoo.training.pretrain import checkpoint_bytes
+
+        steps = sum(recording.steps for recording in chosen.loaded or ())
+        if steps >= LONG_REPLAY:
+            minutes = steps / replay_speed(0.3) / (self.places.workers or cores()) / 60
+            disk = checkpoint_bytes(self.run_config, chosen.games) / 1e9
+            print(
+                f"{steps:,} steps to replay, as far as {self.places.cache} does not hold them: about {minutes:.0f} "
+                f"minutes; up to {disk:.1f} GB of checkpoints in {self.out / self.name}",
+                file=sys.stderr,
+            )
 
     def choose(self) -> ChosenPlay:
         """Which recordings and imported sets to train on, every game named.
