@@ -82,7 +82,7 @@ def test_best_candidate_comes_first_and_seeds_are_pooled() -> None:
     rows = summarize_worth([result("poor", 0, [1, 2]), result("good", 0, [9, 10]), result("good", 1, [11, 20])])
     assert [row["name"] for row in rows] == ["good", "poor"]
     assert rows[0]["seeds"] == 2 and rows[0]["games"]["Breakout"]["mean"] == 12.5
-    assert rows[0]["iqm_human"]["value"] == pytest.approx(get_game("Breakout").human_normalized(10.5))
+    assert rows[0]["iqm_human"]["value"] == pytest.approx(get_game("Breakout").human_normalized(12.5))
     assert [row["beats_data"] for row in rows] == [1, 0]
     other = {**result("good", 1, [1, 2]), "settings": {"data": "of another day"}}
     refused(lambda: summarize_worth([result("good", 0, [1, 2]), other]), "good: its recordings changed")

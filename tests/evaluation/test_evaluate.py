@@ -184,7 +184,7 @@ def test_the_table_on_standard_output(model: Path, capsys: pytest.CaptureFixture
         (["MODEL", "--seed", "-1"], "--seed -1"),
         (["MODEL", "--games", "Boxing"], "Boxing"),
         (["MODEL", "--device", "nonsense"], "--device nonsense"),
-        (["MODEL", "--out", "nowhere/scores.json"], "--out nowhere"),
+        (["MODEL", "--out", "/proc/nowhere/scores.json"], "/proc/nowhere: could not be written"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -177,7 +177,7 @@ class FinetuneOffline:
 def summary(result: dict[str, Any]) -> str:
     """One line for a person."""
     scored = result["evaluation"]
-    line = f"{result['game']}, {result['mode']}: {result['steps']} steps in {result['seconds']['total']:.0f} s"
+    line = f"{result['game']}, {result['mode']}: {result['steps']} steps in {result['seconds']['training']:.0f} s"
     if scored is None:
         return line
     data = "unknown" if result["data_mean"] is None else f"{result['data_mean']:.1f}"
