@@ -229,7 +229,7 @@ def sweep(
                 report=told,
             )
             trainings = [{k: v for k, v in run.result.items() if k != "curve"} for run in made.runs]
-            facts = {"arch": subject.encoder.arch, "seeds": config.seeds, "device": machine}
+            facts = {"arch": subject.architecture, "seeds": config.seeds, "device": machine}
             write_json(
                 path,
                 {**asdict(cell), **facts, **made_by(cell, subject, config, teachers), "trainings": trainings},

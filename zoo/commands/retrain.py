@@ -94,7 +94,7 @@ class Retrain:
         checkpoint_seconds = parse_duration(self.checkpoint_every, "checkpoint_every")
         names = self.names or tuple(name for name in recipe_names() if load_recipe(name).ran)
         recipes = [load_recipe(name) for name in names]
-        costs = plan(recipes, self.device)
+        costs = plan(recipes, self.device, cache=self.cache)
         if not self.json:
             print_table(recipes_table(recipes, costs))
         check_disk(self.cache, costs)

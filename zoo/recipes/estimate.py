@@ -40,7 +40,7 @@ class Speeds:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one recipe, with nothing shared with others: seconds of each part, bytes of disk."""
+    """Of one recipe, with nothing shared with others: seconds of each part, bytes of disk where nothing is there."""
 
     name: str
     samples: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,9 +13,11 @@ from zoo.critics.jobs import CriticJob, evaluate_critics, train_critics
 from zoo.critics.network import critics_identity, load_critics
 from zoo.data import Play
 from zoo.evaluation.scores import evaluate
+from zoo.frames.build import disk_needed
 from zoo.models.model_folder import CONFIG, RESULTS, read_config, read_results
 from zoo.recipes.estimate import Estimate, Speeds, estimate, measure_speeds
 from zoo.recipes.recipe import Recipe, load_recipe
+from zoo.recordings.datasets import Selection
 from zoo.recordings.library import SHIPPED
 from zoo.recordings.verify import verify_files
 from zoo.reports.report import recorded_data, write_report
@@ -50,21 +51,31 @@ class Retrained:
 Report = Callable[[RetrainProgress], None]
 
 
-def plan(recipes: Sequence[Recipe], device: str = "auto", speeds: Speeds | None = None) -> list[Estimate]:
+def plan(
+    recipes: Sequence[Recipe],
+    device: str = "auto",
+    speeds: Speeds | None = None,
+    cache: str | Path = "runs/frames",
+) -> list[Estimate]:
     """What recipes cost on this machine, what they share counted where it is first needed.
 
     Args:
         speeds: as `measure_speeds` gives them; by default they are measured, a few seconds a recipe.
+        cache: folder of frames and RAM: of disk only what it lacks is counted.
     """
     speeds = speeds or measure_speeds(recipes, device)
-    known: dict[Any, int] = {}
+    known: dict[Selection, tuple[int, int, int]] = {}
     estimates, shared = [], set()
     for recipe in recipes:
         selection, everything = recipe.selection(), recipe.critics_selection()
         for wanted in (selection, everything):
             if wanted not in known:
-                known[wanted] = sum(recording.transitions for recording in wanted.load())
-        made = estimate(recipe, speeds, known[selection], len(recipe.games), known[everything])
+                play = wanted.load()
+                frames, ram = (disk_needed(play, kind, Path(cache), kind != "blocks") for kind in ("blocks", "ram"))
+                known[wanted] = sum(recording.transitions for recording in play), frames, ram
+        transitions, frames, _ = known[selection]
+        all_play, _, ram = known[everything]
+        made = estimate(recipe, speeds, transitions, len(recipe.games), all_play)
         replay_key = (recipe.data, recipe.critics is not None)
         critics_key = (everything, recipe.critics)
         replay_shared = replay_key in shared
@@ -73,7 +84,7 @@ def plan(recipes: Sequence[Recipe], device: str = "auto", speeds: Speeds | None 
                 made,
                 replay=0.0 if replay_shared else made.replay,
                 critics=0.0 if critics_key in shared else made.critics,
-                disk=0 if replay_shared else made.disk,
+                disk=0 if replay_shared else frames + (ram if recipe.critics else 0),
             )
         )
         shared |= {replay_key, critics_key}
@@ -159,22 +170,16 @@ def _is_scored(recipe: Recipe, results: Mapping[str, Any]) -> bool:
 
 
 def check_disk(folder: Path, estimates: Sequence[Estimate]) -> int:
-    """Refuse to begin where the disk is too small for what recipes still need; returns the bytes that they need.
-
-    What is in the folder counts as done.
+    """Refuse to begin where the disk of the cache is too small for what recipes still need; returns the bytes.
 
     Raises:
         QzooError: says how much is needed and how much is free.
     """
-    held = sum(path.stat().st_size for path in folder.glob("*") if path.is_file()) if folder.is_dir() else 0
-    needed = max(0, sum(one.disk for one in estimates) - held)
-    while not folder.exists():
-        folder = folder.resolve().parent
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise QzooError(
-            f"{folder}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; name another `cache`"
-        )
+    needed = sum(one.disk for one in estimates)
+    try:
+        check_room(folder, needed)
+    except QzooError as error:
+        raise QzooError(f"{error}; name another `cache`") from error
     return needed
 
 
