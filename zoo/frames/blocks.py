@@ -3,7 +3,8 @@
 A block is up to 16 consecutive frames of one episode, compressed by itself (LZ4, high compression). LZ4 finds by
 itself what stayed as it was in the frame before; compressing the difference to that frame instead makes blocks
 larger. 16 frames are a compromise: longer blocks are smaller in all, but a sample unpacks more that it doesn't need.
-`benchmarks/codecs.py` measures all of this; benchmarks/codecs.json is what it found.
+`benchmarks/codecs.py` measures all of this; benchmarks/codecs.json is what it found. In Arrow's own files, whose LZ4 is
+not the high compression, blocks are larger and take about twice as long to read (`benchmarks/arrow_blocks.py`).
 
 The file: the blocks, in the order in which they were ready; the index, int64 (blocks, 3), first frame, offset and
 bytes of each block, by first frame; the tail, with a checksum of the file's name, which names the play, and of all
