@@ -171,6 +171,7 @@ def test_an_odd_line_of_a_log_is_dropped(line: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "evaluation",
     [
+        None,
         {},
         [],
         "x",

@@ -41,10 +41,11 @@ from zoo.frames.build import disk_needed, frames_of
 from zoo.frames.store import FrameStore, build_store
 from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder
-from zoo.models.model_folder import read_config, write_model
+from zoo.models.model_folder import default_card, read_config, write_model
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.recordings.format import Recording, read_recording
+from zoo.reports.report_card import _front_matter
 from zoo.training.config import RunConfig
 from zoo.training.pretrain import Places, checkpoint_bytes
 from zoo.training.run import check_init
@@ -388,3 +389,29 @@ def test_a_long_run_says_first_what_it_needs(
     run_command("pretrain", ["--name", "nature.x", "--steps", "1", "--batch-size", "4", "--feature-dim", "8", *where])
     told = capsys.readouterr().err
     assert "670 steps to replay" in told and "GB of checkpoints in" in told
+
+
+def test_lists_are_printed_where_the_terminal_takes_ascii_alone(folder: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    for words in (["list"], ["info", "nature.test"]):
+        done = subprocess.run([sys.executable, "-m", "zoo", *words], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0 and "nature.test" in done.stdout, done.stderr
+
+
+def test_a_card_that_is_no_text_does_not_stop_loading(folder: Path) -> None:
+    (folder / "README.md").write_bytes(b"\xff\xfe\xff")
+    assert zoo.load("nature.test")(frames(1)).shape[0] == 1
+
+
+def test_the_card_of_a_fine_tuned_model_names_its_encoder() -> None:
+    network = make_network()
+    config = make_config(network).model_copy(update={"pretraining": {"encoder": "nature.some"}})
+    assert "base_model: nature.some" in default_card(config).replace('"', "")
+    assert "base_model: nature.some" in _front_matter(config, [])
+    assert "base_model" not in _front_matter(make_config(network), [])
+
+
+def test_without_a_name_a_run_is_called_after_what_it_is(recordings_dir: Path, tmp_path: Path) -> None:
+    play = zoo.data.read(recordings_dir, games=["Breakout"])
+    made = zoo.pretrain(play, RunConfig(steps=1, batch_size=4, feature_dim=8), name="", out=tmp_path)
+    assert made is not None and made.model == tmp_path / "nature.scaledql_custom" / "model"
