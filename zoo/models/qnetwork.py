@@ -60,25 +60,24 @@ WRAPPERS = ("_orig_mod.", "module.")
 """What torch.compile and DataParallel put into the names of an encoder's parameters."""
 
 
+def _plain(name: str) -> str:
+    """A parameter's name without what wrappers put into it."""
+    for wrapper in WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
 def _without_wrappers(network: nn.Module, tensors: dict[str, Any], prefix: str, _: Any) -> None:
     """Names as without wrappers, so that any network of the zoo loads them."""
     for name in [name for name in tensors if name.startswith(f"{prefix}encoder.")]:
-        plain = name
-        for wrapper in WRAPPERS:
-            plain = plain.replace(wrapper, "")
-        if plain != name:
-            tensors[plain] = tensors.pop(name)
+        tensors[prefix + _plain(name.removeprefix(prefix))] = tensors.pop(name)
 
 
 def _with_wrappers(network: nn.Module, tensors: dict[str, Any], prefix: str, *_: Any) -> None:
     """Names as this network's encoder has them."""
-    wrapped = {name: name for name, _ in network.encoder.named_parameters()}  # type: ignore[union-attr]
-    for name in wrapped:
-        plain = name
-        for wrapper in WRAPPERS:
-            plain = plain.replace(wrapper, "")
-        if plain != name and f"{prefix}encoder.{plain}" in tensors:
-            tensors[f"{prefix}encoder.{name}"] = tensors.pop(f"{prefix}encoder.{plain}")
+    for name, _parameter in network.named_parameters():
+        if prefix + _plain(name) in tensors:
+            tensors[prefix + name] = tensors.pop(prefix + _plain(name))
 
 
 class QNetwork(nn.Module):
@@ -94,7 +93,7 @@ class QNetwork(nn.Module):
         bias: float32 (G, 18 * head.size).
 
     Raises:
-        QzooError: no game, or a game twice.
+        QzooError: no game, or a game twice; an encoder that is wrapped already.
     """
 
     def __init__(
