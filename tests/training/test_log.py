@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -64,6 +65,7 @@ def test_tensorboard_shows_what_was_logged(tmp_path: Path) -> None:
     first = RunLog(tmp_path, 0)
     for step in (50, 100, 150):
         first.write(step, {"td": step / 8}, 10.0)
+    time.sleep(1.1)  # files of one second are read in the order of their numbers as text, 10 before 9
     RunLog(tmp_path, 100).write(150, {"td": 1.5}, 20.0)  # went on from step 100
     assert [line["td"] for line in log_of(tmp_path)] == [50 / 8, 100 / 8, 1.5]
     shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
