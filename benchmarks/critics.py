@@ -30,7 +30,8 @@ from zoo.support.files import write_json, write_text
 from zoo.support.markdown import markdown_table, score_text
 from zoo.support.pool import cores
 
-BASE = CriticConfig(n_step=7, data_action=0.0, batch_size=256, precision="float32")
+BASE = CriticConfig(n_step=7, data_action=0.0, batch_size=256, precision="float32", cql_alpha=0.0)
+RECIPE: dict[str, Any] = {"data_action": 0.25, "batch_size": 512, "precision": "auto"}
 PLAY = "per_game"
 SETTINGS: dict[str, dict[str, Any]] = {
     "base": {},
@@ -39,7 +40,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "n 10": {"n_step": 10},
     "data's own action, 0.25": {"data_action": 0.25},
     "data's own action, 0.5": {"data_action": 0.5},
-    "data's own action, 0.25, batch 512, bfloat16": {"data_action": 0.25, "batch_size": 512, "precision": "auto"},
+    "recipe, no conservative term": RECIPE,
+    "recipe, conservative term, 0.1": RECIPE | {"cql_alpha": 0.1},
+    "recipe, conservative term, 0.5": RECIPE | {"cql_alpha": 0.5},
     "double Q": {"double_q": True},
     "width 256": {"width": 256},
     "no return scale": {"scaled": False},

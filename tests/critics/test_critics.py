@@ -19,6 +19,7 @@ from zoo.critics.network import Critic, RamNetwork, Teachers, critics_identity, 
 from zoo.critics.train import CriticTraining, train_critic
 from zoo.frames.ram import ram_rows
 from zoo.frames.store import build_store
+from zoo.models.distributions import expectation
 from zoo.models.encoder import Encoder
 from zoo.models.qnetwork import Head, QNetwork
 from zoo.objectives.base import Inputs
@@ -86,15 +87,6 @@ def test_the_scale_fills_the_support(data: CriticData) -> None:
     assert np.percentile(data.monte_carlo.abs(), 99) == pytest.approx(8.0, rel=1e-4)
 
 
-def test_one_actions_logits_are_those_of_the_whole_head() -> None:
-    torch.manual_seed(0)
-    network, states = RamNetwork(4, 8, 5), torch.randint(0, 256, (10, 2, 128), dtype=torch.uint8)
-    actions = torch.tensor([0, 0, 0, 1, 1, 3, 3, 3, 3, 3])
-    counts = torch.bincount(actions, minlength=4).tolist()
-    wanted = network(states)[torch.arange(10), actions]
-    assert torch.allclose(network.chosen(states, counts), wanted, atol=1e-6)
-
-
 @pytest.mark.parametrize("double_q, data_action", [(False, 0.0), (True, 0.0), (False, 1.0)])
 def test_targets_are_those_of_the_equation(data: CriticData, double_q: bool, data_action: float) -> None:
     training = CriticTraining(GAMES[0], data, replace(TINY, double_q=double_q, data_action=data_action))
@@ -118,6 +110,36 @@ def test_targets_are_those_of_the_equation(data: CriticData, double_q: bool, dat
             wanted[low] += p * (1 - (place - low))
             wanted[low + 1] += p * (place - low)
         assert found[row].numpy() == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_conservative_term_is_that_of_the_equation(data: CriticData) -> None:
+    config = replace(TINY, data_action=0.0, precision="float32", cql_alpha=0.0, cql_temperature=0.2)
+    plain, conservative = (CriticTraining(GAMES[0], data, replace(config, cql_alpha=alpha)) for alpha in (0.0, 0.5))
+    for training in (plain, conservative):
+        with torch.no_grad():
+            training.network.head.weight.mul_(20)
+    index = torch.randint(len(data), (config.batch_size,), generator=torch.Generator().manual_seed(config.seed))
+    with torch.no_grad():
+        q = (plain.network(data.states(index)).double().softmax(-1) @ plain.atoms.double()).numpy()
+    played = q[np.arange(len(q)), data.actions[index].numpy()]
+    term = np.mean(0.2 * np.log(np.exp(q / 0.2).sum(1)) - played)
+    assert term > 0.1
+    assert float(conservative.train_step() - plain.train_step()) == pytest.approx(0.5 * term, rel=1e-3)
+
+
+def test_the_conservative_term_keeps_actions_never_tried_below_those_that_were(data: CriticData) -> None:
+    """The games' play tries every action; here one is taken out of it."""
+    without_first = replace(data, actions=data.actions.clamp(min=1))
+
+    def gap(alpha: float) -> float:
+        training = CriticTraining(GAMES[0], without_first, replace(TINY, cql_alpha=alpha))
+        for _ in range(TINY.steps):
+            training.train_step()
+        with torch.no_grad():
+            q_values = expectation(training.network(data.states(torch.arange(len(data)))), training.atoms)
+        return float((q_values[:, 0] - q_values[:, 1:].mean(1)).mean())
+
+    assert gap(1.0) < gap(0.0) - 0.1
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(data: CriticData, tmp_path: Path) -> None:
@@ -181,21 +203,21 @@ def test_the_loss_of_learning_from_critics_is_that_of_the_equation(
     atoms = objective.atoms.double().numpy()
     values, policies, agreements = [], [], []
 
-    def softmax(x: np.ndarray) -> np.ndarray:
-        e = np.exp(x - x.max(-1, keepdims=True))
-        return e / e.sum(-1, keepdims=True)
+    def log_softmax(x: np.ndarray) -> np.ndarray:
+        x = x - x.max(-1, keepdims=True)
+        return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
     for g, game in enumerate(GAMES):
         critic, legal = Critic.load(critics / f"{game}.safetensors"), list(minimal_actions(game))
         with torch.no_grad():
             wanted = critic.network(batch.ram[4 * g : 4 * g + 4]).double().softmax(-1).numpy()
         for b in range(4):
-            mine = softmax(logits[g, b, legal])
-            values.append(-(wanted[b] * np.log(mine)).sum(-1).mean())
-            t = 0.4 * critic.spread
-            theirs, ours = softmax(wanted[b] @ atoms / t), softmax(mine @ atoms / t)
-            policies.append((theirs * np.log(theirs / ours)).sum())
-            agreements.append(float((wanted[b] @ atoms).argmax() == (mine @ atoms).argmax()))
+            mine = log_softmax(logits[g, b, legal])
+            values.append(-(wanted[b] * mine).sum(-1).mean())
+            q, t = np.exp(mine) @ atoms, 0.4 * critic.spread
+            theirs, ours = log_softmax(wanted[b] @ atoms / t), log_softmax(q / t)
+            policies.append((np.exp(theirs) * (theirs - ours)).sum())
+            agreements.append(float((wanted[b] @ atoms).argmax() == q.argmax()))
     assert float(found["values"]) == pytest.approx(np.mean(values), rel=1e-4)
     assert float(found["policy"]) == pytest.approx(np.mean(policies), rel=1e-3)
     assert found["loss"].item() == pytest.approx(np.mean(values) + 0.7 * np.mean(policies), rel=1e-3)

@@ -394,7 +394,7 @@ def test_other_settings_are_refused_before_the_replay(
     monkeypatch.setattr(zoo.training.pretrain, "build_store", replay)
     arguments = shell_command(recordings_dir, tmp_path, "--steps", "2")[4:]
     run_command("pretrain", arguments)
-    for more, told in ((["--gamma", "0.5"], "config.objective.gamma"), (["--games", "Boxing"], "the run's games are")):
+    for more, told in ((["--gamma", "0.5"], "config.objective.gamma"), (["--games", GAMES[0]], "the run's games are")):
         refused(partial(run_command, "pretrain", [*arguments, "--resume", *more]), told)
     refused(lambda: run_command("pretrain", [*arguments, "--name", "impala.test"]), "give --arch impala too")
     assert replay.call_count == 1

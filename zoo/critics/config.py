@@ -43,6 +43,10 @@ class CriticConfig:
     data_action: float = 0.25
     """Chance that a sample bootstraps from the action that was played next, not from the best one: 0 is Q-learning, 1
     values the data's own policy. In between, values lean on actions that were seen."""
+    cql_alpha: float = 0.1
+    """Weight of the conservative term; 0 leaves it out."""
+    cql_temperature: float = 0.1
+    """Temperature of the conservative term, in scaled values."""
     learning_rate: float = 5e-4
     """Peak learning rate of AdamW."""
     min_lr_ratio: float = 0.1
@@ -81,7 +85,8 @@ LIMITS: tuple[Limit, ...] = (
     (("samples", "batch_size", "width", "n_step"), lambda value: value >= 1, "at least 1"),
     (("num_atoms",), lambda value: value >= 2, "at least 2"),
     (("seed",), lambda value: 0 <= value <= MAX_SEED, f"0 to {MAX_SEED}"),
-    (("learning_rate",), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
+    (("learning_rate", "cql_temperature"), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
+    (("cql_alpha",), lambda value: 0.0 <= value < math.inf, "0 or more, and finite"),
     (("reward_clip", "max_gradient_norm"), lambda value: value > 0.0, "more than 0"),
     (("gamma", "tau"), lambda value: 0.0 < value <= 1.0, "more than 0, and at most 1"),
     (("min_lr_ratio", "data_action"), lambda value: 0.0 <= value <= 1.0, "0 to 1"),

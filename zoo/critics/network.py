@@ -50,21 +50,6 @@ class RamNetwork(nn.Module):
         logits: Tensor = self.head(self.trunk(encode_ram(states))).float()
         return logits.view(-1, self.num_actions, self.num_atoms)
 
-    def chosen(self, states: Tensor, counts: list[int]) -> Tensor:
-        """Logits of one action for each state, in a product with that action's rows of the head alone.
-
-        Args:
-            states: uint8 (B, 2, 128), sorted by action.
-            counts: how many states of each action, A numbers.
-
-        Returns:
-            float32 (B, N), under autocast too.
-        """
-        parts = self.trunk(encode_ram(states)).split(counts)
-        weights = self.head.weight.view(self.num_actions, self.num_atoms, self.width).unbind(0)
-        biases = self.head.bias.view(self.num_actions, self.num_atoms).unbind(0)
-        return torch.cat([F.linear(*each) for each in zip(parts, weights, biases, strict=True)]).float()
-
 
 @dataclass(frozen=True)
 class Critic:

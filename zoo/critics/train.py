@@ -3,10 +3,12 @@
     a*   = argmax_a Q_target(s', a)                      (or argmax_a Q(s', a) with double Q; or, with a chance of
                                                           `data_action`, the action that was played in s')
     y    = project(R + d * z, p_target(s', a*))
-    loss = cross_entropy(y, p(s, a))
+    loss = cross_entropy(y, p(s, a)) + alpha * (t * logsumexp_a (Q(s, a) / t) - Q(s, a))
 
 R is the clipped and scaled n-step return, d the discount of the successor's value, 0 after an end, for which a lost
-life counts too where so set. There is no conservative term: recorded learners try every action often.
+life counts too where so set. The second part is the conservative term of CQL (Kumar et al. 2020). Without it, values of
+actions that the recorded play didn't try can grow without end, and in some games a critic's own play is worse than
+random.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from zoo.critics.config import CriticConfig
 from zoo.critics.data import CriticData
 from zoo.critics.network import Critic, RamNetwork
 from zoo.models.distributions import cross_entropy, expectation, project
-from zoo.models.values import value_diagnostics
+from zoo.models.values import conservative_term, value_diagnostics
 from zoo.support.device import pick_precision
 from zoo.support.errors import QzooError
 from zoo.support.files import drop_lines_after
@@ -76,11 +78,6 @@ class CriticTraining:
         self.step = 0
         self.held = torch.randint(len(data), (HELD,), generator=torch.Generator().manual_seed(0))
 
-    def draw(self) -> Tensor:
-        """Transitions of a batch, sorted by action: int64 (B,)."""
-        index = torch.randint(len(self.data), (self.config.batch_size,), generator=self.generator)
-        return index[self.data.actions[index].argsort()]
-
     def train_step(self) -> Tensor:
         """One gradient step; returns the loss."""
         config, data = self.config, self.data
@@ -88,12 +85,16 @@ class CriticTraining:
         factor = config.min_lr_ratio + (1.0 - config.min_lr_ratio) * 0.5 * (1.0 + math.cos(math.pi * progress))
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
-        index = self.draw()
-        counts = torch.bincount(data.actions[index], minlength=self.num_actions).tolist()
+        index = torch.randint(len(data), (config.batch_size,), generator=self.generator)
+        actions = data.actions[index]
         with torch.autocast("cpu", self.precision, enabled=self.precision != torch.float32):
             target = self.target_distribution(index)
-            logits = self.network.chosen(data.states(index), counts)
-        loss = cross_entropy(logits, target).mean()
+            logits = self.network(data.states(index))
+        loss = cross_entropy(logits[torch.arange(len(index)), actions], target).mean()
+        if config.cql_alpha:
+            q_values = expectation(logits, self.atoms)
+            cql = conservative_term(q_values, q_values, actions, config.cql_temperature)
+            loss = loss + config.cql_alpha * cql
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), config.max_gradient_norm)

@@ -11,6 +11,19 @@ EDGE_ATOMS = 2
 """Atoms at either end of the support whose mass shows values that stick there."""
 
 
+def conservative_term(q_values: Tensor, masked: Tensor, actions: Tensor, temperature: float) -> Tensor:
+    """CQL's term at a temperature t, t * logsumexp_a(Q(s, a) / t) - Q(s, a_data), averaged (Kumar et al. 2020, eq. 4).
+
+    Args:
+        q_values: float (..., A). masked: the same, -inf for actions that the game doesn't know; the action played is
+            taken in all the same, or nothing would keep its value down.
+        actions: int64 (...).
+    """
+    q_data = q_values.gather(-1, actions[..., None])
+    taken_in = masked.scatter(-1, actions[..., None], q_data)
+    return (temperature * (taken_in / temperature).logsumexp(-1, keepdim=True) - q_data).mean()
+
+
 @torch.no_grad()
 def value_diagnostics(
     q_values: Tensor, actions: Tensor, returns: Tensor, legal: Tensor, scale: Tensor, logits: Tensor | None = None

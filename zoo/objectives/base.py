@@ -280,19 +280,6 @@ def chosen_logits(logits: Tensor, actions: Tensor) -> Tensor:
     return logits.gather(2, actions[..., None, None].expand(-1, -1, 1, logits.shape[-1])).squeeze(2)
 
 
-def conservative_term(q_values: Tensor, masked: Tensor, actions: Tensor, temperature: float) -> Tensor:
-    """CQL's term at a temperature t, t * logsumexp_a(Q(s, a) / t) - Q(s, a_data), averaged (Kumar et al. 2020, eq. 4).
-
-    Args:
-        q_values: float (G, B, A). masked: the same, -inf for actions that the game doesn't know; the action played is
-            taken in all the same, or nothing would keep its value down.
-        actions: int64 (G, B).
-    """
-    q_data = q_values.gather(2, actions[..., None])
-    taken_in = masked.scatter(2, actions[..., None], q_data)
-    return (temperature * (taken_in / temperature).logsumexp(-1, keepdim=True) - q_data).mean()
-
-
 @torch.no_grad()
 def move_target(target: nn.Module, online: nn.Module, config: BootstrapConfig, step: int) -> None:
     """Move a target network, `step` gradient steps having been taken."""

@@ -23,7 +23,8 @@ from torch import Tensor
 from zoo.frames.store import Batch
 from zoo.models.compiled import Passes, compiled_passes
 from zoo.models.qnetwork import Head, QNetwork
-from zoo.objectives.base import NOTHING, BootstrapConfig, Inputs, QObjective, conservative_term, move_target
+from zoo.models.values import conservative_term
+from zoo.objectives.base import NOTHING, BootstrapConfig, Inputs, QObjective, move_target
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from zoo.frames.store import Batch
 from zoo.models.compiled import Passes, compiled_passes
 from zoo.models.distributions import Support, cross_entropy, expectation, gaussian_histogram, project
 from zoo.models.qnetwork import QNetwork
+from zoo.models.values import conservative_term
 from zoo.objectives.base import (
     NOTHING,
     BootstrapConfig,
@@ -34,7 +35,6 @@ from zoo.objectives.base import (
     Inputs,
     QObjective,
     chosen_logits,
-    conservative_term,
     move_target,
 )
 from zoo.support.limits import check_limits
