@@ -64,9 +64,8 @@ def put_on(device: torch.device, module: nn.Module) -> None:
 
 
 def new_batch(samples: int, device: torch.device) -> Batch:
-    """A batch as the kernel makes it."""
-    states = [torch.empty(samples, 4, 84, 84, dtype=torch.bfloat16, device=device) for _ in range(2)]
-    states = [state.to(memory_format=torch.channels_last) for state in states]
+    """A batch as the store gathers it."""
+    states = [torch.empty(samples, 4, 84, 84, dtype=torch.uint8, device=device) for _ in range(2)]
     columns = [torch.zeros(samples, device=device) for _ in range(2)]
     return Batch(states[0], torch.zeros(samples, dtype=torch.int64, device=device), *columns, states[1])
 
@@ -78,8 +77,8 @@ def size_of(tensors: list[Tensor]) -> int:
 
 def saved_bytes(objective: ScaledQL, batch: Batch) -> int:
     """Bytes that autograd saves of a step's loss, in bfloat16, for the backward pass; parameters and batch aside."""
-    given = (*objective.parameters(), *objective.buffers(), *vars(batch).values())
-    known = {tensor.untyped_storage()._cdata for tensor in given if tensor is not None}
+    given = (*objective.parameters(), *objective.buffers(), *batch.tensors().values())
+    known = {tensor.untyped_storage()._cdata for tensor in given}
     saved: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -107,7 +106,7 @@ def count(arch: str, batch_size: int = RunConfig().batch_size, frames: int = FRA
             "moments": 2 * weights,
             "gradients": weights,
             "saved activations": saved_bytes(objective, batch),
-            "batches": BATCHES * size_of(list(vars(batch).values())),
+            "batches": BATCHES * size_of(list(batch.tensors().values())),
             "frames": frames * (FRAME_BYTES + PER_TRANSITION),
         }
 
@@ -120,7 +119,7 @@ def table() -> str:
         for arch, parts in counts.items()
     ]
     return (
-        f"In GB, with a batch of {RunConfig().batch_size} in bfloat16 and {FRAMES:,} frames, of {len(GAMES)} games:\n\n"
+        f"In GB, with a batch of {RunConfig().batch_size}, passes in bfloat16 and {FRAMES:,} frames, of {len(GAMES)} games:\n\n"
         + markdown_table(("arch", *counts[ARCHS[0]], "together"), rows)
     )
 

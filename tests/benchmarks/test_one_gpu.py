@@ -26,7 +26,11 @@ def test_a_run_leaves_parts_that_are_a_model(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(one_gpu, "PART_BYTES", 200_000)
     monkeypatch.setattr(one_gpu, "SPARE_SECONDS", 0.0)
     assert recipes.load_recipe("nature.critic_mixed40").games == GAMES
-    facts = {"config": {"life_ends": True}, "values": {"spread": 0.1}}
+    facts = {
+        "config": {"life_ends": True, "gamma": 0.99, "reward_clip": 1.0},
+        "transitions": 400,
+        "values": {"spread": 0.1},
+    }
     for game, actions in zip(GAMES, (18, 3), strict=True):
         critic = Critic(game, RamNetwork(actions, 8, 51), Support(), 1.0, facts)
         critic.save(tmp_path / "critics" / f"{game}.safetensors")
