@@ -119,8 +119,8 @@ def table() -> str:
         for arch, parts in counts.items()
     ]
     return (
-        f"In GB, with a batch of {RunConfig().batch_size}, passes in bfloat16 and {FRAMES:,} frames, of {len(GAMES)} games:\n\n"
-        + markdown_table(("arch", *counts[ARCHS[0]], "together"), rows)
+        f"In GB, with a batch of {RunConfig().batch_size}, passes in bfloat16 and {FRAMES:,} frames, "
+        f"of {len(GAMES)} games:\n\n" + markdown_table(("arch", *counts[ARCHS[0]], "together"), rows)
     )
 
 

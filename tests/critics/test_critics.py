@@ -15,7 +15,7 @@ from zoo.atari.emulator import minimal_actions
 from zoo.critics.config import CriticConfig
 from zoo.critics.data import CriticData, critic_data
 from zoo.critics.evaluate import play_critic
-from zoo.critics.network import Critic, RamNetwork, Teachers, critics_identity, load_critics
+from zoo.critics.network import Critic, Teachers, critics_identity, load_critics
 from zoo.critics.train import CriticTraining, train_critic
 from zoo.frames.ram import ram_rows
 from zoo.frames.store import build_store
