@@ -1,6 +1,7 @@
 """Recipes: every setting named, costs worked out, and a tiny zoo retrained from the recordings to its card."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,16 @@ def written(folder: Path, name: str = "nature.critic_tiny", **changes: Any) -> P
     return path
 
 
+def of_games(folder: Path, line: str) -> Path:
+    """The recipe of `nature.critic_mixed40` with that line alone in `critics.games`."""
+    text = written(folder).read_text()
+    before, _, after = text.partition("[critics.games]\n")
+    before, after = (before, after[after.index("[") :]) if after else text.split("[run]")
+    path = folder / "nature.critic_tiny.toml"
+    path.write_text(f"{before}[critics.games]\n{line}\n\n{after if after.startswith('[') else '[run]' + after}")
+    return path
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_shipped_recipes_are_sound(name: str) -> None:
     recipe = load_recipe(name)
@@ -55,12 +66,20 @@ def test_what_is_wrong_with_a_recipe_is_one_line(tmp_path: Path) -> None:
     refused(lambda: load_recipe(written(tmp_path, steps=0)), "steps 0: must be at least 1")
     refused(lambda: load_recipe(written(tmp_path, policy_weight=-1.0)), "policy_weight -1.0")
     refused(lambda: load_recipe(written(tmp_path, dataset="mixed4")), "mixed4")
+    refused(lambda: load_recipe(of_games(tmp_path, "Pong = {cql_alpha = 0.5}")), "critics.games.Pong: the dataset")
+    refused(lambda: load_recipe(of_games(tmp_path, "Krull = {alpha = 0.5}")), "critics.games.Krull.alpha is no setting")
+    refused(lambda: load_recipe(of_games(tmp_path, "Krull = {cql_alpha = -1.0}")), "cql_alpha -1.0")
     path = written(tmp_path)
     path.write_text(path.read_text().replace("[data]", "[data]\ncolour = 1"))
     refused(lambda: load_recipe(path), "data.colour is no setting")
     path.write_text("x = ")
     refused(lambda: load_recipe(path), "not readable as TOML")
     refused(lambda: load_recipe(tmp_path / "none.toml"), "not readable as TOML (")
+
+
+def test_a_game_may_have_a_critic_of_its_own_settings(tmp_path: Path) -> None:
+    critics = load_recipe(of_games(tmp_path, "Krull = {cql_alpha = 0.25}")).critics
+    assert critics["Krull"] == replace(critics["Amidar"], cql_alpha=0.25)
 
 
 def test_costs_count_once_what_recipes_share() -> None:

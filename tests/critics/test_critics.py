@@ -15,6 +15,7 @@ from zoo.atari.emulator import minimal_actions
 from zoo.critics.config import CriticConfig
 from zoo.critics.data import CriticData, critic_data
 from zoo.critics.evaluate import play_critic
+from zoo.critics.jobs import Played, evaluate_critics
 from zoo.critics.network import Critic, Teachers, critics_identity, load_critics
 from zoo.critics.train import CriticTraining, train_critic
 from zoo.frames.ram import ram_rows
@@ -162,6 +163,9 @@ def test_files_hold_the_critic_and_damage_is_refused(critics: Path, tmp_path: Pa
     assert critic.game == GAMES[0] and critic.scale > 0 and critic.spread > 0
     critic.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    config = {name: value for name, value in critic.facts["config"].items() if not name.startswith("cql")}
+    replace(critic, facts={**critic.facts, "config": config}).save(tmp_path / "before.safetensors")
+    assert Critic.load(tmp_path / "before.safetensors").facts == critic.facts
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-100])
     refused(lambda: Critic.load(tmp_path / "cut.safetensors"), "cut.safetensors", "train it again")
     refused(lambda: load_critics(critics, [GAMES[0], "Pong"]), critics, "Pong", "zoo critic train")
@@ -261,6 +265,14 @@ def test_the_commands_train_evaluate_and_teach(recordings_dir: Path, tmp_path: P
     results = run_command("critic evaluate", ["--critics", str(folder), "--episodes", "1", "--workers", "1"])
     assert set(results["games"]) == set(GAMES) and results["of"] == 2
     assert json.loads((folder / "results.json").read_text()) == results
+    again: list[Played] = []
+    assert evaluate_critics(folder, GAMES, 1, 1, report=again.append) == results and not again
+    changed = Critic.load(Path(made[GAMES[0]]))
+    with torch.no_grad():
+        changed.network.head.bias.add_(1.0)
+    changed.save(Path(made[GAMES[0]]))
+    evaluate_critics(folder, GAMES, 1, 1, report=again.append)
+    assert {told.game for told in again} == {GAMES[0]}
     short = ["--steps", "4", "--batch-size", "8", "--out", str(tmp_path), "--allow-held-out", "--games", *GAMES]
     pretrain = ["--name", "nature.taught", "--objective", "from_critic", "--critics", str(folder), *paths, *short]
     assert run_command("pretrain", pretrain)["done"]

@@ -95,7 +95,10 @@ class CriticTrain:
 
 @dataclass
 class CriticEvaluate:
-    """Let critics play seeded episodes and compare them with their data; results.json beside them keeps the figures."""
+    """Let critics play seeded episodes and compare them with their data; results.json beside them keeps the figures.
+
+    Critics whose figures of these episodes it holds are not played again.
+    """
 
     games: tyro.conf.Positional[tuple[str, ...]] = ()
     """Games; by default every critic in the folder."""
@@ -112,7 +115,7 @@ class CriticEvaluate:
 
     def run(self) -> dict[str, Any]:
         """Play; returns what results.json holds."""
-        from zoo.critics.jobs import evaluate_critics
+        from zoo.critics.jobs import evaluate_critics, played_before
         from zoo.evaluation.scores import check_evaluation
 
         check_evaluation(self.episodes, 0.0, self.seed)
@@ -122,8 +125,9 @@ class CriticEvaluate:
         if missing or not games:
             named = ", ".join(missing) or "any game"
             raise QzooError(f"critics {self.critics}: no critic of {named}; `zoo critic train` makes them")
+        new = set(games) - set(played_before(self.critics, self.episodes, self.seed))
         with progress_bar(quiet=self.json) as bar:
-            task = bar.add_task("critics", total=self.episodes * len(games), note="")
+            task = bar.add_task("critics", total=self.episodes * len(new), note="")
 
             def show(played: Played) -> None:
                 bar.advance(task)

@@ -43,8 +43,8 @@ class CriticConfig:
     data_action: float = 0.25
     """Chance that a sample bootstraps from the action that was played next, not from the best one: 0 is Q-learning, 1
     values the data's own policy. In between, values lean on actions that were seen."""
-    cql_alpha: float = 0.1
-    """Weight of the conservative term; 0 leaves it out."""
+    cql_alpha: float = 0.0
+    """Weight of the conservative term; 0 leaves it out. For games whose critic earns far less than its values say."""
     cql_temperature: float = 0.1
     """Temperature of the conservative term, in scaled values."""
     learning_rate: float = 5e-4

@@ -138,27 +138,32 @@ def evaluate_critics(
 ) -> dict[str, Any]:
     """Let critics play seeded episodes and write `folder/results.json`.
 
-    It keeps the figures of other games, where they are of as many episodes, of the same seed, and of the critic there.
+    What it holds already of these critics in these episodes is kept, of other games as well, and not played again.
 
     Returns:
         `games`: for each game its scores as `zoo.evaluation.episodes.summarize` gives them, mean and last 20% of its
         data, and how it was made; `iqm` over those games, as `human_iqm`, and `beats_data`, in how many its mean is
         above its data's.
     """
-    jobs = [PlayJob(folder / f"{game}.safetensors", episodes, seed) for game in games]
-    played = run_all(_play, jobs, workers, report)
+    known = played_before(folder, episodes, seed)
+    jobs = [PlayJob(folder / f"{game}.safetensors", episodes, seed) for game in games if game not in known]
+    played = run_all(_play, jobs, max(1, min(workers, len(jobs))), report)
+    results: dict[str, Any] = {"games": {**known, **{result["game"]: result for result in played}}}
+    results |= critics_summary(results["games"])
+    write_json(folder / RESULTS, results)
+    write_text(folder / PAGE, critics_page(results))
+    return results
+
+
+def played_before(folder: Path, episodes: int, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """What `folder/results.json` holds of the critics there in so many episodes of a seed, by game."""
     path = folder / RESULTS
     before = read_json(path)["games"] if path.exists() else {}
-    alike = {
+    return {
         game: result
         for game, result in before.items()
         if (result["episodes"], result["seed"]) == (episodes, seed) and _plays(folder, game) == result.get("weights")
     }
-    results = {"games": {**alike, **{result["game"]: result for result in played}}}
-    results |= critics_summary(results["games"])
-    write_json(path, results)
-    write_text(folder / PAGE, critics_page(results))
-    return results
 
 
 def _plays(folder: Path, game: str) -> str | None:
@@ -193,6 +198,8 @@ def critics_page(results: Mapping[str, Any]) -> str:
     """What results.json says, as a page in Markdown."""
     games = dict(sorted(results["games"].items()))
     first = next(iter(games.values()))
+    configs = [one["config"] for one in games.values()]
+    shared = {name: value for name, value in first["config"].items() if all(value == one[name] for one in configs)}
     rows = [
         (
             game,
@@ -203,6 +210,7 @@ def critics_page(results: Mapping[str, Any]) -> str:
             f"{one['human_normalized']:.2f}",
             f"{one['value']:.2f}",
             f"{one['earned']:.2f}",
+            f"{one['config']['cql_alpha']:g}",
             f"{one['transitions']:,}",
             f"{one['seconds']:,}",
         )
@@ -211,7 +219,6 @@ def critics_page(results: Mapping[str, Any]) -> str:
     head = ("game", "score", "95%", "data, mean", "data, last 20%", "human-normalized", "Q", "earned")
     iqm = results["iqm"]
     mean = f"{iqm['value']:.3f} [{iqm['low']:.3f}, {iqm['high']:.3f}]"
-    settings = json.dumps(first["config"], indent=2)
     parts = [
         f"# Critics of {first['selection']['dataset']}",
         "One small network a game that sees the console's RAM, trained offline by Q-learning on recorded play "
@@ -220,9 +227,9 @@ def critics_page(results: Mapping[str, Any]) -> str:
         f"mean scores over {results['of']} games: {mean}, that of their data's means {results['data_iqm']:.3f}; above "
         f"its data's mean in {results['beats_data']} games. Q is the mean value of what a critic played, earned the "
         "mean return that followed, discounted, of clipped rewards: Q above earned is overestimation. Seconds: of "
-        "training, on one thread.",
-        markdown_table((*head, "transitions", "seconds"), rows),
-        f"Settings of {next(iter(games))}'s:",
-        f"```json\n{settings}\n```",
+        "training, on one thread. Alpha: weight of the conservative term.",
+        markdown_table((*head, "alpha", "transitions", "seconds"), rows),
+        "Settings that all share:",
+        f"```json\n{json.dumps(shared, indent=2)}\n```",
     ]
     return "\n\n".join(parts) + "\n"

@@ -23,6 +23,8 @@ from zoo.support.files import replacing, writing
 
 INFO_KEY = "qzoo_critic"
 FORMAT = 1
+SETTINGS_BEFORE = {"cql_alpha": 0.0, "cql_temperature": 0.1}
+"""Of critics from before there were these settings."""
 
 
 def encode_ram(states: Tensor) -> Tensor:
@@ -110,7 +112,8 @@ class Critic:
             support = Support(*info["support"])
             network = RamNetwork(len(minimal_actions(info["game"])), info["width"], support.num_atoms)
             network.load_state_dict(tensors)
-            return cls(info["game"], network.eval(), support, float(info["scale"]), info["facts"])
+            facts = info["facts"] | {"config": SETTINGS_BEFORE | info["facts"]["config"]}
+            return cls(info["game"], network.eval(), support, float(info["scale"]), facts)
         except FileNotFoundError as error:
             raise QzooError(f"{path}: no such critic; `zoo critic train` makes it") from error
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:

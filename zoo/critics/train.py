@@ -6,9 +6,9 @@
     loss = cross_entropy(y, p(s, a)) + alpha * (t * logsumexp_a (Q(s, a) / t) - Q(s, a))
 
 R is the clipped and scaled n-step return, d the discount of the successor's value, 0 after an end, for which a lost
-life counts too where so set. The second part is the conservative term of CQL (Kumar et al. 2020). Without it, values of
-actions that the recorded play didn't try can grow without end, and in some games a critic's own play is worse than
-random.
+life counts too where so set. The second part is the conservative term of CQL (Kumar et al. 2020), off by default: it
+keeps the critic near the recorded play, whose mean it is there to surpass. It is for games where a critic without it
+plays its way to states that nobody recorded and values them far too high.
 """
 
 from __future__ import annotations

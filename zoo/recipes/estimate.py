@@ -70,7 +70,9 @@ def estimate(recipe: Recipe, speeds: Speeds, transitions: int, games: int, all_p
         transitions: that the encoder is trained on. all_play: those of the dataset, which critics learn from.
     """
     steps = all_play if recipe.critics else transitions
-    critics = games * recipe.critics.samples / speeds.critic / cores() if recipe.critics else 0.0
+    critics = (
+        sum(recipe.critics[game].samples for game in recipe.games) / speeds.critic / cores() if recipe.critics else 0.0
+    )
     samples = recipe.run.steps * recipe.run.per_game(games) * games
     disk = transitions * BLOCKED_BYTES + (all_play * RAM_FILE_BYTES if recipe.critics else 0)
     training = samples / speeds.training[recipe.name]
@@ -135,10 +137,10 @@ def training_speed(recipe: Recipe, device: torch.device, seconds: float) -> floa
     run, spec = recipe.run, recipe.run.objective.batch()
     support = run.objective.head().support
     critics = {}
-    if recipe.critics is not None and support is not None:
-        facts = {"config": asdict(recipe.critics), "values": {"spread": 0.1}}
+    if recipe.critics and support is not None:
         for game in games:
-            network = RamNetwork(int(action_mask(game).sum()), recipe.critics.width, support.num_atoms)
+            network = RamNetwork(int(action_mask(game).sum()), recipe.critics[game].width, support.num_atoms)
+            facts = {"config": asdict(recipe.critics[game]), "values": {"spread": 0.1}}
             critics[game] = Critic(game, network, support, 1.0, facts)
     objective = new_objective(run, games, Inputs(critics=critics)).to(device).train()
     per_game = run.per_game(len(games))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,15 +46,15 @@ class EvaluationChoice:
 class Recipe:
     """A model to be: its name (arch.tag) is that of its file.
 
-    about: a line for people. ran: whether this project ever trained it. critics: settings of the critics that teach it;
-    None without. run: all else of the training.
+    about: a line for people. ran: whether this project ever trained it. critics: settings of the critics that teach it,
+    by game; empty without critics. run: all else of the training.
     """
 
     name: str
     about: str
     ran: bool
     data: DataChoice
-    critics: CriticConfig | None
+    critics: Mapping[str, CriticConfig]
     run: RunConfig
     evaluation: EvaluationChoice
 
@@ -109,32 +109,48 @@ def _recipe(path: Path, content: Mapping[str, Any]) -> Recipe:
     run_table = {**content["run"], "init": content["run"].get("init") or None}
     optimizer = _settings(path, "optimizer", OptimizerConfig, content["optimizer"])
     run = _settings(path, "run", RunConfig, run_table, objective=objective, optimizer=optimizer)
-    critics = _settings(path, "critics", CriticConfig, content["critics"]) if "critics" in content else None
+    data = _settings(path, "data", DataChoice, content["data"])
+    try:
+        games = get_dataset(data.dataset).games
+    except QzooError as error:
+        raise QzooError(f"{path}: {error}") from error
+    critics = _critics(path, content["critics"], games) if "critics" in content else {}
     recipe = Recipe(
         path.name.removesuffix(".toml"),
         content["about"],
         content["ran"],
-        _settings(path, "data", DataChoice, content["data"]),
+        data,
         critics,
         run,
         _settings(path, "evaluation", EvaluationChoice, content["evaluation"]),
     )
     try:
         run.check(1)
-        if critics is not None:
-            critics.check()
+        for of_game in critics.values():
+            of_game.check()
         recipe.selection()
         check_evaluation(recipe.evaluation.episodes, recipe.evaluation.epsilon, recipe.evaluation.seed)
     except QzooError as error:
         raise QzooError(f"{path}: {error}") from error
-    if objective.needs_critics != (critics is not None):
-        raise QzooError(f"{path}: objective {name} {'needs' if critics is None else 'has no use for'} critics")
-    if critics is not None:
+    if objective.needs_critics != bool(critics):
+        raise QzooError(f"{path}: objective {name} {'has no use for' if critics else 'needs'} critics")
+    for of_game in critics.values():
         for setting in ("v_min", "v_max", "num_atoms", "gamma", "reward_clip"):
-            mine, theirs = getattr(objective, setting), getattr(critics, setting)
+            mine, theirs = getattr(objective, setting), getattr(of_game, setting)
             if mine != theirs:
                 raise QzooError(f"{path}: objective.{setting} {mine} is not the critics', {theirs}")
     return recipe
+
+
+def _critics(path: Path, table: Mapping[str, Any], games: Sequence[str]) -> dict[str, CriticConfig]:
+    """Settings of every game's critic: those of the table `critics`, but for what `critics.games` says of a game."""
+    common = {name: value for name, value in table.items() if name != "games"}
+    found = dict.fromkeys(games, _settings(path, "critics", CriticConfig, common))
+    for game, own in table.get("games", {}).items():
+        if game not in found:
+            raise QzooError(f"{path}: critics.games.{game}: the dataset doesn't hold that game")
+        found[game] = _settings(path, f"critics.games.{game}", CriticConfig, common | own)
+    return found
 
 
 def _settings(path: Path, part: str, kind: type[Settings], table: Mapping[str, Any], **given: Any) -> Settings:

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zoo.critics.jobs import CriticJob, evaluate_critics, train_critics
-from zoo.critics.network import critics_identity, load_critics
+from zoo.critics.jobs import CriticJob, evaluate_critics, played_before, train_critics
 from zoo.data import Play
 from zoo.evaluation.scores import evaluate
 from zoo.frames.build import disk_needed
@@ -76,8 +75,8 @@ def plan(
         transitions, frames, _ = known[selection]
         all_play, _, ram = known[everything]
         made = estimate(recipe, speeds, transitions, len(recipe.games), all_play)
-        replay_key = (recipe.data, recipe.critics is not None)
-        critics_key = (everything, recipe.critics)
+        replay_key = (recipe.data, bool(recipe.critics))
+        critics_key = (everything, tuple(recipe.critics.values()))
         replay_shared = replay_key in shared
         estimates.append(
             replace(
@@ -153,12 +152,13 @@ def _is_done(recipe: Recipe, out: Path) -> bool:
     if not (model / CONFIG).exists():
         return False
     results = read_results(model) or {}
-    training, critics = results.get("training", {}), recipe.critics and asdict(recipe.critics)
+    training = results.get("training", {})
+    critics = {game: each["config"] for game, each in training.get("critics", {}).items()}
     return bool(
         training.get("steps", 0) >= recipe.run.steps
         and read_config(model).pretraining == json.loads(json.dumps(recipe.run.to_dict()))
         and training.get("selection") == json.loads(json.dumps(recipe.selection().to_dict()))
-        and training.get("critics_config") == critics
+        and critics == {game: asdict(recipe.critics[game]) for game in (recipe.games if recipe.critics else ())}
         and _is_scored(recipe, results)
     )
 
@@ -204,9 +204,8 @@ def _verify(games: Collection[str], report: Report, workers: int) -> None:
 
 def _critics(recipe: Recipe, folder: Path, cache: Path, deadline: float, workers: int, report: Report) -> bool:
     """Train the critics that are missing and let new ones play; whether all are there."""
-    assert recipe.critics is not None
     jobs = [
-        CriticJob(game, recipe.critics_selection(game), recipe.critics, folder, cache, (), deadline)
+        CriticJob(game, recipe.critics_selection(game), recipe.critics[game], folder, cache, (), deadline)
         for game in recipe.games
     ]
     made = train_critics(
@@ -218,10 +217,9 @@ def _critics(recipe: Recipe, folder: Path, cache: Path, deadline: float, workers
     )
     if None in made.values():
         return False
-    played = (read_results(folder) or {"games": {}})["games"]
-    weights, episodes = critics_identity(load_critics(folder, recipe.games))["critics"], recipe.evaluation.episodes
-    wanted = {game: {"weights": weights[game], "episodes": episodes, "seed": 0} for game in recipe.games}
-    new = [game for game in recipe.games if not wanted[game].items() <= played.get(game, {}).items()]
+    episodes = recipe.evaluation.episodes
+    known = played_before(folder, episodes)
+    new = [game for game in recipe.games if game not in known]
     if new and time.time() < deadline:
         done = 0
 
@@ -230,7 +228,7 @@ def _critics(recipe: Recipe, folder: Path, cache: Path, deadline: float, workers
             done += 1
             report(RetrainProgress("play critics", told.game, done, episodes * len(new)))
 
-        evaluate_critics(folder, new, episodes, min(workers, len(new)), report=ended)
+        evaluate_critics(folder, new, episodes, workers, report=ended)
     return True
 
 

@@ -144,10 +144,9 @@ def write_run_model(
     if critics:
         digests = critics_identity(critics)["critics"]
         training["critics"] = {
-            game: {"weights": digests[game], "transitions": critic.facts["transitions"]}
+            game: {"weights": digests[game], **{name: critic.facts[name] for name in ("transitions", "config")}}
             for game, critic in critics.items()
         }
-        training["critics_config"] = next(iter(critics.values())).facts["config"]
     model_config = ModelConfig.of(
         network,
         name=name,
