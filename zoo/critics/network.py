@@ -112,8 +112,9 @@ class Critic:
             support = Support(*info["support"])
             network = RamNetwork(len(minimal_actions(info["game"])), info["width"], support.num_atoms)
             network.load_state_dict(tensors)
-            facts = info["facts"] | {"config": SETTINGS_BEFORE | info["facts"]["config"]}
-            return cls(info["game"], network.eval(), support, float(info["scale"]), facts)
+            for setting, value in SETTINGS_BEFORE.items():
+                info["facts"]["config"].setdefault(setting, value)
+            return cls(info["game"], network.eval(), support, float(info["scale"]), info["facts"])
         except FileNotFoundError as error:
             raise QzooError(f"{path}: no such critic; `zoo critic train` makes it") from error
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
