@@ -224,16 +224,10 @@ def offline(
     config = config or OfflineConfig()
     config.check()
     deadline = time.time() + seconds
-    if len(play.games) != 1:
-        raise QzooError(f"play: of {', '.join(play.games) or 'no game'}; fine-tuning takes the play of one game")
-    (game,) = play.games
     chosen = play if isinstance(play, ChosenPlay) else ChosenPlay(play.games, play.selection, loaded=tuple(play))
-    needs = config.training.objective.needs_critics
-    if needs != (critic is not None) or (critic is not None and critic.game != game):
-        raise QzooError(f"critic: one of {game} goes with `objective` from_critic, which needs it, and with no other")
     label = name or (encoder.arch if isinstance(encoder, Encoder) else label_of(encoder))
-    if Path(label).name != label or label == "..":
-        raise QzooError(f"name {label!r}: must be a name, not a path; `out` takes the folder")
+    game = _check(chosen, config, critic, label)
+    needs = config.training.objective.needs_critics
     where = pick_device(device)
     loaded = copy.deepcopy(encoder).to(where) if isinstance(encoder, Encoder) else load(encoder, device=where)
     trainings = {
@@ -276,28 +270,49 @@ def offline(
             force=force_resume,
             report=told,
         )
-        agent = Agent(network, game, seed=settings.seed)
         if config.mode == "frozen":
             facts["seconds"]["features"] = features_seconds
+        agent = Agent(network, game, seed=settings.seed)
         made = {
-            **{**facts, "game": game, "encoder": str(encoder) if not isinstance(encoder, Encoder) else label},
+            **{**facts, "game": game, "encoder": label if isinstance(encoder, Encoder) else str(encoder)},
             **{"transitions": store.transitions, **record.facts(), "data_mean": data.mean_return()},
             **{"evaluation": _score(agent, config.episodes, settings.seed, report), "command": command},
             "curve": thin(read_lines(folder / LOG)),
         }
-        about = ModelConfig.of(
-            network,
-            name=f"{loaded.arch}.{config.mode}_{game.lower()}",
-            objective=settings.objective.name,
-            dataset=f"{game}, {store.transitions} transitions" + ", imported" * bool(data.sets),
-            pretraining={
-                "encoder": made["encoder"] if config.mode in ("frozen", "full") else "",
-                **settings.run_config(loaded.arch, loaded.feature_dim).to_dict(),
-            },
-        )
-        write_model(network, about, folder / "model", results=made)
-        runs.append(OfflineRun(agent, folder / "model", made))
+        runs.append(OfflineRun(agent, _write(agent, made, config.mode, settings, folder, bool(data.sets)), made))
     return OfflineResult(game, tuple(runs))
+
+
+def _check(play: ChosenPlay, config: OfflineConfig, critic: Critic | None, label: str) -> str:
+    """The game of the play, where a critic and the encoder's name go with it."""
+    if len(play.games) != 1:
+        raise QzooError(f"play: of {', '.join(play.games) or 'no game'}; fine-tuning takes the play of one game")
+    (game,) = play.games
+    needs = config.training.objective.needs_critics
+    if needs != (critic is not None) or (critic is not None and critic.game != game):
+        raise QzooError(f"critic: one of {game} goes with `objective` from_critic, which needs it, and with no other")
+    if Path(label).name != label or label == "..":
+        raise QzooError(f"name {label!r}: must be a name, not a path; `out` takes the folder")
+    return game
+
+
+def _write(
+    agent: Agent, made: Mapping[str, Any], mode: Mode, settings: FinetuneConfig, folder: Path, imported: bool
+) -> Path:
+    """Write an agent as a model folder with the figures `made`; returns it."""
+    encoder = agent.network.encoder
+    about = ModelConfig.of(
+        agent.network,
+        name=f"{encoder.arch}.{mode}_{agent.game.lower()}",
+        objective=settings.objective.name,
+        dataset=f"{agent.game}, {made['transitions']} transitions" + ", imported" * imported,
+        pretraining={
+            "encoder": made["encoder"] if mode in ("frozen", "full") else "",
+            **settings.run_config(encoder.arch, encoder.feature_dim).to_dict(),
+        },
+    )
+    write_model(agent.network, about, folder / "model", results=made)
+    return folder / "model"
 
 
 def label_of(model: str | Path) -> str:
