@@ -1,6 +1,7 @@
-"""Recipes that fine-tune an encoder of the zoo on one game: each a single file, read from top to bottom.
+"""Fine-tuning of an encoder on one game, offline on recordings or online by playing.
 
 import finetune, zoo
+from finetune import Variant
 play = zoo.data.load("heldout5", games=["Pong"], per_game=50_000)
 result = finetune.offline("nature.scaledql_learner12", play, finetune.OfflineConfig(mode="frozen", seeds=3))
 adapted = finetune.online("nature.scaledql_learner12", "Freeway", variant=Variant(mode=1))
@@ -9,6 +10,7 @@ adapted = finetune.online("nature.scaledql_learner12", "Freeway", variant=Varian
 from finetune.offline import FinetuneConfig, OfflineConfig, OfflineResult, offline
 from finetune.online import OnlineConfig, OnlineResult, online
 from finetune.sweep import SweepConfig, sweep
+from zoo.atari.protocol import Variant
 
 __all__ = [
     "FinetuneConfig",
@@ -17,6 +19,7 @@ __all__ = [
     "OnlineConfig",
     "OnlineResult",
     "SweepConfig",
+    "Variant",
     "offline",
     "online",
     "sweep",

@@ -64,11 +64,13 @@ def test_what_is_wrong_with_a_recipe_is_one_line(tmp_path: Path) -> None:
     refused(lambda: load_recipe(written(tmp_path, critics__gamma="x")), "critics.gamma: Input should be a valid number")
     refused(lambda: load_recipe(written(tmp_path, steps="many")), "run.steps: Input should be a valid integer")
     refused(lambda: load_recipe(written(tmp_path, steps=0)), "steps 0: must be at least 1")
+    refused(lambda: load_recipe(written(tmp_path, run__batch_size=39)), "batch_size 39: at least one transition")
     refused(lambda: load_recipe(written(tmp_path, policy_weight=-1.0)), "policy_weight -1.0")
     refused(lambda: load_recipe(written(tmp_path, dataset="mixed4")), "mixed4")
     refused(lambda: load_recipe(of_games(tmp_path, "Pong = {cql_alpha = 0.5}")), "critics.games.Pong: the dataset")
     refused(lambda: load_recipe(of_games(tmp_path, "Krull = {alpha = 0.5}")), "critics.games.Krull.alpha is no setting")
     refused(lambda: load_recipe(of_games(tmp_path, "Krull = {cql_alpha = -1.0}")), "cql_alpha -1.0")
+    refused(lambda: load_recipe(of_games(tmp_path, "Krull = {life_ends = false}")), "life_ends must be the same")
     path = written(tmp_path)
     path.write_text(path.read_text().replace("[data]", "[data]\ncolour = 1"))
     refused(lambda: load_recipe(path), "data.colour is no setting")
@@ -89,7 +91,9 @@ def test_costs_count_once_what_recipes_share() -> None:
     first, second, third = plan(recipes, speeds=speeds)
     assert first.training == pytest.approx(40e6 / 100, rel=1e-3) and first.critics > 0 and first.replay > 0
     assert (second.replay, second.critics, second.disk) == (0.0, 0.0, 0)
-    assert third.critics == 0.0 and 0.0 < third.disk < first.disk
+    assert (third.replay, third.critics, third.disk) == (0.0, 0.0, 0)
+    (alone,) = plan([recipes[2]], speeds=speeds)
+    assert alone.critics == 0.0 and 0.0 < alone.disk < first.disk and 0.0 < alone.replay < first.replay
     refused(lambda: check_disk(Path("/nowhere/at/all"), [first] * 10_000_000), "GB are needed", "`cache`")
 
 

@@ -93,7 +93,7 @@ def test_unknown_names(folder: Path, tmp_path: Path) -> None:
 
 def fake_hub(folder: Path, calls: list[tuple[str, str | None, bool]], cached: bool) -> Callable[..., str]:
     def download(
-        repo_id: str, *, revision: str | None, local_files_only: bool, allow_patterns: list[str], **_: Any
+        repo_id: str, *, revision: str | None, local_files_only: bool = False, allow_patterns: list[str], **_: Any
     ) -> str:
         calls.append((repo_id, revision, local_files_only))
         assert not any("*" in pattern or pattern.endswith((".bin", ".pt")) for pattern in allow_patterns)
@@ -134,7 +134,7 @@ def test_a_cache_without_the_weights_is_completed(
     partial.mkdir()
     (partial / "config.json").write_bytes((folder / "config.json").read_bytes())
 
-    def download(_: str, *, local_files_only: bool, **__: Any) -> str:
+    def download(_: str, *, local_files_only: bool = False, **__: Any) -> str:
         return str(partial if local_files_only else folder)
 
     monkeypatch.setattr(hub, "snapshot_download", download)

@@ -327,7 +327,7 @@ def test_a_run_may_start_from_a_model(store: FrameStore, tmp_path: Path) -> None
 
 
 def test_the_time_budget_covers_the_replay(recordings_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(QzooError, match=r"--time-budget.*: over before the .* steps were replayed"):
+    with pytest.raises(QzooError, match=r"out of time before the .* steps were replayed"):
         run_command(
             "pretrain",
             [

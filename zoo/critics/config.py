@@ -9,7 +9,7 @@ from typing import Literal
 from zoo.atari.protocol import MAX_SEED
 from zoo.models.distributions import Support
 from zoo.support.errors import QzooError
-from zoo.support.limits import Limit, check_limits
+from zoo.support.limits import Limit, check_choices, check_limits
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class CriticConfig:
             QzooError: names the setting.
         """
         check_limits(vars(self), LIMITS)
+        check_choices(self)
         if not -math.inf < self.v_min < self.v_max < math.inf:
             raise QzooError(f"v_min {self.v_min}, v_max {self.v_max}: must be finite, and the first below the second")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,38 +61,14 @@ def _local_models() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _download(
-    repo_id: str,
-    revision: str | None,
-    *,
-    cache_dir: str | Path | None = None,
-    force_download: bool = False,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-) -> Path:
-    """Folder in the cache with the files of a Hub repository, fetched unless `local_files_only`."""
-    if revision is None and repo_id.startswith(f"{HUB_OWNER}/"):
-        revision = HUB_REVISION
-    folder = snapshot_download(
-        repo_id,
-        revision=revision,
-        cache_dir=cache_dir,
-        force_download=force_download,
-        local_files_only=local_files_only,
-        token=token,
-        allow_patterns=list(MODEL_FILES),
-    )
-    return Path(folder)
-
-
 def find_model(name_or_path: str | Path, revision: str | None = None) -> Path:
     """Folder of a model: a path, else the package's models, else the cache, else the Hub.
 
     Args:
         name_or_path: a model folder, a name of `list_models`, or a Hub repository as `owner/name`; a bare
             name stands for `qzoo/name` there.
-        revision: of the Hub repository, `HUB_REVISION` by default. Where it is given the package's own copy
-            is passed over, as its revision is not known. A path has no revisions: it is taken as it is.
+        revision: of the Hub repository; by default `HUB_REVISION` of qzoo's own, the newest of others. Where it is
+            given the package's own copy is passed over, as its revision is not known. A path has none.
 
     Raises:
         QzooError: nothing of that name; the nearest names are offered.
@@ -107,14 +84,17 @@ def find_model(name_or_path: str | Path, revision: str | None = None) -> Path:
     if name in models and revision is None:
         return models[name]
     repo_id = name if "/" in name else f"{HUB_OWNER}/{name}"
+    if revision is None and repo_id.startswith(f"{HUB_OWNER}/"):
+        revision = HUB_REVISION
+    fetch = partial(snapshot_download, repo_id, revision=revision, allow_patterns=list(MODEL_FILES))
     try:
         with suppress(Exception):  # nothing in the cache, or half of it: what the Hub says is reported instead
-            folder = _download(repo_id, revision, local_files_only=True)
+            folder = Path(fetch(local_files_only=True))
             if all((folder / name).is_file() for name in weight_files(read_config(folder))):
                 return folder  # else an interrupted download
-        return _download(repo_id, revision)
+        return Path(fetch())
     except Exception as error:  # HTTP, cache, name: the client raises many kinds; each means that it can't be had
-        where = f"{repo_id} at revision {revision or HUB_REVISION}"
+        where = repo_id + (f" at revision {revision}" if revision else "")
         reason = f"the Hub did not give {where}: {first_line(error)}"
         if name in models:
             raise QzooError(f"{name}: {reason}; leave the revision out to use the copy in {models[name]}") from error

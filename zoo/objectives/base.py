@@ -7,6 +7,7 @@ chosen by measurement or for small budgets.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from zoo.frames.store import Batch, BatchSpec
 from zoo.models.compiled import Passes, compiled_passes
 from zoo.models.distributions import Support, prior_logits
 from zoo.models.qnetwork import Head, QNetwork
-from zoo.models.values import value_diagnostics
+from zoo.models.values import conservative_term, value_diagnostics
 from zoo.support.errors import QzooError
 from zoo.support.limits import check_limits
 
@@ -275,17 +276,60 @@ class QObjective(Objective):
         return self.network.encoder.layers()
 
 
+class TDObjective(QObjective):
+    """An objective that learns from a target network's values of successors."""
+
+    config: BootstrapConfig
+
+    def __init__(self, network: QNetwork, config: BootstrapConfig, inputs: Inputs = NOTHING) -> None:
+        super().__init__(network, config, inputs)
+        self.config = config
+        self.target = copy.deepcopy(network).requires_grad_(False)
+        self.passes = Passes(network, self.target)
+
+    def losses(
+        self,
+        td: Tensor,
+        q_values: Tensor,
+        batch: Batch,
+        games: Tensor | None,
+        logits: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """What `loss` returns: `loss` (to minimise), `td`, `cql` (before alpha), `q_data`, `q_max`, as scaled; and the
+        games' `value_diagnostics`.
+
+        Args:
+            td: the TD error, a scalar.
+            q_values: float (G, B, 18).
+            logits: as `diagnostics` takes them.
+        """
+        actions = batch.actions.view(q_values.shape[:2])
+        masked = self.only_legal(q_values, games)
+        cql = conservative_term(q_values, masked, actions, self.config.cql_temperature)
+        return {
+            "loss": td + self.config.cql_alpha * cql,
+            "td": td.detach(),
+            "cql": cql.detach(),
+            "q_data": q_values.detach().gather(2, actions[..., None]).mean(),
+            "q_max": masked.detach().amax(-1).mean(),
+            **self.diagnostics(q_values, batch, games, logits),
+        }
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Move the target network, `step` gradient steps having been taken."""
+        into: list[Tensor] = list(self.target.parameters())
+        source: list[Tensor] = list(self.network.parameters())
+        if self.config.target == "average":
+            torch._foreach_lerp_(into, source, self.config.tau)
+        elif step % self.config.target_every == 0:
+            torch._foreach_copy_(into, source)
+
+    def compile_passes(self, device: torch.device) -> None:
+        """Compile both networks; see `compiled_passes`."""
+        self.passes = compiled_passes(self.network, self.target, device)
+
+
 def chosen_logits(logits: Tensor, actions: Tensor) -> Tensor:
     """Those of one action a state: logits (G, B, A, N) and actions int64 (G, B) to (G, B, N)."""
     return logits.gather(2, actions[..., None, None].expand(-1, -1, 1, logits.shape[-1])).squeeze(2)
-
-
-@torch.no_grad()
-def move_target(target: nn.Module, online: nn.Module, config: BootstrapConfig, step: int) -> None:
-    """Move a target network, `step` gradient steps having been taken."""
-    into: list[Tensor] = list(target.parameters())
-    source: list[Tensor] = list(online.parameters())
-    if config.target == "average":
-        torch._foreach_lerp_(into, source, config.tau)
-    elif step % config.target_every == 0:
-        torch._foreach_copy_(into, source)

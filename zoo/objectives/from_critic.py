@@ -81,13 +81,17 @@ class FromCritic(QObjective):
                     f"{critic.game}: the critic's {critic.support} is not the run's {support}; give `v_min`, "
                     "`v_max` and `num_atoms` as the critic has them"
                 )
+            if critic.life_ends != chosen[0].life_ends:
+                raise QzooError(
+                    f"{critic.game}: its critic has life_ends {critic.life_ends}, others have not; train all alike"
+                )
             for setting in ("gamma", "reward_clip"):  # values are compared with returns of these
                 if (theirs := critic.facts["config"].get(setting)) != getattr(config, setting):
                     raise QzooError(f"{critic.game}: its critic has {setting} {theirs}; give `{setting}` {theirs} too")
         super().__init__(network, config, Inputs({critic.game: critic.scale for critic in chosen}))
         self.config = config
         self.register_buffer("atoms", support.atoms(), persistent=False)
-        self._teachers = (Teachers(chosen),)  # in a tuple: a module of its own would be checkpointed
+        self.teachers = Teachers(chosen)  # no module: they are not checkpointed
         spread = torch.tensor([critic.spread for critic in chosen])
         self.register_buffer("temperature", config.policy_temperature * spread, persistent=False)  # float (G,)
 
@@ -101,9 +105,9 @@ class FromCritic(QObjective):
         """
         assert batch.ram is not None
         legal = self.of(self.legal, games)[:, None, :]
-        teacher = self._teachers[0].to(self.atoms.device)
+        teachers = self.teachers.to(self.atoms.device)
         with torch.no_grad():
-            wanted = teacher(batch.ram.view(len(legal), -1, *batch.ram.shape[1:]), games)  # (G, B, 18, N)
+            wanted = teachers(batch.ram.view(len(legal), -1, *batch.ram.shape[1:]), games)  # (G, B, 18, N)
             q_wanted = (wanted * self.atoms).sum(-1)
         self.passes.begin()
         logits = self.passes.online(batch.observations, games)

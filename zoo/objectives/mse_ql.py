@@ -12,7 +12,6 @@ error(x) is x^2 / 2, or Huber's: x^2 / 2 up to |x| = 1 and |x| - 1/2 beyond.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -21,10 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.frames.store import Batch
-from zoo.models.compiled import Passes, compiled_passes
-from zoo.models.qnetwork import Head, QNetwork
-from zoo.models.values import conservative_term
-from zoo.objectives.base import NOTHING, BootstrapConfig, Inputs, QObjective, move_target
+from zoo.models.qnetwork import Head
+from zoo.objectives.base import BootstrapConfig, TDObjective
 
 
 @dataclass(frozen=True)
@@ -40,41 +37,27 @@ class MseQLConfig(BootstrapConfig):
         return Head("scalar_q")
 
 
-class MseQL(QObjective):
+class MseQL(TDObjective):
     """The online network, its target, and the loss between them."""
 
     Config = MseQLConfig
     shown = ("td", "cql")
 
-    def __init__(self, network: QNetwork, config: MseQLConfig, inputs: Inputs = NOTHING) -> None:
-        super().__init__(network, config, inputs)
-        self.config = config
-        self.target = copy.deepcopy(network).requires_grad_(False)
-        self.passes = Passes(network, self.target)
+    config: MseQLConfig
 
     def loss(self, batch: Batch, games: Tensor | None = None) -> dict[str, Tensor]:
         """Loss of a game-balanced batch, game-major (G * B transitions), of all games or of those numbered `games`.
 
         Returns:
-            scalars: `loss` (to minimise), `td`, `cql` (before alpha), `q_data`, `q_max`, as scaled; and the games'
-            `value_diagnostics`, without the mass at the ends of a support.
+            As `losses`, the diagnostics without the mass at the ends of a support.
         """
         actions = batch.actions.view(len(self.network.games if games is None else games), -1)
         self.passes.begin()
         target = self.target_values(batch, games)
         q_values = self.passes.online(batch.observations, games).squeeze(-1)
-        masked = self.only_legal(q_values, games)
         q_data = q_values.gather(2, actions[..., None]).squeeze(2)
         error = F.huber_loss(q_data, target) if self.config.error == "huber" else 0.5 * F.mse_loss(q_data, target)
-        cql = conservative_term(q_values, masked, actions, self.config.cql_temperature)
-        return {
-            "loss": error + self.config.cql_alpha * cql,
-            "td": error.detach(),
-            "cql": cql.detach(),
-            "q_data": q_data.detach().mean(),
-            "q_max": masked.detach().amax(-1).mean(),
-            **self.diagnostics(q_values, batch, games),
-        }
+        return self.losses(error, q_values, batch, games)
 
     @torch.no_grad()
     def target_values(self, batch: Batch, games: Tensor | None = None) -> Tensor:
@@ -87,11 +70,3 @@ class MseQL(QObjective):
         values = following.gather(2, best).squeeze(2)
         returns = batch.returns.view(values.shape) * self.of(self.scale, games)[:, None]
         return returns + batch.discounts.view(values.shape) * values
-
-    def after_step(self, step: int) -> None:
-        """Move the target network, `step` gradient steps having been taken."""
-        move_target(self.target, self.network, self.config, step)
-
-    def compile_passes(self, device: torch.device) -> None:
-        """Compile both networks; see `compiled_passes`."""
-        self.passes = compiled_passes(self.network, self.target, device)

@@ -15,7 +15,6 @@ of the full set of 18; the logsumexp then takes in the action played as well.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -24,18 +23,15 @@ import torch
 from torch import Tensor
 
 from zoo.frames.store import Batch
-from zoo.models.compiled import Passes, compiled_passes
 from zoo.models.distributions import Support, cross_entropy, expectation, gaussian_histogram, project
 from zoo.models.qnetwork import QNetwork
-from zoo.models.values import conservative_term
 from zoo.objectives.base import (
     NOTHING,
     BootstrapConfig,
     CategoricalConfig,
     Inputs,
-    QObjective,
+    TDObjective,
     chosen_logits,
-    move_target,
 )
 from zoo.support.limits import check_limits
 
@@ -57,20 +53,18 @@ class ScaledQLConfig(CategoricalConfig, BootstrapConfig):
         check_limits(vars(self), ((("sigma",), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),))
 
 
-class ScaledQL(QObjective):
+class ScaledQL(TDObjective):
     """The online network, its target, and the loss between them."""
 
     Config = ScaledQLConfig
     shown = ("td", "cql")
     atoms: Tensor
+    config: ScaledQLConfig
 
     def __init__(self, network: QNetwork, config: ScaledQLConfig, inputs: Inputs = NOTHING) -> None:
         super().__init__(network, config, inputs)
-        self.config = config
         self.support = Support(config.v_min, config.v_max, config.num_atoms)
         self.register_buffer("atoms", self.support.atoms(), persistent=False)
-        self.target = copy.deepcopy(network).requires_grad_(False)
-        self.passes = Passes(network, self.target)
 
     def loss(self, batch: Batch, games: Tensor | None = None) -> dict[str, Tensor]:
         """Loss of a game-balanced batch, game-major (G * B transitions), of all games or of those numbered `games`.
@@ -80,8 +74,7 @@ class ScaledQL(QObjective):
             games: int64 (G,), on that device too.
 
         Returns:
-            scalars: `loss` (to minimise), `td`, `cql` (before alpha), `q_data`, `q_max`, as scaled; and the games'
-            `value_diagnostics`.
+            As `losses`.
         """
         actions = batch.actions.view(len(self.network.games if games is None else games), -1)
         self.passes.begin()
@@ -90,16 +83,7 @@ class ScaledQL(QObjective):
         q_values = expectation(logits, self.atoms)
         chosen = chosen_logits(logits, actions)
         td = cross_entropy(chosen, target).mean()
-        masked = self.only_legal(q_values, games)
-        cql = conservative_term(q_values, masked, actions, self.config.cql_temperature)
-        return {
-            "loss": td + self.config.cql_alpha * cql,
-            "td": td.detach(),
-            "cql": cql.detach(),
-            "q_data": q_values.detach().gather(2, actions[..., None]).mean(),
-            "q_max": masked.detach().amax(-1).mean(),
-            **self.diagnostics(q_values, batch, games, chosen.detach()),
-        }
+        return self.losses(td, q_values, batch, games, chosen.detach())
 
     @torch.no_grad()
     def target_distribution(self, batch: Batch, games: Tensor | None = None) -> Tensor:
@@ -115,11 +99,3 @@ class ScaledQL(QObjective):
             return gaussian_histogram(target, self.support, self.config.sigma)
         projected = project(probabilities.flatten(0, 1), returns.flatten(), batch.discounts, self.support)
         return projected.view_as(probabilities)
-
-    def after_step(self, step: int) -> None:
-        """Move the target network, `step` gradient steps having been taken."""
-        move_target(self.target, self.network, self.config, step)
-
-    def compile_passes(self, device: torch.device) -> None:
-        """Compile both networks; see `compiled_passes`."""
-        self.passes = compiled_passes(self.network, self.target, device)

@@ -125,7 +125,7 @@ def _recipe(path: Path, content: Mapping[str, Any]) -> Recipe:
         _settings(path, "evaluation", EvaluationChoice, content["evaluation"]),
     )
     try:
-        run.check(1)
+        run.check(len(recipe.games))
         for of_game in critics.values():
             of_game.check()
         recipe.selection()
@@ -135,6 +135,8 @@ def _recipe(path: Path, content: Mapping[str, Any]) -> Recipe:
     if objective.needs_critics != bool(critics):
         raise QzooError(f"{path}: objective {name} {'has no use for' if critics else 'needs'} critics")
     for of_game in critics.values():
+        if of_game.life_ends != critics[games[0]].life_ends:
+            raise QzooError(f"{path}: critics.games: life_ends must be the same in every game")
         for setting in ("v_min", "v_max", "num_atoms", "gamma", "reward_clip"):
             mine, theirs = getattr(objective, setting), getattr(of_game, setting)
             if mine != theirs:

@@ -75,18 +75,19 @@ def plan(
         transitions, frames, _ = known[selection]
         all_play, _, ram = known[everything]
         made = estimate(recipe, speeds, transitions, len(recipe.games), all_play)
-        replay_key = (recipe.data, bool(recipe.critics))
-        critics_key = (everything, tuple(recipe.critics.values()))
-        replay_shared = replay_key in shared
+        keys: dict[str, Any] = {"frames": (selection, "frames")}
+        if recipe.critics:
+            keys |= {"ram": (everything, "ram"), "critics": (everything, tuple(recipe.critics.values()))}
+        new = {part for part, key in keys.items() if key not in shared}
         estimates.append(
             replace(
                 made,
-                replay=0.0 if replay_shared else made.replay,
-                critics=0.0 if critics_key in shared else made.critics,
-                disk=0 if replay_shared else frames + (ram if recipe.critics else 0),
+                replay=made.replay if new & {"frames", "ram"} else 0.0,
+                critics=made.critics if "critics" in new else 0.0,
+                disk=frames * ("frames" in new) + ram * ("ram" in new),
             )
         )
-        shared |= {replay_key, critics_key}
+        shared |= set(keys.values())
     return estimates
 
 

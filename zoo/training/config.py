@@ -11,7 +11,7 @@ from zoo.atari.protocol import MAX_SEED
 from zoo.objectives import OBJECTIVES, ObjectiveConfig
 from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.support.errors import QzooError
-from zoo.support.limits import Limit, check_limits
+from zoo.support.limits import Limit, check_choices, check_limits
 
 
 @dataclass(frozen=True)
@@ -157,4 +157,6 @@ class RunConfig:
         if self.batch_size < num_games:
             raise QzooError(f"batch_size {self.batch_size}: at least one transition for each of {num_games} games")
         check_limits({**vars(self), **vars(self.optimizer)}, LIMITS)
+        for part in (self, self.optimizer, self.objective):
+            check_choices(part)
         self.objective.check()

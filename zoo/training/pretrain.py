@@ -21,6 +21,7 @@ from zoo.recordings.format import Recording
 from zoo.support.device import deterministic, out_of_memory_as_error, pick_device
 from zoo.support.errors import QzooError
 from zoo.support.files import check_room, make_folder
+from zoo.support.limits import check_choices
 from zoo.support.pool import cores
 from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
 from zoo.training.config import COMPUTE, ComputeConfig, RunConfig
@@ -140,6 +141,8 @@ def pretrain(
     with deterministic(compute.deterministic), out_of_memory_as_error(IF_FULL), join() as world:
         with world.together(), out_of_memory_as_error(IF_FULL):
             _check(name, config, chosen, checkpoint_seconds, places.workers, allow_held_out)
+            for part in (places, compute):
+                check_choices(part)
             folder = out / name
             make_folder(folder)
             check_room(folder, checkpoint_bytes(config, chosen.games))
@@ -197,7 +200,7 @@ def _check(
     if (arch := name.split(".")[0]) in ARCHS and arch != config.arch:
         raise QzooError(f"name {name}: the network is a {config.arch}; give `arch` {arch} too")
     if checkpoint_seconds <= 0.0:
-        raise QzooError(f"checkpoint_every {checkpoint_seconds}: must be more than 0")
+        raise QzooError(f"checkpoint_seconds {checkpoint_seconds}: must be more than 0")
     if workers < 0:
         raise QzooError(f"workers {workers}: must be at least 1, or 0 for every core")
     if not allow_held_out:
@@ -246,6 +249,6 @@ def _replay(
         done += steps
         report(PretrainProgress("replay", where, done, total))
         if time.time() > deadline:
-            raise OutOfTimeError(f"time_budget: over before the {total:,} steps were replayed")
+            raise OutOfTimeError(f"out of time before the {total:,} steps were replayed")
 
     return build_store(recordings, placement, places.cache, workers, advance, ram=ram)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -46,7 +47,8 @@ def new_objective(config: RunConfig, games: Sequence[str], inputs: Inputs = NOTH
     network = QNetwork(Encoder(config.arch, config.feature_dim), games, config.objective.head())
     start_heads(network, config.objective)
     if config.init is not None:
-        start_from(network, config)
+        scales = {**inputs.scales, **{game: critic.scale for game, critic in inputs.critics.items()}}
+        start_from(network, config, scales)
     return objective_on(network, config.objective, inputs)
 
 
@@ -80,20 +82,26 @@ def check_init(config: RunConfig) -> None:
     except QzooError as error:
         raise QzooError(f"init {config.init}: {error}") from error
     dim = config.feature_dim or (ARCHS[config.arch].feature_dim if config.arch in ARCHS else 0)
-    ours = (config.arch, dim, config.objective.head())
-    theirs = (source.arch, source.feature_dim, source.head and source.head.head())
+    ours = (config.arch, dim, True, config.objective.head())
+    theirs = (source.arch, source.feature_dim, source.feature_norm, source.head and source.head.head())
     if ours != theirs:
         raise QzooError(f"init {config.init}: a model of {theirs}, this run is of {ours}; give the same settings")
 
 
-def start_from(network: QNetwork, config: RunConfig) -> None:
-    """Copy the weights of the model `config.init`: encoder, and heads of the games that both have."""
+def start_from(network: QNetwork, config: RunConfig, scales: Mapping[str, float]) -> None:
+    """Copy the weights of the model `config.init`: encoder, and heads of the games that both have at one return scale.
+
+    Args:
+        scales: the return scale that values of the network will have, 1 where a game is not named.
+    """
     assert config.init is not None
     check_init(config)
     source = load_qnetwork(config.init)
     network.encoder.load_state_dict(source.encoder.state_dict())
     with torch.no_grad():
         for game in set(network.games) & set(source.games):
+            if not math.isclose(scales.get(game, 1.0), source.return_scales.get(game, 1.0), rel_tol=1e-6):
+                continue  # the same outputs would mean other values
             here, there = network.game_index(game), source.game_index(game)
             network.weight[here] = source.weight[there]
             network.bias[here] = source.bias[there]
