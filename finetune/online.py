@@ -34,7 +34,7 @@ from zoo.models.encoder import Encoder
 from zoo.models.hub import find_model, load, load_qnetwork
 from zoo.models.model_folder import RESULTS, ModelConfig, read_config, write_model
 from zoo.models.qnetwork import QNetwork
-from zoo.objectives import QObjective
+from zoo.objectives import Objective
 from zoo.objectives.base import Inputs
 from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.support.device import free_memory, pick_device, pick_precision
@@ -321,7 +321,7 @@ class ReplayBuffer:
 
 def learn(
     agent: Agent,
-    objective: QObjective,
+    objective: Objective,
     buffer: ReplayBuffer,
     config: OnlineConfig,
     variant: Variant,
@@ -390,7 +390,7 @@ def learn(
 
 
 def _update(
-    objective: QObjective,
+    objective: Objective,
     buffer: ReplayBuffer,
     optimizer: torch.optim.Optimizer,
     run: RunConfig,

@@ -205,6 +205,12 @@ def test_command_writes_a_model_that_plays(
     assert model_info(result["model"])["results"]["evaluation"]["episodes"] == 2
     run_command("info", [result["model"]])
     assert f"{result['evaluation']['mean']:,.1f}" in capsys.readouterr().out
+    run_command("report", [result["model"], "--recordings", str(recordings_dir), "--episodes", "1"])
+    card = (Path(result["model"]) / "README.md").read_text()
+    assert (
+        f"An agent for {GAME}, fine-tuned offline from" in card and "Gradient steps: 20, 160 training samples" in card
+    )
+    assert "source of play" in card and "not recorded" not in card
     actions = load_agent(result["model"], GAME)(torch.zeros(3, 4, 84, 84, dtype=torch.uint8))
     assert actions.shape == (3,)
 

@@ -127,4 +127,7 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     words += ["--learning-starts", "20", "--evaluate-every", "1000", "--episodes", "1", "--num-atoms", "5"]
     result = run_command("finetune online", [*words, "--difficulty", "1", "--out", str(tmp_path / "out"), "--json"])
     assert [point["steps"] for point in result["curve"]] == [0, 60] and Path(result["model"]).is_dir()
+    run_command("report", [result["model"], "--episodes", "1"])
+    card = (Path(result["model"]) / "README.md").read_text()
+    assert "fine-tuned online from" in card and "Steps of play: " in card and "source of play" not in card
     refused(lambda: run_command("finetune online", [*words, "--mode", "77"]), "mode 77")

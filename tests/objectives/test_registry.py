@@ -14,7 +14,7 @@ from zoo.cli import main
 from zoo.frames.store import Batch, BatchSpec
 from zoo.models.hub import load_agent
 from zoo.models.qnetwork import Head, QNetwork
-from zoo.objectives import OBJECTIVES, ObjectiveConfig, QObjective, objective_named
+from zoo.objectives import OBJECTIVES, Objective, ObjectiveConfig, objective_named
 from zoo.objectives.base import NOTHING, Inputs
 from zoo.support.limits import check_limits
 
@@ -37,7 +37,7 @@ class StillnessConfig(ObjectiveConfig):
         check_limits(vars(self), ((("weight",), lambda value: value > 0.0, "more than 0"),))
 
 
-class Stillness(QObjective):
+class Stillness(Objective):
     Config = StillnessConfig
 
     def __init__(self, network: QNetwork, config: StillnessConfig, inputs: Inputs = NOTHING) -> None:

@@ -13,7 +13,7 @@ from tests.model_helpers import GAMES, NAME, make_config, make_network, one_line
 from zoo.atari.games import get_game
 from zoo.cli import main
 from zoo.commands.report import Report
-from zoo.models.model_folder import ModelConfig, read_config, read_results, write_model
+from zoo.models.model_folder import HeadConfig, ModelConfig, read_config, read_results, write_model
 from zoo.recordings.datasets import Selection
 from zoo.recordings.format import Episode, Recording, new_metadata, read_recording, write_recording
 from zoo.recordings.library import file_name, subsample
@@ -362,6 +362,19 @@ def test_report_scores_a_folder_and_keeps_what_training_wrote(
     with pytest.raises(SystemExit) as end:
         main(["report", str(folder), "--card-only"])
     assert end.value.code == 0 and (folder / "README.md").read_text() == card
+
+
+def test_a_card_says_what_its_objective_is(config: ModelConfig) -> None:
+    ours = render_card(config, example())
+    assert "pretrained offline by Q-learning" in ours and "best action by its Q-values" in ours
+    assert "The method is Scaled Q-learning" in ours
+    cloned = config.model_copy(update={"objective": "bc", "head": HeadConfig(kind="policy")})
+    results = {**example(), "curve": []}
+    results["training"]["final"] = {"accuracy": 0.25, "td": 1.0}
+    card = render_card(cloned, results)
+    assert "pretrained offline by behaviour cloning" in card and "likeliest action" in card
+    assert "At the end of training: accuracy 0.250." in card
+    assert "The method is" not in card and "not recorded" not in card
 
 
 def test_no_model_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,7 +133,7 @@ class Pretrain:
                 force_resume=self.force_resume,
                 allow_held_out=self.allow_held_out,
                 command=self._command(),
-                report=PretrainBars(bar, objective_named(self.run_config.objective.name).shown),
+                report=PretrainBars(bar, tuple(objective_named(self.run_config.objective.name).metrics)),
             )
         if made is None:
             return None

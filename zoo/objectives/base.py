@@ -1,4 +1,4 @@
-"""What the training loop asks of an objective, and what objectives on a Q-network share.
+"""What the training loop asks of an objective, and what they share.
 
 Sources of defaults: "Paper" is Scaled Q-learning (arXiv 2211.15144), by its text or as a follow-up on the same setup
 quotes it, "Stop Regressing" (arXiv 2403.03950). "Unverified" marks what could be checked against neither. "Ours" was
@@ -176,13 +176,32 @@ NOTHING = Inputs()
 
 
 class Objective(nn.Module, ABC):
-    """The networks of a method and the loss between them; its whole state is checkpointed.
+    """A method: a Q-network, what else it trains with, and the loss; its whole state is checkpointed.
 
-    Config: its settings. shown: losses that a progress bar shows.
+    Config: its settings. way, about: what cards say of it: how a model is pretrained, and what is minimised. metrics:
+    what the progress bar and the plots of a training show: labels by name.
+
+    Args:
+        config: of this objective's class `Config`.
+        inputs: scales, which the network keeps, and what else the objective needs.
     """
 
     Config: ClassVar[type[ObjectiveConfig]]
-    shown: ClassVar[tuple[str, ...]] = ()
+    way: ClassVar[str] = "offline"
+    about: ClassVar[str] = ""
+    metrics: ClassVar[Mapping[str, str]] = {"loss": "loss"}
+    legal: Tensor
+    scale: Tensor
+
+    def __init__(self, network: QNetwork, config: ObjectiveConfig, inputs: Inputs = NOTHING) -> None:
+        super().__init__()
+        self.network = network
+        self.passes = Passes(network, network)
+        legal = torch.stack([torch.from_numpy(action_mask(game)) for game in network.games])
+        self.register_buffer("legal", legal, persistent=False)  # bool (G, 18)
+        network.return_scales = dict(inputs.scales)
+        scale = torch.tensor([inputs.scales.get(game, 1.0) for game in network.games])
+        self.register_buffer("scale", scale, persistent=False)
 
     @abstractmethod
     def loss(self, batch: Batch, games: Tensor | None = None) -> dict[str, Tensor]:
@@ -196,39 +215,6 @@ class Objective(nn.Module, ABC):
 
     def after_step(self, step: int) -> None:
         """Called when `step` gradient steps have been taken."""
-
-    def compile_passes(self, device: torch.device) -> None:
-        """Compile the networks' passes, where the method can; parameters and their names stay as they are."""
-
-    @abstractmethod
-    def parameter_groups(self) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
-        """(encoder's, heads') trainable parameters."""
-
-    def encoder_layers(self) -> Sequence[Sequence[nn.Parameter]]:
-        """The encoder's parameters layer by layer, from its input on; by default all as one."""
-        return [self.parameter_groups()[0]]
-
-
-class QObjective(Objective):
-    """An objective that trains a Q-network.
-
-    Args:
-        config: of this objective's class `Config`.
-        inputs: scales, which the network keeps, and what else the objective needs.
-    """
-
-    legal: Tensor
-    scale: Tensor
-
-    def __init__(self, network: QNetwork, config: ObjectiveConfig, inputs: Inputs = NOTHING) -> None:
-        super().__init__()
-        self.network = network
-        self.passes = Passes(network, network)
-        legal = torch.stack([torch.from_numpy(action_mask(game)) for game in network.games])
-        self.register_buffer("legal", legal, persistent=False)  # bool (G, 18)
-        network.return_scales = dict(inputs.scales)
-        scale = torch.tensor([inputs.scales.get(game, 1.0) for game in network.games])
-        self.register_buffer("scale", scale, persistent=False)
 
     def of(self, values: Tensor, games: Tensor | None) -> Tensor:
         """The rows of a tensor (G, ...) that belong to the games of a batch."""
@@ -272,13 +258,15 @@ class QObjective(Objective):
         return list(self.network.encoder.parameters()), [self.network.weight, self.network.bias]
 
     def encoder_layers(self) -> Sequence[Sequence[nn.Parameter]]:
-        """As in the base."""
+        """The encoder's parameters layer by layer, from its input on."""
         return self.network.encoder.layers()
 
 
-class TDObjective(QObjective):
+class TDObjective(Objective):
     """An objective that learns from a target network's values of successors."""
 
+    way = "by Q-learning"
+    metrics: ClassVar[Mapping[str, str]] = {"td": "TD error", "cql": "conservative term, before its weight"}
     config: BootstrapConfig
 
     def __init__(self, network: QNetwork, config: BootstrapConfig, inputs: Inputs = NOTHING) -> None:

@@ -7,6 +7,7 @@ over the game's minimal actions, f being the outputs of a policy head.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from zoo.frames.store import Batch, BatchSpec
 from zoo.models.qnetwork import Head
-from zoo.objectives.base import ObjectiveConfig, QObjective
+from zoo.objectives.base import Objective, ObjectiveConfig
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ class CloningConfig(ObjectiveConfig):
         return BatchSpec()
 
 
-class BehaviourCloning(QObjective):
+class BehaviourCloning(Objective):
     """The network and the loss."""
 
     Config = CloningConfig
-    shown = ("accuracy",)
+    way = "by behaviour cloning"
+    about = "behaviour cloning: the heads give a policy's logits, and no values"
+    metrics: ClassVar[Mapping[str, str]] = {"accuracy": "share of states whose best action was played"}
 
     def loss(self, batch: Batch, games: Tensor | None = None) -> dict[str, Tensor]:
         """Loss of a game-balanced batch, game-major, of all games or of those numbered `games`.

@@ -12,6 +12,7 @@ spread of the critic's values over actions, so that the divergence weighs as muc
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +23,7 @@ from zoo.critics.network import Teachers
 from zoo.frames.store import Batch, BatchSpec
 from zoo.models.distributions import Support, expectation
 from zoo.models.qnetwork import QNetwork
-from zoo.objectives.base import NOTHING, CategoricalConfig, Inputs, QObjective, chosen_logits
+from zoo.objectives.base import NOTHING, CategoricalConfig, Inputs, Objective, chosen_logits
 from zoo.support.errors import QzooError
 from zoo.support.limits import check_limits
 
@@ -55,7 +56,7 @@ class FromCriticConfig(CategoricalConfig):
         )
 
 
-class FromCritic(QObjective):
+class FromCritic(Objective):
     """The network, and a critic for each of its games, which are no part of the objective's state.
 
     Raises:
@@ -63,7 +64,13 @@ class FromCritic(QObjective):
     """
 
     Config = FromCriticConfig
-    shown = ("values", "policy", "agreement")
+    way = "from critics that learned by Q-learning,"
+    about = "the return distributions of critics on the emulator's RAM, which training alone sees"
+    metrics: ClassVar[Mapping[str, str]] = {
+        "values": "cross-entropy to the critics' distributions",
+        "policy": "divergence from the critics' policy",
+        "agreement": "share of states with the critic's best action",
+    }
     atoms: Tensor
     temperature: Tensor
 

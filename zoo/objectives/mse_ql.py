@@ -41,7 +41,7 @@ class MseQL(TDObjective):
     """The online network, its target, and the loss between them."""
 
     Config = MseQLConfig
-    shown = ("td", "cql")
+    about = "TD error of scalar values plus a conservative term (CQL)"
 
     config: MseQLConfig
 

@@ -57,7 +57,7 @@ class ScaledQL(TDObjective):
     """The online network, its target, and the loss between them."""
 
     Config = ScaledQLConfig
-    shown = ("td", "cql")
+    about = "cross-entropy TD error plus a conservative term (CQL)"
     atoms: Tensor
     config: ScaledQLConfig
 

@@ -122,31 +122,22 @@ def draw_scores(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> No
     save_png(figure, path)
 
 
-def draw_training(path: Path, curve: Sequence[Mapping[str, Any]], title: str) -> None:
-    """A panel a loss over gradient steps.
+def draw_training(path: Path, curve: Sequence[Mapping[str, Any]], title: str, metrics: Mapping[str, str]) -> None:
+    """A panel a metric over gradient steps.
 
     Args:
         path: a PNG file, written whole or not at all.
-        curve: lines of a run's log: `step`, and the means of its objective's losses since the line before.
+        curve: lines of a run's log: `step`, and the means of its objective's metrics since the line before.
+        metrics: which, and what to write above them.
     """
-    panels = {
-        "td": "TD error",
-        "cql": "CQL: logsumexp of Q minus Q of the action taken",
-        "values": "cross-entropy to the critics' distributions",
-        "policy": "divergence from the critics' policy",
-        "agreement": "share of states with the critic's best action",
-        "accuracy": "share of states whose best action was played",
-        "loss": "loss",
-    }
-    present = [key for key in panels if curve and key in curve[-1]]
-    present = [key for key in present if key != "loss"] or present
+    present = [name for name in metrics if curve and name in curve[-1]]
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for number, key in enumerate(present):
         axes = figure.add_subplot(1, len(present), number + 1)
         points = [line for line in curve if key in line]
         axes.plot([line["step"] for line in points], [line[key] for line in points], color=COLOURS["last20"])
         axes.set_xlabel("gradient steps")
-        axes.set_title(panels[key], fontsize=10)
+        axes.set_title(metrics[key], fontsize=10)
         tidy(axes)
     figure.suptitle(title)
     save_png(figure, path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.models.model_folder import CARD, ModelConfig, read_config, read_results
+from zoo.objectives import OBJECTIVES, Objective
 from zoo.recordings.datasets import CUSTOM, DATASETS, Selection
 from zoo.recordings.format import Recording
 from zoo.recordings.stats import play_stats
@@ -36,6 +37,8 @@ def recorded_data(
     Raises:
         QzooError: recordings are missing, or not those that the training had.
     """
+    if "online" in results:  # it learned from its own play, which is not kept
+        return {game: {} for game in config.games}
     training = results.get("training", results)
     recordings = _recordings(config, training, paths, dataset)
     if "recordings" in training:
@@ -98,7 +101,8 @@ def write_report(folder: Path) -> list[Path]:
     draw_scores(written[0], rows, config.name)
     if results.get("curve"):
         written.append(folder / TRAINING_PLOT)
-        draw_training(written[-1], results["curve"], config.name)
+        metrics = OBJECTIVES.get(config.objective, Objective).metrics
+        draw_training(written[-1], results["curve"], config.name, metrics)
     else:
         (folder / TRAINING_PLOT).unlink(missing_ok=True)  # of earlier results
     if known_values(results):

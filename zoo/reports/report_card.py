@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from zoo.atari.games import games_of, get_game
 from zoo.models.model_folder import CONFIG, RESULTS, ModelConfig
 from zoo.models.values import DRIFT, drift
+from zoo.objectives import OBJECTIVES, Objective
 from zoo.recordings.datasets import DATASETS
 from zoo.recordings.stats import commands
 from zoo.reports.imports_card import imports_limits, imports_text, reproduction_text
@@ -46,18 +47,6 @@ SCORE_COLUMNS = (
     *("game", "policy", "95% interval", "random play", "data, mean", "data, last 20%"),
     *("human-normalized", "episodes"),
 )
-OBJECTIVES = {
-    "scaled_ql": "cross-entropy TD error plus a conservative term (CQL)",
-    "mse_ql": "TD error of scalar values plus a conservative term (CQL)",
-    "from_critic": "the return distributions of critics on the emulator's RAM, which training alone sees",
-    "bc": "behaviour cloning: the heads give a policy's logits, and no values",
-}
-WAYS = {
-    "scaled_ql": "by Q-learning",
-    "mse_ql": "by Q-learning",
-    "from_critic": "from critics that learned by Q-learning,",
-    "bc": "by behaviour cloning",
-}
 PAPER_DATA = "40 games, 400 million transitions (sub-optimal) or 2 billion (near-optimal)"
 
 
@@ -78,7 +67,7 @@ def score_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise QzooError(f"{RESULTS}: {part} is missing; run `zoo report` without `card_only`")
     rows, random = [], results["random"]["games"]
     for game, scores in results["evaluation"]["games"].items():
-        if game not in random or not results["data"].get(game):
+        if game not in random or not (results["data"].get(game) or "online" in results):
             raise QzooError(f"{RESULTS}: {game} is missing in random or data; run `zoo report` without `card_only`")
         sources = results["data"][game].values()
         ends = [source["last20_return"] for source in sources if source["last20_return"] is not None]
@@ -98,8 +87,8 @@ def score_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _mean_return(sources: Sequence[Mapping[str, Any]]) -> float | None:
-    """The mean over the episodes of all sources; None where one of them does not know its own."""
-    if any(source["mean_return"] is None for source in sources):
+    """The mean over the episodes of all sources; None where there are none, or one does not know its own."""
+    if not sources or any(source["mean_return"] is None for source in sources):
         return None
     episodes = sum(source["episodes"] for source in sources)
     return float(sum(source["episodes"] * source["mean_return"] for source in sources) / episodes)
@@ -109,7 +98,7 @@ def render_card(config: ModelConfig, results: Mapping[str, Any]) -> str:
     """README.md, in the Hub's format: front matter in YAML, then the sections."""
     rows = score_rows(results)
     sections = (
-        _introduction(config),
+        _introduction(config, results),
         _scores(config, rows, results),
         _making(config, results),
         *([transfer_section(results["transfer"])] if results.get("transfer") else []),
@@ -145,15 +134,44 @@ def _front_matter(config: ModelConfig, rows: Sequence[Mapping[str, Any]]) -> str
     ).to_yaml()
 
 
-def _introduction(config: ModelConfig) -> str:
-    game, way = config.games[0], WAYS.get(config.objective, "as below")
+def training_facts(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the training wrote: pretraining under a key of its own, fine-tuning not."""
+    facts: Mapping[str, Any] = results.get("training", results)
+    return facts
+
+
+def how_finetuned(config: ModelConfig, results: Mapping[str, Any]) -> str:
+    """How a model was fine-tuned, and from what; empty of a pretrained one."""
+    start = config.pretraining.get("encoder")
+    of = f" from `{start}`" if start else ""
+    if "online" in results:
+        return f"fine-tuned online{of}" if results.get("start") != "scratch" else "trained online from scratch"
+    mode = results.get("mode")
+    ways = {"frozen": f"fine-tuned offline{of} with the encoder frozen", "full": f"fine-tuned offline{of} end to end"}
+    return ways.get(str(mode), f"trained offline, mode {mode}") if mode else ""
+
+
+def _objective(config: ModelConfig) -> type[Objective]:
+    """That of a model, or the base where it is of a kind that is not here."""
+    return OBJECTIVES.get(config.objective, Objective)
+
+
+def _introduction(config: ModelConfig, results: Mapping[str, Any]) -> str:
+    game = config.games[0]
     call, agent = f'zoo.load("{config.name}")', f'zoo.load_agent("{config.name}", "{game}")'
+    if tuning := how_finetuned(config, results):
+        made = f"An agent for {game}, {tuning}; its encoder is a `{config.arch}`"
+        heads = "The head of the game comes with it."
+    else:
+        way = _objective(config).way
+        made = (
+            f"An Atari encoder, `{config.arch}`, pretrained offline {way} on recorded play of {len(config.games)} games"
+        )
+        heads = "The heads it was trained with, one a game, come with it."
     return (
         f"# {config.name}\n\n"
-        f"An Atari encoder, `{config.arch}`, pretrained offline {way} on recorded play of "
-        f"{len(config.games)} games: a stack of four 84x84 frames in, {config.feature_dim} features out. It "
-        f"has {config.parameters:,} parameters, the heads not counted. The heads it was trained with, one a game, come "
-        "with it.\n\n"
+        f"{made}: a stack of four 84x84 frames in, {config.feature_dim} features out. It has {config.parameters:,} "
+        f"parameters, the heads not counted. {heads}\n\n"
         "```python\nimport zoo\n\n"
         f"encoder = {call}  # uint8 (B, 4, 84, 84) -> float32 (B, {config.feature_dim})\n"
         f"policy = {agent}  # uint8 (B, 4, 84, 84) -> actions, int64 (B,)\n"
@@ -163,6 +181,7 @@ def _introduction(config: ModelConfig) -> str:
 
 def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> str:
     evaluation, random, rules = results["evaluation"], results["random"], config.protocol
+    cloned = config.head is not None and config.head.kind == "policy"
     unknown = any(row["data"] is None for row in rows)
     table = markdown_table(
         SCORE_COLUMNS,
@@ -188,8 +207,9 @@ def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Map
         "Interquartile mean over games of human-normalized mean scores, with a 95% interval over episodes:\n\n"
         + "\n".join(iqms)
         + f"\n\n![Human-normalized scores by game]({SCORES_PLOT})\n\n"
-        "Scores are mean returns in the game's own points. The policy takes the best action by its Q-values, "
-        f"and a random one in a share of {evaluation['epsilon']:g}; it and random play were scored on seeded "
+        "Scores are mean returns in the game's own points. The policy takes the "
+        f"{'likeliest action' if cloned else 'best action by its Q-values'}, and a random one in a share of "
+        f"{evaluation['epsilon']:g}; it and random play were scored on seeded "
         f"episodes of at most {rules['max_steps']:,} steps of {rules['frame_skip']} frames, with sticky actions "
         f"({rules['sticky_actions']:g}). The checkpoint is the last one, not the best. Intervals are "
         'bootstrapped over episodes. "Data, mean" is over all recorded episodes of the game that it was '
@@ -199,7 +219,7 @@ def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Map
 
 
 def _making(config: ModelConfig, results: Mapping[str, Any]) -> str:
-    training, data = results.get("training", {}), results["data"]
+    training, data, objective = training_facts(results), results["data"], _objective(config)
     totals: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for sources in data.values():
         for source, figures in sources.items():
@@ -209,31 +229,30 @@ def _making(config: ModelConfig, results: Mapping[str, Any]) -> str:
         ("source of play", "games", "episodes", "transitions"),
         [(source, *(f"{value:,}" for value in values)) for source, values in totals.items()],
     )
-    facts = [", ".join([f"Objective: `{config.objective}`", *filter(None, [OBJECTIVES.get(config.objective)])]) + "."]
-    steps, batch = training.get("steps"), training.get("batch_size")
+    facts = [", ".join(filter(None, [f"Objective: `{config.objective}`", objective.about])) + "."]
+    steps, batch = training.get("steps"), training.get("batch_size", config.pretraining.get("batch_size"))
     samples = training.get("samples", steps * batch if steps and batch else None)
-    if steps:
+    if steps and "online" in results:
+        facts.append(f"Steps of play: {steps:,}.")
+    elif steps:
         facts.append(f"Gradient steps: {steps:,}" + (f", {samples:,} training samples." if samples else "."))
     if "device" in training:
-        seconds = f", {duration_text(training['seconds'])}" if "seconds" in training else ""
+        seconds = f", {duration_text(training['seconds'])}" if isinstance(training.get("seconds"), int | float) else ""
         precision = f", {training['precision']}" if "precision" in training else ""
         torch = f", torch {training['torch']}" if "torch" in training else ""
         facts.append(f"Device: {training['device']}{seconds}{precision}{torch}.")
-    losses = [
-        f"{key} {training['final'][key]:.3f}"
-        for key in ("td", "cql", "values", "policy", "agreement", "accuracy")
-        if key in training.get("final", {})
-    ]
+    losses = [f"{key} {training['final'][key]:.3f}" for key in objective.metrics if key in training.get("final", {})]
     if losses:
         first = results["curve"][0] if results.get("curve") else {}
         start = f" (td at step {first['step']:,}: {first['td']:.3f}{_lowest_td(results)})" if "td" in first else ""
-        facts.append(f"Losses at the end: {', '.join(losses)}{start}.")
+        facts.append(f"At the end of training: {', '.join(losses)}{start}.")
     unseen = [game for game in games_of("held_out") if game not in data]
-    if unseen:
+    if unseen and not how_finetuned(config, results):
         facts.append(f"Never seen in training, for tests of transfer: {', '.join(unseen)}.")
-    plot = f"![Losses over training]({TRAINING_PLOT})" if results.get("curve") else ""
+    plot = f"![Curves of the training]({TRAINING_PLOT})" if results.get("curve") else ""
     values = f"![Values beside returns]({VALUES_PLOT})" if known_values(results) else ""
-    parts = (f"Trained on {_data_text(config, results)}:", table, bullets(facts), imports_text(results), plot, values)
+    trained = f"Trained on {_data_text(config, results)}" + (":" if totals else ".")
+    parts = (trained, table * bool(totals), bullets(facts), imports_text(results), plot, values)
     return "\n\n".join(["## How it was made", *filter(None, parts)])
 
 
@@ -241,7 +260,7 @@ def _data_text(config: ModelConfig, results: Mapping[str, Any]) -> str:
     """What the data are and how they were drawn."""
     summary = {dataset.name: dataset.summary for dataset in DATASETS}.get(config.dataset)
     text = f"`{config.dataset}`" + (f" ({summary})" if summary else "")
-    selection = results.get("training", {}).get("selection") or {}
+    selection = training_facts(results).get("selection") or {}
     for limit, meaning in (("transitions", "of each game and source"), ("per_game", "of each game")):
         if selection.get(limit):
             drawn = "single transitions" if selection["uniform"] else "whole episodes"
@@ -260,13 +279,21 @@ def _lowest_td(results: Mapping[str, Any]) -> str:
 def _settings(config: ModelConfig, results: Mapping[str, Any]) -> str:
     transitions = sum(_transitions(results))
     rows = [("data", f"{len(results['data'])} games, {transitions:,} transitions", PAPER_DATA)]
+    settings = settings_now(flat(config.pretraining))
+    paper_method = config.objective == "scaled_ql"
     rows += [
-        (name, _setting(settings_now(flat(config.pretraining)), key), paper) for name, key, paper in PAPER_SETTINGS
+        (name, _setting(settings, key), paper) for name, key, paper in PAPER_SETTINGS if paper_method or key in settings
     ]
     table = markdown_table(("setting", "here", "paper"), rows, "---")
+    method = (
+        "The method is Scaled Q-learning (Kumar et al., ICLR 2023). Its authors published neither code nor weights, "
+        "so this is a reimplementation."
+        if paper_method
+        else "The paper is that of Scaled Q-learning (Kumar et al., ICLR 2023). This model was trained by another "
+        "objective, whose settings are compared as far as both have them."
+    )
     return (
-        "## Settings beside the paper's\n\nThe method is Scaled Q-learning (Kumar et al., ICLR 2023). Its "
-        'authors published neither code nor weights, so this is a reimplementation. "Unverified" marks '
+        f'## Settings beside the paper\'s\n\n{method} "Unverified" marks '
         "settings that we could check against no published source. [1]: quoted by "
         '"Stop Regressing" ([arXiv 2403.03950](https://arxiv.org/abs/2403.03950)), which works on the same setup.'
         f"\n\n{table}"
@@ -337,11 +364,14 @@ def limitations(rows: Sequence[Mapping[str, Any]], config: ModelConfig, results:
     untold = [game for game in config.games if game not in {row["game"] for row in rows}]
     if untold:
         found.append(f"Not evaluated: {', '.join(untold)}.")
-    least, most = min(_transitions(results)), max(_transitions(results))
-    seen = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    if not how_finetuned(config, results):
+        least, most = min(_transitions(results)), max(_transitions(results))
+        seen = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        found.append(
+            f"It saw {seen} transitions a game{_of_critics(results)}; the paper's models saw 10 million (sub-optimal "
+            "data) or 50 million (near-optimal), if its 400 million and 2 billion are shared evenly by 40 games."
+        )
     found += [
-        f"It saw {seen} transitions a game{_of_critics(results)}; the paper's models saw 10 million (sub-optimal data) "
-        "or 50 million (near-optimal), if its 400 million and 2 billion are shared evenly by 40 games.",
         "One training run: the intervals say what other episodes would give, not what another run would.",
         "Frames made in another way (another crop or resize, no frame stack, no sticky actions) are not what it "
         f"was trained on; `{CONFIG}` holds the protocol.",
@@ -377,11 +407,8 @@ def _reproduction(results: Mapping[str, Any]) -> str:
         for figures in sources.values()
         if figures.get("command")
     )
-    made += [
-        part["command"]
-        for part in (results.get("training", {}), results["evaluation"], results["random"])
-        if "command" in part
-    ]
+    parts = (training_facts(results), results["evaluation"], results["random"])
+    made += dict.fromkeys(part["command"] for part in parts if "command" in part)
     return (
         f"## How to reproduce\n\n{reproduction_text(results)}\n\n```bash\n"
         + "\n".join(made)
@@ -392,7 +419,7 @@ def _reproduction(results: Mapping[str, Any]) -> str:
 
 LICENCE = """## Licence and citation
 
-Apache-2.0: code, weights and recordings. The method:
+Apache-2.0: code, weights and recordings. The paper whose method this project reimplements:
 
 ```bibtex
 @inproceedings{kumar2023offline,

@@ -17,7 +17,7 @@ from zoo.models.encoder import ARCHS, Encoder
 from zoo.models.hub import find_model, load_qnetwork
 from zoo.models.model_folder import ModelConfig, read_config, write_model
 from zoo.models.qnetwork import QNetwork
-from zoo.objectives import ObjectiveConfig, QObjective, objective_named
+from zoo.objectives import Objective, ObjectiveConfig, objective_named
 from zoo.objectives.base import NOTHING, BootstrapConfig, Inputs
 from zoo.support.device import computed_on
 from zoo.support.errors import QzooError
@@ -34,7 +34,7 @@ CURVE_POINTS, VALUES_POINTS = 200, 25
 """Lines of the logs that results.json keeps."""
 
 
-def new_objective(config: RunConfig, games: Sequence[str], inputs: Inputs = NOTHING) -> QObjective:
+def new_objective(config: RunConfig, games: Sequence[str], inputs: Inputs = NOTHING) -> Objective:
     """A network under the objective, fresh or from `config.init`; fresh weights depend on the seed alone.
 
     Args:
@@ -52,7 +52,7 @@ def new_objective(config: RunConfig, games: Sequence[str], inputs: Inputs = NOTH
     return objective_on(network, config.objective, inputs)
 
 
-def objective_on(network: QNetwork, config: ObjectiveConfig, inputs: Inputs = NOTHING) -> QObjective:
+def objective_on(network: QNetwork, config: ObjectiveConfig, inputs: Inputs = NOTHING) -> Objective:
     """The objective that a config is of, on a network; arguments and errors as `new_objective`."""
     return objective_named(config.name)(network, config, inputs)
 
@@ -118,7 +118,7 @@ def write_run_model(
     folder: Path,
     name: str,
     data: DataRecord,
-    objective: QObjective,
+    objective: Objective,
     config: RunConfig,
     run: RunState,
     device: torch.device,
