@@ -70,7 +70,7 @@ class HangingStore(FrameStore):
 def test_an_error_does_not_wait_for_a_batch_that_never_comes(
     store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "PATIENCE", 0.2)
+    monkeypatch.setattr(batches, "CLOSE_TIMEOUT", 0.2)
     hanging = HangingStore(**vars(store))
 
     def fail(progress: object) -> None:

@@ -104,7 +104,7 @@ def test_a_rank_that_is_not_heard_of_in_a_step_is_given_up(told: list[dict[str, 
     """Not after the days that reading recordings may take."""
     kind, message = told[0]["runs"]["one hangs"]
     assert kind == "QzooError" and "rank 0: lost another rank" in message
-    assert ranks.STEP_PATIENCE < ranks.PATIENCE / 24
+    assert ranks.STEP_TIMEOUT < ranks.TIMEOUT / 24
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ CONFIG = RunConfig(
     optimizer=OptimizerConfig(warmup_steps=5, max_gradient_norm=0.1),  # so that every step is clipped
 )
 LOG_EVERY = 5
-PATIENCE = ranks.STEP_PATIENCE
+PATIENCE = ranks.STEP_TIMEOUT
 
 
 def train(store: FrameStore, out: Path, config: RunConfig = CONFIG, world: World | None = None, **options: Any) -> int:
@@ -102,9 +102,9 @@ def runs(world: World, store: FrameStore, out: Path) -> dict[str, list[Any]]:
 
 def one_hangs(hangs: bool) -> None:
     """A step in which one rank is not heard of for long. They meet again, as the patience is told then."""
-    ranks.STEP_PATIENCE = timedelta(seconds=1)
+    ranks.STEP_TIMEOUT = timedelta(seconds=1)
     with join() as hasty:
-        ranks.STEP_PATIENCE = PATIENCE
+        ranks.STEP_TIMEOUT = PATIENCE
         hasty.any(False)
         if hangs:
             time.sleep(6.0)

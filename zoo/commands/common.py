@@ -33,7 +33,10 @@ def parse_duration(text: str, setting: str = "time_budget") -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     if match is None:
         raise QzooError(f"{setting} {text!r}: give a number and a unit, as in 90s, 9m or 1.5h")
-    return float(match[1]) * SECONDS[match[2]]
+    seconds = float(match[1]) * SECONDS[match[2]]
+    if seconds <= 0.0:
+        raise QzooError(f"{setting} {text}: must be more than 0")
+    return seconds
 
 
 def typed_command(*, without: Sequence[str] = ()) -> str:

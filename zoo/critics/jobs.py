@@ -86,7 +86,7 @@ def _train(job: CriticJob, report: Report) -> Path | None:
         facts = Critic.load(finished).facts
         wanted = {**identity, "config": asdict(job.config)}
         if differing := [name for name in wanted if facts.get(name) != wanted[name]]:
-            raise QzooError(f"{finished}: made with other settings ({', '.join(differing)}); give another `out`")
+            raise QzooError(f"{finished}: made with other settings ({', '.join(differing)}); name another folder")
         return finished
     total, done = sum(recording.steps for recording in recordings), 0
 

@@ -5,8 +5,8 @@
     y    = project(R + d * z, p_target(s', a*))
     loss = cross_entropy(y, p(s, a)) + alpha * (t * logsumexp_a (Q(s, a) / t) - Q(s, a))
 
-R is the clipped and scaled n-step return, d the discount of the successor's value, 0 after an end, for which a lost
-life counts too where so set. The second part is the conservative term of CQL (Kumar et al. 2020), off by default: it
+R is the clipped and scaled n-step return, d the discount of the successor's value, 0 after an end of the game and, with
+`life_ends`, after a lost life. The second part is the conservative term of CQL (Kumar et al. 2020), off by default: it
 keeps the critic near the recorded play, whose mean it is there to surpass. It is for games where a critic without it
 plays its way to states that nobody recorded and values them far too high.
 """

@@ -260,11 +260,10 @@ def read_network(folder: Path, device: str | torch.device | None = "cpu") -> QNe
         raise QzooError(f"{folder}: a bare encoder, without heads; `zoo.load` gives it")
     try:
         with torch.device("meta"):
-            network = QNetwork(Encoder(config.arch, config.feature_dim), config.games, config.head.head())
+            network = QNetwork(encoder, config.games, config.head.head())
     except QzooError as error:
         raise QzooError(f"{folder / CONFIG}: {error}") from error
     network.return_scales = dict(config.return_scales)
-    network.encoder = encoder
     heads = _heads_1(folder, config) if config.format_version == 1 else _heads(folder, config)
     for name, value in heads.items():
         setattr(network, name, torch.nn.Parameter(value.to(device or "cpu")))

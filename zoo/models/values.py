@@ -64,7 +64,7 @@ def value_diagnostics(
 DRIFT = 0.5
 """Values farther than this from the returns of their states (`drift`) are reported."""
 FLOOR = 0.25
-"""What a return counts at least for as a yardstick: of rewards clipped to 1, far below any that matters."""
+"""Lower bound of the return that `drift` divides by: of rewards clipped to 1, far below any that matters."""
 
 
 def drift(q_data: float, return_data: float) -> float:

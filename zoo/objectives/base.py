@@ -216,13 +216,13 @@ class Objective(nn.Module, ABC):
     def after_step(self, step: int) -> None:
         """Called when `step` gradient steps have been taken."""
 
-    def of(self, values: Tensor, games: Tensor | None) -> Tensor:
+    def select_games(self, values: Tensor, games: Tensor | None) -> Tensor:
         """The rows of a tensor (G, ...) that belong to the games of a batch."""
         return values if games is None else values[games]
 
     def only_legal(self, q_values: Tensor, games: Tensor | None) -> Tensor:
         """Values (G, B, 18), -inf where a game doesn't know the action."""
-        return q_values.masked_fill(~self.of(self.legal, games)[:, None, :], -torch.inf)
+        return q_values.masked_fill(~self.select_games(self.legal, games)[:, None, :], -torch.inf)
 
     def diagnostics(
         self, q_values: Tensor, batch: Batch, games: Tensor | None, logits: Tensor | None = None
@@ -237,10 +237,12 @@ class Objective(nn.Module, ABC):
         """
         if batch.monte_carlo is None:
             return {}
-        scale = self.of(self.scale, games)
+        scale = self.select_games(self.scale, games)
         actions = batch.actions.view(len(scale), -1)
         returns = batch.monte_carlo.view(len(scale), -1) * scale[:, None]
-        found = value_diagnostics(q_values.detach(), actions, returns, self.of(self.legal, games), scale, logits)
+        found = value_diagnostics(
+            q_values.detach(), actions, returns, self.select_games(self.legal, games), scale, logits
+        )
         return {f"{OF_GAMES}{name}": self.over_games(value, games) for name, value in found.items()}
 
     def over_games(self, values: Tensor, games: Tensor | None) -> Tensor:

@@ -111,7 +111,7 @@ class FromCritic(Objective):
             `agreement` and `q_critic` (the critic's mean value of the action played).
         """
         assert batch.ram is not None
-        legal = self.of(self.legal, games)[:, None, :]
+        legal = self.select_games(self.legal, games)[:, None, :]
         teachers = self.teachers.to(self.atoms.device)
         with torch.no_grad():
             wanted = teachers(batch.ram.view(len(legal), -1, *batch.ram.shape[1:]), games)  # (G, B, 18, N)
@@ -121,7 +121,7 @@ class FromCritic(Objective):
         q_values = expectation(logits, self.atoms)
         entropy = -(wanted * logits.log_softmax(-1)).sum(-1)
         values = ((entropy * legal).sum(-1) / legal.sum(-1)).mean()
-        t = self.of(self.temperature, games)[:, None, None]
+        t = self.select_games(self.temperature, games)[:, None, None]
         policies = [self.only_legal(q, games) / t for q in (q_wanted, q_values)]
         # Where an action is illegal both are zero: as a logarithm something finite, which is then multiplied by zero.
         log_wanted, log_policy = (p.log_softmax(-1).masked_fill(~legal, 0.0) for p in policies)
@@ -135,7 +135,7 @@ class FromCritic(Objective):
             "agreement": agree.mean(),
             "games.agreement": self.over_games(agree, games),
             "games.q_critic": self.over_games(
-                q_wanted.gather(2, actions).mean((1, 2)) / self.of(self.scale, games), games
+                q_wanted.gather(2, actions).mean((1, 2)) / self.select_games(self.scale, games), games
             ),
             **self.diagnostics(q_values, batch, games, chosen_logits(logits.detach(), actions.squeeze(-1))),
         }

@@ -92,7 +92,7 @@ class ScaledQL(TDObjective):
         choosing = self.passes.online(batch.next_observations, games) if self.config.double_q else following
         best = self.only_legal(expectation(choosing, self.atoms), games).argmax(-1)
         probabilities = chosen_logits(following, best).softmax(-1)
-        returns = batch.returns.view(probabilities.shape[:2]) * self.of(self.scale, games)[:, None]
+        returns = batch.returns.view(probabilities.shape[:2]) * self.select_games(self.scale, games)[:, None]
         if self.config.td_target == "hl_gauss":
             discounts = batch.discounts.view(returns.shape)
             target = returns + discounts * (probabilities * self.atoms).sum(-1)

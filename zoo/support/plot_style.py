@@ -23,6 +23,7 @@ COLOURS = {
     "frozen_random": "#000000",
     "frozen": "#CC79A7",
     "full": "#009E73",
+    "critic": "#F0E442",
 }
 LABELS = {"random": "random play", "data": "data, mean", "last20": "data, last 20%", "policy": "policy"}
 TICKS = (-5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50)

@@ -20,7 +20,7 @@ from zoo.support.device import send
 from zoo.training.config import RunConfig
 from zoo.training.ranks import WHOLE, Shard
 
-PATIENCE = 10.0
+CLOSE_TIMEOUT = 10.0
 """Seconds to wait for a batch that nobody will take."""
 
 
@@ -99,7 +99,7 @@ class Batches:
 
     def close(self) -> None:
         """Stop preparing. A batch at hand is waited for, but not for ever: after an error it may never come."""
-        self._pool.close(PATIENCE)
+        self._pool.close(CLOSE_TIMEOUT)
 
 
 def background(stream: torch.cuda.Stream | None) -> Background:

@@ -80,12 +80,12 @@ def fetch(scalars: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor with a value that is infinite or none; one wait for the device."""
+    """The name of the first tensor with an infinite value or a NaN; one wait for the device."""
     floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
     if not floats:
         return None
     device = next(iter(floats.values())).device
-    # The largest magnitude of each; a value that is none spreads to it.
+    # The largest magnitude of each; a NaN spreads to it.
     largest = [norm.to(device, torch.float32) for norm in torch._foreach_norm(list(floats.values()), math.inf)]
     finite = torch.stack(largest).isfinite().tolist()
     return next((name for name, fine in zip(floats, finite, strict=True) if not fine), None)

@@ -130,7 +130,7 @@ class ChosenPlay:
             def advance(frames: int, path: Path = path, total: int = origin.frames) -> None:
                 on_frames(path.name, frames, total)
                 if time.time() > deadline:
-                    raise QzooError(f"out of time before the frames of {path} were checked")
+                    raise QzooError(f"the time was over before the frames of {path} were checked")
 
             opened.append(draw_episodes(open_frame_set(path, on_frames=advance), self.transitions, self.seed))
         return opened

@@ -1,4 +1,4 @@
-"""What a rank adds to a step. Gradients set out for the other ranks while the backward pass is still making more."""
+"""Sums of gradients over ranks, sent bucket by bucket while the backward pass is still computing others."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class GradientReducer:
             self._ends.append(self._world.begin_sum(gradients) if gradients else lambda: None)
 
     def close(self) -> None:
-        """Leave the parameters alone."""
+        """Remove the hooks from the parameters."""
         for hook in self._hooks:
             hook.remove()
 

@@ -113,8 +113,8 @@ def train(
 
     The device is waited for where a line of the log is due, or a checkpoint, and there alone. A loss that is not finite
     is reported with the step of that line, and no checkpoint is made of such a loss or of such weights. Several ranks
-    stop at the same step, whichever of them has a reason to. Rank 0 writes and reports, and its clock alone says when a
-    checkpoint is due; where all fail alike it raises the error, and the others exit with its code.
+    stop at the same step, whichever of them has a reason to. Rank 0 writes, and its clock alone says when a checkpoint
+    is due; where all fail alike it raises the error, and the others exit with its code.
 
     Args:
         objective: what to minimise, on `device`.
@@ -146,7 +146,7 @@ def train(
         held = world.union(store.sizes)
         sizes = {game: held[game] for game in shard.games or store.games}
         identity = run_identity(config, sizes, {"computed_in": str(dtype).removeprefix("torch."), **identity})
-        run = go_on(path, objective, optimizer, identity, world, resume=resume, force=force)
+        run = resume_or_start(path, objective, optimizer, identity, world, resume=resume, force=force)
         with world.together():
             log = RunLog(out, run.step) if world.is_main else None
             if log is not None:
@@ -200,7 +200,7 @@ def train(
     return run
 
 
-def go_on(
+def resume_or_start(
     path: Path,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
@@ -210,7 +210,7 @@ def go_on(
     resume: bool,
     force: bool,
 ) -> RunState:
-    """Where the run stands, fresh or by its checkpoint, which every rank reads; the same on all, or none begins."""
+    """Restore the last checkpoint, which every rank reads, or start afresh; ranks that don't agree stop."""
     with world.together():
         run = restore_checkpoint(path, objective, optimizer, identity, resume=resume, force=force)
     world.check_same({"step": run.step, **flat(identity)})

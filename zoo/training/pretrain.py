@@ -249,6 +249,6 @@ def _replay(
         done += steps
         report(PretrainProgress("replay", where, done, total))
         if time.time() > deadline:
-            raise OutOfTimeError(f"out of time before the {total:,} steps were replayed")
+            raise OutOfTimeError(f"the time was over before the {total:,} steps were replayed")
 
     return build_store(recordings, placement, places.cache, workers, advance, ram=ram)

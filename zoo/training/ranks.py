@@ -25,10 +25,10 @@ from torch import Tensor
 
 from zoo.support.errors import QzooError
 
-PATIENCE = timedelta(days=7)
+TIMEOUT = timedelta(days=7)
 """How long ranks wait for one that is still at its recordings. A process that dies is noticed at once, but not a
 machine that is suddenly without power or network."""
-STEP_PATIENCE = timedelta(minutes=30)
+STEP_TIMEOUT = timedelta(minutes=30)
 """How long they wait in a step: for one that compiles, or for rank 0 to write a checkpoint to a slow disk."""
 
 
@@ -91,7 +91,7 @@ class World:
             self.leave(
                 QzooError(f"{self.size} ranks see {len(set(held))} GPUs; show each one of its own, or all of them")
             )
-        return replace(self, gradients=cast(dist.ProcessGroup, dist.new_group(backend="nccl", timeout=STEP_PATIENCE)))
+        return replace(self, gradients=cast(dist.ProcessGroup, dist.new_group(backend="nccl", timeout=STEP_TIMEOUT)))
 
     def begin_sum(self, tensors: Sequence[Tensor]) -> Callable[[], None]:
         """Begin to sum each tensor, float32 on the training device, over all ranks, in one message.
@@ -133,16 +133,11 @@ class World:
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, by rank, in JSON's types."""
-        text = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
-        if self.size == 1:
-            return [json.loads(bytes(text.tolist()))]
-        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        with self._others():
-            dist.all_gather(lengths, torch.tensor([len(text)]))
-            longest = int(max(lengths))
-            texts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
-            dist.all_gather(texts, torch.cat([text, text.new_zeros(longest - len(text))]))
-        return [json.loads(bytes(held[: int(size)].tolist())) for held, size in zip(texts, lengths, strict=True)]
+        texts = [json.dumps(value)] * self.size
+        if self.size > 1:
+            with self._others():
+                dist.all_gather_object(texts, texts[0])
+        return [json.loads(text) for text in texts]
 
     def union(self, held: Mapping[str, Any]) -> dict[str, Any]:
         """What the ranks hold by key, as one dict.
@@ -229,10 +224,10 @@ def join() -> Iterator[World]:
     met = dist.is_initialized()
     if not met:
         store = _meeting_place(rank)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     if rank > 0:
         logging.getLogger("zoo").setLevel(logging.ERROR)  # rank 0 warns for all
-    steps = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=STEP_PATIENCE))
+    steps = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=STEP_TIMEOUT))
     yield World(rank, size, local_rank, local_size, steps, steps)
     if not met:
         dist.destroy_process_group()  # not after an error: it may wait for ranks that are gone
@@ -272,7 +267,7 @@ def _meeting_place(rank: int) -> Any:
 
 def _store(host: str, port: int, *, opens: bool = False) -> Any:
     return dist.TCPStore(  # type: ignore[attr-defined]
-        host, port, is_master=opens, wait_for_workers=False, timeout=PATIENCE
+        host, port, is_master=opens, wait_for_workers=False, timeout=TIMEOUT
     )
 
 

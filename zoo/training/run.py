@@ -70,7 +70,7 @@ def return_scales(store: FrameStore, config: ObjectiveConfig) -> dict[str, float
 
 
 def check_init(config: RunConfig) -> None:
-    """Refuse a model to start from that is none, or one of another architecture or head, before anything is replayed.
+    """Refuse `config.init` where it is no model, or one of another architecture or head, before anything is replayed.
 
     Raises:
         QzooError: names the setting.

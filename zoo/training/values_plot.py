@@ -30,7 +30,7 @@ def draw_values(path: Path, lines: Sequence[Mapping[str, Any]], title: str) -> N
     for axes, game in zip(grid, games, strict=False):
         for name, label, colour in (
             ("return_data", "return that followed in the data", COLOURS["data"]),
-            ("q_critic", "critic's value", COLOURS["full"]),
+            ("q_critic", "critic's value", COLOURS["critic"]),
             ("q_data", "network's value of the action played", COLOURS["policy"]),
         ):
             if name in lines[-1]["games"][game]:
