@@ -164,7 +164,7 @@ def test_killed_by_sigkill_it_goes_on_to_the_bit(recordings_dir: Path, tmp_path:
 def test_time_budget_stops_with_a_checkpoint(store: FrameStore, tmp_path: Path) -> None:
     config = RunConfig(feature_dim=16, steps=10**6, batch_size=16, precision="float32")
     began = time.time()
-    steps = run(store, tmp_path, config, deadline=time.time() + 1.0)
+    steps = run(store, tmp_path, config, deadline=time.time() + 3.0)
     assert time.time() - began < 10.0
     _, info = load_state(tmp_path / "checkpoint.safetensors")
     assert 0 < steps == info["step"] < 10**6
