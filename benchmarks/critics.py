@@ -83,7 +83,8 @@ class Choice:
                 if games:
                     done |= self.measure(SETTINGS[name], seed, games, self.runs / key.replace(" ", "_"))
                     figures["runs"][key] = done
-                    figures |= {"machine": machine(torch.device("cpu")), "command": shlex.join(["python", *sys.argv])}
+                    figures["machine"] = machine(torch.device("cpu"))
+                    figures.setdefault("commands", {})[key] = shlex.join(["python", *sys.argv])
                     write_json(OUT, figures)
                     write_text(OUT.with_suffix(".md"), page(figures))
 
@@ -115,14 +116,15 @@ def page(figures: Mapping[str, Any]) -> str:
         ratio = np.median([result["value"] / max(result["earned"], 0.05) for result in run.values()])
         rows.append((name, f"{np.mean(gains):+.2f}", *cells, f"{ratio:.2f}"))
     table = markdown_table(("setting", "gain", *games, "Q / earned"), rows)
+    commands = "\n".join(dict.fromkeys(figures["commands"].values()))
     return (
         "# Settings of critics on RAM\n\n"
-        f"`{figures['command']}`, on a CPU, one thread a critic.\n\n"
+        f"On a CPU, one thread a critic:\n\n```bash\n{commands}\n```\n\n"
         "Scores: means of seeded episodes. Gain: mean over games of the human-normalized score less that of the "
         "data's mean. Q / earned: median over games of the mean value of the actions played, divided by the return "
         "that followed: above 1 is overestimation. Trainings with the same settings differ. The base: "
         f"`{json.dumps(asdict(BASE))}`, all play of mixed40.\n\n{table}\n"
-        + conservative_part({name: run for name, run in figures["runs"].items() if name not in runs})
+        + conservative_part({name.split(",")[0]: run for name, run in figures["runs"].items() if name not in runs})
     )
 
 
@@ -143,11 +145,11 @@ def conservative_part(runs: Mapping[str, Any]) -> str:
         rows.append((game, score_text(first["data_mean"]), score_text(first["data_last20"]), *cells, best))
     return (
         "\n## The conservative term, game by game\n\n"
-        "The games in which the critic without it overestimates in its own play, or stays below its data. Score (Q / "
-        f"earned) in {len(next(iter(first for first in runs.values()))[games[0]]['scores'])} episodes that the shipped "
-        "figures don't hold. Everywhere else the term costs score, as it pulls towards the recorded play.\n\n"
-        + markdown_table(("game", "data, mean", "data, last 20%", *runs, "best"), rows)
-        + "\n"
+        "Games in which the critic without it overestimates in its own play or stays below its data, and two in which "
+        f"it does neither. Score (Q / earned) in {len(next(iter(runs.values()))[games[0]]['scores'])} episodes that the "
+        "shipped figures don't hold. The recipes take the best of each game; the term pulls towards the recorded play, "
+        "which helps where a critic without it ends in states that nobody recorded, and costs score where it doesn't."
+        "\n\n" + markdown_table(("game", "data, mean", "data, last 20%", *runs, "best"), rows) + "\n"
     )
 
 
