@@ -1,4 +1,4 @@
-"""What `--compile on` makes of a training step: whole steps with and without it, in turns.
+"""What `--compile` makes of a training step: whole steps with and without it, in turns.
 
     python benchmarks/compiled.py
 

@@ -45,7 +45,7 @@ from zoo.models.model_folder import default_card, read_config, write_model
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.recordings.format import Recording, read_recording
-from zoo.reports.report_card import _front_matter
+from zoo.reports.model_card import _front_matter
 from zoo.training.config import RunConfig
 from zoo.training.pretrain import Places, checkpoint_bytes
 from zoo.training.run import check_init

@@ -49,7 +49,7 @@ def test_ways_to_compute_agree(device: str, resident: bool, store: FrameStore, t
     held = store.to(torch.device(device)) if resident else store
     ways = {"plain": ComputeConfig()}
     if device == "cuda":
-        ways["compiled"] = ComputeConfig(compile="on")
+        ways["compiled"] = ComputeConfig(compile=True)
     run(store, tmp_path / "cpu", HALF, "cpu", ComputeConfig())
     wanted = [line["loss"] for line in log_of(tmp_path / "cpu")]
     assert len(set(wanted)) == HALF.steps

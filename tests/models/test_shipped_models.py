@@ -10,7 +10,7 @@ import torch
 import zoo
 from zoo.models import hub
 from zoo.models.model_folder import CARD, read_config, read_results
-from zoo.reports.report_card import render_card
+from zoo.reports.model_card import render_card
 
 FOLDERS = sorted(path.parent for path in (Path(__file__).parents[2] / "model_cards").glob("*/config.json"))
 

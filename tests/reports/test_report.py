@@ -17,8 +17,8 @@ from zoo.models.model_folder import HeadConfig, ModelConfig, read_config, read_r
 from zoo.recordings.datasets import Selection
 from zoo.recordings.format import Episode, Recording, new_metadata, read_recording, write_recording
 from zoo.recordings.library import file_name, subsample
+from zoo.reports.model_card import limitations, render_card, score_rows, score_text
 from zoo.reports.report import recorded_data, write_report
-from zoo.reports.report_card import limitations, render_card, score_rows, score_text
 from zoo.support.files import write_json
 from zoo.support.markdown import duration_text
 

@@ -9,7 +9,7 @@ from zoo.critics.config import CriticConfig
 from zoo.objectives.mse_ql import MseQLConfig
 from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.support.limits import check_choices
-from zoo.training.config import ComputeConfig, OptimizerConfig, RunConfig
+from zoo.training.config import OptimizerConfig, RunConfig
 from zoo.training.pretrain import Places
 
 
@@ -29,5 +29,4 @@ def test_a_run_with_a_choice_that_there_is_not(config: RunConfig, setting: str) 
 def test_other_configs_with_a_choice_that_there_is_not() -> None:
     refused(lambda: replace(CriticConfig(), precision="half").check(), "unknown precision 'half'")
     refused(lambda: check_choices(Places(store="disk")), "unknown store")  # type: ignore[arg-type]
-    refused(lambda: check_choices(ComputeConfig(compile="yes")), "unknown compile")  # type: ignore[arg-type]
     check_choices(Places())

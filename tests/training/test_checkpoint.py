@@ -25,7 +25,6 @@ from zoo.training import loop
 from zoo.training.checkpoint import (
     CHECKPOINT,
     check_same_run,
-    damaged_checkpoint,
     previous_checkpoint,
     restore_checkpoint,
     run_identity,
@@ -96,7 +95,7 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_is_used(
     assert "delete it" not in caplog.text  # it is moved aside
     assert_equal(whole, halfway)
     assert load_state(halfway)[1]["step"] == 100 and load_state(before)[1]["step"] == 50  # both whole again
-    assert damaged_checkpoint(halfway).exists() == (damage != "gone")
+    assert halfway.with_name(f"{halfway.name}.damaged").exists() == (damage != "gone")
 
 
 def test_with_no_whole_checkpoint_it_stops(halfway: Path, store: FrameStore, tmp_path: Path) -> None:

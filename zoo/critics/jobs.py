@@ -17,7 +17,7 @@ from zoo.atari.games import get_game
 from zoo.critics.config import CriticConfig
 from zoo.critics.data import critic_data
 from zoo.critics.evaluate import play_critic
-from zoo.critics.network import Critic, critics_identity
+from zoo.critics.network import Critic
 from zoo.critics.train import CriticProgress, train_critic
 from zoo.evaluation.episodes import human_iqm, summarize
 from zoo.frames.build import fingerprint
@@ -162,14 +162,10 @@ def played_before(folder: Path, episodes: int, seed: int = 0) -> dict[str, dict[
     return {
         game: result
         for game, result in before.items()
-        if (result["episodes"], result["seed"]) == (episodes, seed) and _plays(folder, game) == result.get("weights")
+        if (result["episodes"], result["seed"]) == (episodes, seed)
+        and (folder / f"{game}.safetensors").exists()
+        and Critic.load(folder / f"{game}.safetensors").digest == result.get("weights")
     }
-
-
-def _plays(folder: Path, game: str) -> str | None:
-    """The digest of a game's critic, if there is one."""
-    path = folder / f"{game}.safetensors"
-    return critics_identity({game: Critic.load(path)})["critics"][game] if path.exists() else None
 
 
 def _play(job: PlayJob, report: Callable[[Played], None]) -> dict[str, Any]:
@@ -178,8 +174,7 @@ def _play(job: PlayJob, report: Callable[[Played], None]) -> dict[str, Any]:
     played = play_critic(
         critic, job.episodes, seed=job.seed, on_episode=lambda score: report(Played(critic.game, score))
     )
-    weights = critics_identity({critic.game: critic})["critics"][critic.game]
-    told = {"seed": job.seed, "weights": weights, "value": played.value, "earned": played.earned}
+    told = {"seed": job.seed, "weights": critic.digest, "value": played.value, "earned": played.earned}
     return {"game": critic.game, **told, **summarize(critic.game, played.scores), **critic.facts}
 
 

@@ -72,6 +72,14 @@ class Critic:
         return minimal_actions(self.game)
 
     @property
+    def digest(self) -> str:
+        """Names its weights, as they are stored."""
+        total = hashlib.sha256()
+        for name, value in self.network.state_dict().items():
+            total.update(name.encode() + value.half().numpy().tobytes())
+        return total.hexdigest()[:16]
+
+    @property
     def life_ends(self) -> bool:
         """Whether its values take a lost life for an end."""
         return bool(self.facts["config"]["life_ends"])
@@ -146,13 +154,7 @@ def load_critics(folder: Path, games: Sequence[str]) -> dict[str, Critic]:
 
 def critics_identity(critics: Mapping[str, Critic]) -> dict[str, Any]:
     """What sets critics apart from others: a digest of each one's weights; nothing without critics."""
-    digests = {}
-    for game, critic in critics.items():
-        total = hashlib.sha256()
-        for name, value in critic.network.state_dict().items():
-            total.update(name.encode() + value.half().numpy().tobytes())
-        digests[game] = total.hexdigest()[:16]
-    return {"critics": digests} if digests else {}
+    return {"critics": {game: critic.digest for game, critic in critics.items()}} if critics else {}
 
 
 class Teachers:

@@ -26,13 +26,6 @@ class Passes:
     """Called before the first pass of a step, when no result of the step before is needed any more."""
 
 
-def wants_compiling(setting: str, device: torch.device) -> bool:
-    """Whether to compile. "auto" does so where it was measured to pay, and so far that is nowhere: on a CPU the gain is
-    within what turns differ by (benchmarks/compiled.json), and on CUDA nobody has measured it."""
-    measured_to_pay: tuple[str, ...] = ()
-    return setting == "on" or (setting == "auto" and device.type in measured_to_pay)
-
-
 def compiled_passes(online: nn.Module, target: nn.Module, device: torch.device) -> Passes:
     """The passes of two networks, compiled for batches of one shape when first called: up to a minute on a CPU.
 
@@ -61,6 +54,6 @@ def _told_in_a_line(forward: ForwardPass) -> ForwardPass:
             return forward(*arguments)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise QzooError(f"compile on: {reason.strip()}; `compile` off goes without") from error
+            raise QzooError(f"`compile`: {reason.strip()}; leave it out to go without") from error
 
     return call

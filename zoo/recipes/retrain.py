@@ -19,8 +19,8 @@ from zoo.recipes.recipe import Recipe, load_recipe
 from zoo.recordings.datasets import Selection
 from zoo.recordings.library import SHIPPED
 from zoo.recordings.verify import verify_files
+from zoo.reports.model_card import SCORES_PLOT
 from zoo.reports.report import recorded_data, write_report
-from zoo.reports.report_card import SCORES_PLOT
 from zoo.support.errors import QzooError
 from zoo.support.files import check_room, make_folder, write_json
 from zoo.support.pool import cores

@@ -14,8 +14,8 @@ from zoo.recordings.datasets import CUSTOM, DATASETS, Selection
 from zoo.recordings.format import Recording
 from zoo.recordings.stats import play_stats
 from zoo.reports.imports_card import imported_data, imports_of
+from zoo.reports.model_card import SCORES_PLOT, TRAINING_PLOT, known_values, render_card, score_rows
 from zoo.reports.plots import draw_scores, draw_training
-from zoo.reports.report_card import SCORES_PLOT, TRAINING_PLOT, known_values, render_card, score_rows
 from zoo.support.errors import QzooError
 from zoo.support.files import write_text
 from zoo.training.values_plot import VALUES_PLOT, draw_values

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from zoo.atari.games import OTHER_PLAYERS, Game, get_game
 from zoo.evaluation.episodes import human_iqm
 from zoo.models.model_folder import ModelConfig, read_config, read_json, read_results
-from zoo.reports.report_card import score_rows
-from zoo.reports.results_plots import Fit, draw_curves, draw_ladder, draw_profiles
+from zoo.reports.model_card import score_rows
+from zoo.reports.plots import Fit, draw_curves, draw_ladder, draw_profiles
 from zoo.support.errors import QzooError
 from zoo.support.files import write_text
 from zoo.support.markdown import duration_text, markdown_table, score_text

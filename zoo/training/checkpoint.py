@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zoo.objectives.base import OF_GAMES, Objective
 from zoo.support.errors import QzooError
+from zoo.support.files import set_aside
 from zoo.support.state import (
     START_OVER,
     load_state,
@@ -96,11 +97,6 @@ def previous_checkpoint(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def damaged_checkpoint(path: Path) -> Path:
-    """Where a checkpoint from `path` that no run could resume from is put."""
-    return path.with_name(f"{path.stem}.damaged{path.suffix}")
-
-
 def put_damaged_aside(path: Path, run: RunState) -> None:
     """Move a last checkpoint that could not be used out of the way, or the next save would put it over the good one.
 
@@ -111,10 +107,7 @@ def put_damaged_aside(path: Path, run: RunState) -> None:
     """
     if run.found in (None, path) or not path.exists():
         return
-    try:
-        path.replace(damaged_checkpoint(path))
-    except OSError as error:
-        raise QzooError(f"{path}: damaged, and could not be moved away ({error}); delete it") from error
+    set_aside(path)
 
 
 def checkpoints_at(path: Path, *, resume: bool) -> list[Path]:

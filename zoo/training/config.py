@@ -52,9 +52,9 @@ class ComputeConfig:
     deterministic: bool = False
     """The same command on the same machine gives the same bits on CUDA too; an operation that can't is refused. Slower
     there: by how much is unmeasured. On a CPU runs are equal to the bit without it."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """on: the networks' passes by torch.compile, on CUDA with CUDA graphs (unmeasured there), after about a minute of
-    compiling. auto: where it was measured to pay, so far nowhere."""
+    compile: bool = False
+    """The networks' passes by torch.compile, on CUDA with CUDA graphs (unmeasured there), after about a minute of
+    compiling. On a CPU the gain is within what turns differ by (benchmarks/compiled.json)."""
 
 
 RENAMED = {

@@ -21,7 +21,6 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from zoo.frames.store import Batch, FrameStore
-from zoo.models.compiled import wants_compiling
 from zoo.models.values import worst_game
 from zoo.objectives.base import Objective
 from zoo.support.device import keep_freed_memory, pick_precision
@@ -154,7 +153,7 @@ def train(
         batches = stack.enter_context(closing(Batches(store, config, device, shard, sizes)))
         mine = stack.enter_context(closing(GradientReducer(world, shard, backward_order(objective), device)))
         interrupted = stack.enter_context(stop_signals())
-        if wants_compiling(compute.compile, device):
+        if compute.compile:
             objective.compile_passes(device)
         objective.train()
         before, began = run.seconds, time.time()

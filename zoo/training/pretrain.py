@@ -141,8 +141,7 @@ def pretrain(
     with deterministic(compute.deterministic), out_of_memory_as_error(IF_FULL), join() as world:
         with world.together(), out_of_memory_as_error(IF_FULL):
             _check(name, config, chosen, checkpoint_seconds, places.workers, allow_held_out)
-            for part in (places, compute):
-                check_choices(part)
+            check_choices(places)
             folder = out / name
             make_folder(folder)
             check_room(folder, checkpoint_bytes(config, chosen.games))

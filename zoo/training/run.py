@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from zoo.critics.network import Critic, critics_identity
+from zoo.critics.network import Critic
 from zoo.frames.returns import return_scale
 from zoo.frames.store import FrameStore
 from zoo.models.encoder import ARCHS, Encoder
@@ -150,9 +150,8 @@ def write_run_model(
         **data.facts(),
     }
     if critics:
-        digests = critics_identity(critics)["critics"]
         training["critics"] = {
-            game: {"weights": digests[game], **{name: critic.facts[name] for name in ("transitions", "config")}}
+            game: {"weights": critic.digest, **{name: critic.facts[name] for name in ("transitions", "config")}}
             for game, critic in critics.items()
         }
     model_config = ModelConfig.of(
