@@ -148,7 +148,7 @@ def conservative_part(runs: Mapping[str, Any]) -> str:
         "Games in which the critic without it overestimates in its own play or stays below its data, and two in which "
         f"it does neither. Score (Q / earned) in {len(next(iter(runs.values()))[games[0]]['scores'])} episodes that "
         "the shipped figures don't hold. The recipes take the best of each game; the term pulls towards the recorded "
-        "play, which helps where a critic without it ends in states that nobody recorded, and costs score where it doesn't."
+        "play, which helps where a critic without it ends in states that nobody recorded, and costs score elsewhere."
         "\n\n" + markdown_table(("game", "data, mean", "data, last 20%", *runs, "best"), rows) + "\n"
     )
 

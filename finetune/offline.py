@@ -34,7 +34,7 @@ from zoo.evaluation.scores import check_evaluation
 from zoo.frames.features import FeatureStore, cached_feature_store, feature_store
 from zoo.frames.store import FrameStore, build_store, place_store
 from zoo.models.agent import Agent
-from zoo.models.encoder import Encoder, project
+from zoo.models.encoder import Encoder, project_features
 from zoo.models.hub import load
 from zoo.models.model_folder import ModelConfig, write_model
 from zoo.models.qnetwork import QNetwork
@@ -224,7 +224,7 @@ def offline(
     config = config or OfflineConfig()
     config.check()
     deadline = time.time() + seconds
-    chosen = play if isinstance(play, ChosenPlay) else ChosenPlay(play.games, play.selection, loaded=tuple(play))
+    chosen = ChosenPlay.of(play)
     label = name or (encoder.arch if isinstance(encoder, Encoder) else label_of(encoder))
     game = _check(chosen, config, critic, label)
     needs = config.training.objective.needs_critics
@@ -363,7 +363,7 @@ class FullyConnected(nn.Module):
 
     def forward(self, trunk_map: Tensor) -> Tensor:
         """As `Encoder.project`."""
-        return project(self.projection, trunk_map.to(self.projection.weight.dtype), self.feature_norm)
+        return project_features(self.projection, trunk_map.to(self.projection.weight.dtype), self.feature_norm)
 
     def layers(self) -> list[list[nn.Parameter]]:
         """As `Encoder.layers`."""
@@ -478,7 +478,7 @@ def finetune(
     return network.eval(), {"mode": mode, "steps": run.step, "seconds": seconds}
 
 
-def weights_digest(encoder: Encoder, without: str = "-") -> str:
+def weights_digest(encoder: Encoder, without: tuple[str, ...] = ()) -> str:
     """Names an encoder's weights, but for those whose names begin so: a run that started from others isn't resumed."""
     total = hashlib.sha256()
     for name, value in encoder.state_dict().items():
@@ -515,6 +515,6 @@ def frozen_features(
 
     if cache is None:
         return feature_store(store, frozen, device)
-    layers = f"{encoder.arch} {weights_digest(encoder, 'projection.' if hidden else '-')} {config.head} {dtype}"
+    layers = f"{encoder.arch} {weights_digest(encoder, ('projection.',) if hidden else ())} {config.head} {dtype}"
     width = encoder.projection.in_features if hidden else encoder.feature_dim
     return cached_feature_store(store, frozen, device, cache, play=play, made_by=layers, width=width)

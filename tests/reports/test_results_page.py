@@ -13,7 +13,7 @@ from tests.recording_helpers import refused
 from zoo.atari.games import get_game
 from zoo.evaluation.episodes import human_iqm
 from zoo.models.model_folder import read_config, read_results, write_model
-from zoo.reports.results_page import fit_width, ladders, read_models, write_results_page
+from zoo.reports.results_page import fit_parameters, ladders, read_models, write_results_page
 from zoo.support.metrics import interquartile_mean
 
 SHIPPED = sorted(path.parent for path in (Path(__file__).parents[2] / "model_cards").glob("*/results.json"))[:1]
@@ -61,7 +61,7 @@ def test_the_ladder_is_fitted_over_resnets_of_a_family(tmp_path: Path) -> None:
     models = read_models(ladder_of(tmp_path))
     (family,) = ladders(models).values()
     assert [model.config.arch for model in family] == ["resnet18w16", "resnet18w32"]
-    fit = fit_width(family, samples=9)
+    fit = fit_parameters(family, samples=9)
     assert fit.slope == pytest.approx(0.2) and fit.low == pytest.approx(0.2) == fit.high
     assert human_iqm(models[0].scores)["value"] == pytest.approx(0.2 * np.log10(models[0].config.parameters))
     page = tmp_path / "page.md"

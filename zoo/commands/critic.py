@@ -80,7 +80,7 @@ class CriticTrain:
 
             def show(progress: CriticProgress) -> None:
                 values = progress.values
-                note = f"replayed {values['replayed']:.0%}" if "replayed" in values else ""
+                note = f"replayed {progress.replayed:.0%}" if progress.replayed < 1.0 else ""
                 if progress.samples:
                     note = f"{progress.samples_per_second:,.0f} samples/s"
                 if "q_data" in values:

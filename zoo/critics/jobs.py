@@ -95,7 +95,7 @@ def _train(job: CriticJob, report: Report) -> Path | None:
         done += steps
         if time.time() >= job.deadline:
             raise _OutOfTimeError
-        report(CriticProgress(job.game, 0, job.config.samples, 0.0, {"replayed": done / total}))
+        report(CriticProgress(job.game, 0, job.config.samples, 0.0, replayed=done / total))
 
     try:
         rows = ram_rows(recordings, job.cache, replayed)

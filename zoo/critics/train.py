@@ -18,7 +18,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,17 @@ HELD = 2_048
 
 @dataclass(frozen=True)
 class CriticProgress:
-    """What a progress bar shows: samples done and wanted, samples a second, and the last values."""
+    """What a progress bar shows: samples done and wanted, samples a second, and the last values.
+
+    replayed: share of the play that is read, 1 in training.
+    """
 
     game: str
     samples: int
     total: int
     samples_per_second: float
-    values: dict[str, float]
+    values: dict[str, float] = field(default_factory=dict)
+    replayed: float = 1.0
 
 
 class CriticTraining:

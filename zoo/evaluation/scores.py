@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from zoo.atari.games import OTHER_PLAYERS, get_game, parse_games
 from zoo.atari.protocol import MAX_SEED
 from zoo.evaluation.episodes import Policy, human_iqm, play_episodes, random_policy, summarize
@@ -121,31 +124,32 @@ def _evaluate_model(
     return {**result, **made, "command": shlex.join(words)}
 
 
+def _play(policy: Policy, game: str, episodes: int, seed: int, name: str, report: Report) -> NDArray[np.float64]:
+    """Raw scores of the episodes of a game."""
+    ended: list[float] = []
+
+    def tell(steps: int) -> None:
+        mean = sum(ended) / len(ended) if ended else None
+        report(EvaluationProgress(name, game, len(ended), episodes, mean, steps))
+
+    def on_episode(score: float) -> None:
+        ended.append(score)
+        tell(0)
+
+    def on_step(steps: int) -> None:
+        if steps % 500 == 0:  # an agent may be stuck for all of an episode's 27,000 steps
+            tell(steps)
+
+    tell(0)
+    return play_episodes(policy, game, episodes, seed=seed, num_threads=cores(), on_episode=on_episode, on_step=on_step)
+
+
 def _score(
     policy_of: Callable[[str], Policy], games: Sequence[str], episodes: int, seed: int, name: str, report: Report
 ) -> dict[str, Any]:
     """Play and score game after game."""
     started = time.time()
-    scores = {}
-    for game in games:
-        ended: list[float] = []
-
-        def tell(steps: int, game: str = game, ended: list[float] = ended) -> None:
-            mean = sum(ended) / len(ended) if ended else None
-            report(EvaluationProgress(name, game, len(ended), episodes, mean, steps))
-
-        def show(score: float, tell: Callable[[int], None] = tell, ended: list[float] = ended) -> None:
-            ended.append(score)
-            tell(0)
-
-        def tick(steps: int, tell: Callable[[int], None] = tell) -> None:
-            if steps % 500 == 0:  # an agent may be stuck for all of an episode's 27,000 steps
-                tell(steps)
-
-        tell(0)
-        scores[game] = play_episodes(
-            policy_of(game), game, episodes, seed=seed, num_threads=cores(), on_episode=show, on_step=tick
-        )
+    scores = {game: _play(policy_of(game), game, episodes, seed, name, report) for game in games}
     result: dict[str, Any] = {
         "games": {game: summarize(game, raw) for game, raw in scores.items()},
         "iqm_human": human_iqm(scores),

@@ -148,7 +148,7 @@ def scale_features(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1) * math.sqrt(features.shape[-1])
 
 
-def project(projection: nn.Module, trunk_map: Tensor, feature_norm: bool) -> Tensor:
+def project_features(projection: nn.Module, trunk_map: Tensor, feature_norm: bool) -> Tensor:
     """Linear, ReLU and, if asked, `scale_features`: float (B, C*H*W) to float32 (B, D)."""
     x = F.relu(projection(trunk_map))
     return scale_features(x) if feature_norm else x.float()
@@ -361,4 +361,4 @@ class Encoder(nn.Module):
 
     def project(self, trunk_map: Tensor) -> Tensor:
         """The fully connected part: float (B, C*H*W) to float32 (B, D)."""
-        return project(self.projection, trunk_map, self.feature_norm)
+        return project_features(self.projection, trunk_map, self.feature_norm)

@@ -212,9 +212,7 @@ def _critics(recipe: Recipe, folder: Path, cache: Path, deadline: float, workers
     made = train_critics(
         jobs,
         min(workers, len(jobs)),
-        lambda told: report(
-            RetrainProgress("critics", told.game, told.samples, told.total, _replayed(told.values.get("replayed")))
-        ),
+        lambda told: report(RetrainProgress("critics", told.game, told.samples, told.total, _replayed(told.replayed))),
     )
     if None in made.values():
         return False
@@ -233,8 +231,8 @@ def _critics(recipe: Recipe, folder: Path, cache: Path, deadline: float, workers
     return True
 
 
-def _replayed(share: float | None) -> str:
-    return "" if share is None else f"replayed {share:.0%}"
+def _replayed(share: float) -> str:
+    return "" if share == 1.0 else f"replayed {share:.0%}"
 
 
 def _model(

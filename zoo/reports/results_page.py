@@ -90,7 +90,7 @@ def write_results_page(folders: Sequence[Path], page: Path, critics: Path | None
     curves = {model.config.name: model for model in models if model.results.get("curve")}
     draw_profiles(plots / PROFILES, {model.config.name: normalized(model.scores) for model in models})
     draw_curves(plots / CURVES, {name: (model.results["curve"], model.samples) for name, model in curves.items()})
-    fits = {family: fit_width(ladder) for family, ladder in ladders(models).items() if len(ladder) > 1}
+    fits = {family: fit_parameters(ladder) for family, ladder in ladders(models).items() if len(ladder) > 1}
     points = [(model.family, model.config.arch, model.config.parameters, human_iqm(model.scores)) for model in models]
     draw_ladder(plots / LADDER, points, fits)
     write_text(page, render(models, of_critics, fits, plots.name))
@@ -126,7 +126,7 @@ def ladders(models: Sequence[ScoredModel]) -> dict[str, list[ScoredModel]]:
     return found
 
 
-def fit_width(ladder: Sequence[ScoredModel], samples: int = 1_000, seed: int = 0) -> Fit:
+def fit_parameters(ladder: Sequence[ScoredModel], samples: int = 1_000, seed: int = 0) -> Fit:
     """Least squares of the interquartile mean over log10 of parameters, with a bootstrap interval over episodes."""
     x = np.log10([model.config.parameters for model in ladder])
     values = [normalized(model.scores).values() for model in ladder]

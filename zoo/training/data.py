@@ -14,6 +14,7 @@ from zoo.atari.games import get_game
 from zoo.converters.frame_set import FrameSet, Origin, open_frame_set
 from zoo.converters.imports import draw_episodes, set_facts
 from zoo.converters.origins import join_stores
+from zoo.data import Play
 from zoo.frames.build import fingerprint
 from zoo.frames.store import FrameStore
 from zoo.recordings.datasets import Selection
@@ -95,6 +96,11 @@ class ChosenPlay:
     seed: int = 0
     allow_mix: bool = False
     loaded: tuple[Recording, ...] | None = None
+
+    @classmethod
+    def of(cls, play: Play | ChosenPlay) -> ChosenPlay:
+        """The same of play that is read."""
+        return play if isinstance(play, ChosenPlay) else cls(play.games, play.selection, loaded=tuple(play))
 
     def only(self, games: Sequence[str]) -> ChosenPlay:
         """What is of these games alone."""

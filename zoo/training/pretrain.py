@@ -134,7 +134,7 @@ def pretrain(
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the checkpoint is written.
     """
     config, places, out = config or RunConfig(), places or Places(), Path(out)
-    chosen = play if isinstance(play, ChosenPlay) else ChosenPlay(play.games, play.selection, loaded=tuple(play))
+    chosen = ChosenPlay.of(play)
     dataset = chosen.selection.dataset if chosen.selection else "imported"
     name = name or f"{config.arch}.{config.objective.name.replace('_', '')}_{dataset}"
     deadline = time.time() + seconds
