@@ -214,7 +214,7 @@ def offline(
         cache: folder of features, in mode frozen, and of RAM, with a critic.
         device: auto, cpu or cuda. compute: settings of speed alone.
         seconds: stop training cleanly after so long, with a checkpoint; trainings not begun by then are left out.
-        resume: resume from the runs' checkpoints. force_resume: even where settings or data differ from the run's.
+        resume: resume from the runs' checkpoints. force_resume: also where settings or data differ from the runs'.
         command: what results.json says made the models.
         report: called with the progress now and then.
 
@@ -223,7 +223,7 @@ def offline(
     """
     config = config or OfflineConfig()
     config.check()
-    deadline = time.time() + seconds
+    deadline, resume = time.time() + seconds, resume or force_resume
     chosen = ChosenPlay.of(play)
     label = name or (encoder.arch if isinstance(encoder, Encoder) else label_of(encoder))
     game = _check(chosen, config, critic, label)

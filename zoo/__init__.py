@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo import data
-    from zoo.converters.write import export
+    from zoo.converters.export import export
     from zoo.evaluation.scores import evaluate
     from zoo.integrations.gymnasium import make_env
     from zoo.models.hub import list_models, load, load_agent, load_qnetwork, model_info, push
@@ -40,7 +40,7 @@ __all__ = [
 _WHERE = {
     "PretrainConfig": ("zoo.training.config", "RunConfig"),
     "evaluate": ("zoo.evaluation.scores", "evaluate"),
-    "export": ("zoo.converters.write", "export"),
+    "export": ("zoo.converters.export", "export"),
     "make_env": ("zoo.integrations.gymnasium", "make_env"),
     "pretrain": ("zoo.training.pretrain", "pretrain"),
     "record": ("zoo.recorders.record", "record_games"),

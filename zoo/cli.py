@@ -57,7 +57,11 @@ COMMANDS = {
     "probe": ("zoo.commands.probe", "ProbeModel", "linear probe of RAM in an encoder's features"),
     "embed": ("zoo.commands.embed", "EmbedModel", "a map of an encoder's features, by game and by value"),
     "results": ("zoo.commands.results", "Results", "write a page that compares models, with plots"),
-    "export": ("zoo.commands.export", "ExportModel", "a model as an ONNX file or a torch.export program"),
+    "export": (
+        "zoo.commands.export",
+        "ExportModel",
+        "a model as an ONNX file, a torch.export program or a timm folder",
+    ),
     "record learner": (
         "zoo.commands.record",
         "RecordLearner",
@@ -177,7 +181,7 @@ def with_flags(message: str, command: Any) -> str:
     """An error as the command line says it: settings of the command, at the start or in backticks, as flags."""
 
     def names(settings: Any) -> set[str]:
-        fields = {field.name for field in dataclasses.fields(settings)}
+        fields = {field.name for field in dataclasses.fields(settings) if "Positional" not in str(field.type)}
         parts = [getattr(settings, name, None) for name in fields]
         return fields.union(*(names(part) for part in parts if dataclasses.is_dataclass(part)))
 

@@ -156,7 +156,7 @@ def test_wrong_settings_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (("page", path), f"{path}: no folder"),
         (("page", tmp_path / "nowhere"), "nowhere: no folder"),
         (("page", tmp_path, "--out", tmp_path), f"--out {tmp_path}: a folder"),
-        (("page", tmp_path, "--out", path / "x.md"), f"{path / 'x.md'}: could not be written"),
+        (("page", tmp_path, "--out", path / "x.md"), f"{path / 'play.png'}: could not be written"),
         (("stats", tmp_path / "nowhere"), "nowhere"),
         (("stats", path, "--dataset", "custom"), "custom"),
         (("list", path, "--dataset", "custom"), "custom"),

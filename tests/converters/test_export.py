@@ -25,11 +25,12 @@ from zoo.atari.emulator import rom_md5
 from zoo.atari.games import all_games
 from zoo.atari.protocol import PROTOCOL
 from zoo.atari.vector_env import make_vector_env
-from zoo.converters.export import replayed, sources_of
+from zoo.converters.export import by_source, export
 from zoo.converters.export_minari import environment, export_minari
 from zoo.converters.export_parquet import export_parquet, write_card
 from zoo.converters.frame_set import open_frame_set
 from zoo.converters.minari import import_minari
+from zoo.frames.replay import replayed
 from zoo.frames.store import FrameStore
 from zoo.recordings.datasets import Selection
 from zoo.recordings.format import Recording, read_recording
@@ -224,9 +225,9 @@ def test_what_does_not_replay_leaves_nothing(recordings: list[Recording], tmp_pa
     rewards[3] += 1
     wrong = replace(recording.episodes[1], rewards=rewards)
     recording = replace(recording, episodes=(recording.episodes[0], wrong))
-    for export in (export_minari, export_parquet):
-        out = tmp_path / export.__name__
-        refused(lambda: export([recording], out, workers=1), recording.path, "episode 1, step 3")  # noqa: B023
+    for write in (export_minari, export_parquet):
+        out = tmp_path / write.__name__
+        refused(lambda: write([recording], out, workers=1), recording.path, "episode 1, step 3")  # noqa: B023
         assert not [path for path in out.rglob("*") if path.is_file()]
 
 
@@ -311,12 +312,20 @@ def test_without_minari_there_is_a_hint(
 
 def test_sources_apart_and_parts_together(recordings: list[Recording], tmp_path: Path) -> None:
     other = read_recording(recorded(tmp_path, "Breakout", 1, "learner"))
-    groups = sources_of([*recordings, other, recordings[0]])
+    groups = by_source([*recordings, other, recordings[0]])
     assert {key: len(parts) for key, parts in groups.items()} == {
         ("Breakout", "random"): 2,
         ("SpaceInvaders", "random"): 1,
         ("Breakout", "learner"): 1,
     }
+
+
+def test_what_cannot_be_exported_is_refused_first(recordings: list[Recording], tmp_path: Path) -> None:
+    refused(lambda: export(recordings, "hdf5", tmp_path), "unknown format 'hdf5'")  # type: ignore[arg-type]
+    recording = recordings[0]
+    drawn = [replace(episode, kept=np.arange(2)) for episode in recording.episodes]
+    refused(lambda: export([replace(recording, episodes=drawn)], "parquet", tmp_path), "`uniform`")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_killed_parquet_export_left_is_removed(recordings: list[Recording], tmp_path: Path) -> None:

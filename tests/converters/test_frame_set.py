@@ -17,8 +17,7 @@ from tests.converters.dqn_replay_helpers import BLANK, Row, rows_of, write_dqn_r
 from tests.recording_helpers import refused
 from zoo.converters.dqn_replay import import_dqn_replay
 from zoo.converters.frame_set import FrameSet, FrameSetWriter, Piece, open_frame_set
-from zoo.converters.imports import find_sets
-from zoo.converters.origins import OURS, join_stores
+from zoo.converters.imports import OURS, find_sets, join_stores
 from zoo.frames.features import feature_store
 from zoo.frames.frames import RawFrames, raw_copy
 from zoo.frames.store import FrameStore

@@ -21,6 +21,7 @@ from zoo.models.model_folder import write_model
 @pytest.mark.parametrize("arch", ["nature", "resnet18w16"])
 def test_encoders_as_onnx(arch: str, tmp_path: Path) -> None:
     encoder = Encoder(arch, 8).eval()
+    refused(lambda: export_model(encoder, tmp_path / "x", "tf"), "unknown format 'tf'")  # type: ignore[arg-type]
     path = export_model(encoder, tmp_path / "new" / "encoder.onnx")
     session = onnxruntime.InferenceSession(str(path))
     for batch in (1, 5):

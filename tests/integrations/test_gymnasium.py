@@ -92,6 +92,12 @@ def test_wrong_wrappers_are_one_line(make: Any, part: str) -> None:
     refused(lambda: FeatureObservation(make(), Encoder("nature", 8)), part)
 
 
+def test_frames_skipped_at_random_are_told() -> None:
+    legacy = gymnasium.make("ALE/Breakout-v5", frameskip=(2, 5))
+    env = FrameStackObservation(AtariPreprocessing(legacy, frame_skip=1), 4, padding_type="zero")
+    refused(lambda: check_env(env), "2 to 5 frames at random", "-v5")
+
+
 def test_a_stack_that_begins_otherwise_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         check_env(wrapped(padding="reset"))

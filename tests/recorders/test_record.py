@@ -24,11 +24,12 @@ from zoo.atari.emulator import minimal_actions
 from zoo.recorders import journal
 from zoo.recorders.job import Progress, RecordJob
 from zoo.recorders.learner import Learner, LearnerConfig
-from zoo.recorders.record import record, record_all
+from zoo.recorders.record import record, record_games
 from zoo.recordings.format import read_recording
 from zoo.recordings.library import recording_paths
 from zoo.recordings.verify import verify_recording
 from zoo.support.errors import QzooError
+from zoo.support.pool import run_all
 from zoo.support.state import load_state
 
 SMALL = LearnerConfig(num_envs=2, batch_size=16, samples_per_step=2.0, width=16, warmup_steps=100)
@@ -225,15 +226,28 @@ def test_learner_records_and_goes_on_with_network_and_optimizer(
 def test_jobs_run_side_by_side_and_report(tmp_path: Path) -> None:
     jobs = [job(tmp_path, 200, game=game) for game in ("Breakout", "Frostbite")]
     reports: list[Progress] = []
-    results = record_all(jobs, 2, reports.append)
+    results = run_all(record, jobs, 2, reports.append)
     assert [result.game for result in results] == ["Breakout", "Frostbite"]
     assert {report.game for report in reports} == {"Breakout", "Frostbite"}
     for one, result in zip(jobs, results, strict=True):
         assert read_recording(one.path).transitions == result.steps >= 200
 
 
+def test_settings_of_a_source_are_checked_first_and_named_in_the_files(tmp_path: Path) -> None:
+    refused(lambda: record_games(["Breakout"], "Random", 100, out=tmp_path), "unknown source 'Random'")  # type: ignore[arg-type]
+    refused(lambda: record_games(["Breakout"], "planner", 100, out=tmp_path, epsilon=1.5), "epsilon 1.5")
+    refused(lambda: record_games(["Breakout"], "policy", 100, out=tmp_path), "model: name the model")
+    refused(lambda: record_games(["Breakout"], "policy", 100, model="nope", out=tmp_path), "nope")
+    assert not list(tmp_path.iterdir())
+    settings = dict(model="nature.scaledql_learner12", epsilon=0.5, out=tmp_path, workers=1)
+    record_games(["Breakout"], "policy", 60, **settings)  # type: ignore[arg-type]
+    made = read_recording(tmp_path / "Breakout.policy.parquet").metadata.command
+    words = "zoo record policy nature.scaledql_learner12 --epsilon 0.5 --games Breakout --steps 60 --seed 0"
+    assert made == words
+
+
 def test_a_failing_job_is_one_line(tmp_path: Path) -> None:
-    refused(lambda: record_all([job(tmp_path, 100, seed=-5)], 1), "seed -5")
+    refused(lambda: run_all(record, [job(tmp_path, 100, seed=-5)], 1, lambda progress: None), "seed -5")
 
 
 def command(folder: Path, steps: int) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Literal, get_args
 from zoo.support.errors import QzooError, unknown_name
 
 Split = Literal["train", "held_out", "extra"]
-GROUPS: tuple[Split, ...] = ("train", "held_out", "extra")
+GROUPS: tuple[Split, ...] = get_args(Split)
 TABLE = Path(__file__).with_name("games.csv")
 OTHER_PLAYERS = "atari-pb-authors"
 """`human_source` of the games whose human reference is not DeepMind's."""

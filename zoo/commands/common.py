@@ -1,4 +1,4 @@
-"""What the commands share: games from names, time budgets, progress bars."""
+"""What the commands share: durations, the command as typed, progress bars, tables."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import tyro
 from rich.table import Table
 
-from zoo.atari.games import parse_games
+from zoo.atari.games import get_game, parse_games
 from zoo.commands.common import parse_duration, print_table, progress_bar
 from zoo.critics.config import CriticConfig
 from zoo.support.errors import QzooError
@@ -21,6 +21,10 @@ from zoo.support.pool import cores
 if TYPE_CHECKING:
     from zoo.critics.jobs import Played
     from zoo.critics.train import CriticProgress
+
+
+DATASETS = {"train": "mixed40", "held_out": "heldout5"}
+"""The play to learn from, by the games' split."""
 
 
 @dataclass
@@ -36,8 +40,9 @@ class CriticTrain:
 
     games: tyro.conf.Positional[tuple[str, ...]] = ("train",)
     """Games, or the groups train, held_out, all."""
-    dataset: str = "mixed40"
-    """A named dataset (`zoo data stats` lists them), or custom: all recorded play."""
+    dataset: str = ""
+    """A named dataset (`zoo data stats` lists them), or custom: all recorded play. By default mixed40, and heldout5 of
+    held-out games."""
     per_game: int | None = None
     """Take about this many transitions of each game, whole episodes at random; by default all."""
     recordings: tuple[Path, ...] = ()
@@ -66,7 +71,9 @@ class CriticTrain:
         jobs = [
             CriticJob(
                 game,
-                Selection(self.dataset, (game,), per_game=self.per_game),
+                Selection(
+                    self.dataset or DATASETS.get(get_game(game).split, "custom"), (game,), per_game=self.per_game
+                ),
                 self.critic,
                 self.out,
                 self.cache,

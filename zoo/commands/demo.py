@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rich.console import Console
 from rich.table import Table
 
 from finetune.offline import FinetuneConfig
-from zoo.commands.common import progress_bar, typed_command
+from zoo.commands.common import print_table, progress_bar, typed_command
 from zoo.reports.transfer_card import ARMS
 
 
@@ -65,12 +64,12 @@ class Demo:
 
             results = run_demo(config, self.out, pick_device(self.device), show, typed_command(without=["--out"]))
         if not self.json:
-            print_table(results)
+            print_table(arms_table(results))
             print(f"{self.out}/results.json, curves.png, play.mp4 ({results['video']}); {time.time() - started:.0f} s")
         return results
 
 
-def print_table(results: dict[str, Any]) -> None:
+def arms_table(results: dict[str, Any]) -> Table:
     """The arms, one a row."""
     title = (
         f"{results['game']}, never seen by {results['encoder']}: {results['transitions']} transitions, "
@@ -87,4 +86,4 @@ def print_table(results: dict[str, Any]) -> None:
             f"{arm['human_normalized']:.3f}",
             f"{arm['seconds']:.0f}",
         )
-    Console().print(table)
+    return table

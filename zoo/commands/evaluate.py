@@ -13,6 +13,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from zoo.commands.common import print_table, progress_bar
+from zoo.support.errors import QzooError
 from zoo.support.files import refuse_folder, write_json
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ class Evaluate:
         if self.out is not None:
             try:
                 write_json(self.out, result)
-            except OSError as error:  # it was there before the play: the result is shown in any case
-                print(f"{self.out}: could not be written ({error.strerror})", file=sys.stderr)
+            except QzooError as error:  # it was there before the play: the result is shown in any case
+                print(error, file=sys.stderr)
         return result
 
 

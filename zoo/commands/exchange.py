@@ -133,7 +133,7 @@ class Export:
 
     def run(self) -> dict[str, Any]:
         """Export, one game and source after the other."""
-        from zoo.converters.write import ExportProgress, export
+        from zoo.converters.export import ExportProgress, export
         from zoo.recordings.datasets import Selection
 
         games = tuple(parse_games(self.games, self._games()) if self.games else ())

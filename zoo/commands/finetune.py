@@ -156,8 +156,7 @@ class FinetuneOffline:
         Raises:
             QzooError: no such set, none of the game, or a mix that is not allowed.
         """
-        from zoo.converters.imports import find_sets
-        from zoo.converters.origins import check_origins
+        from zoo.converters.imports import check_origins, find_sets
 
         refuse_limits(self.imports, uniform=self.uniform)
         origins = sets_of(find_sets(self.imports), [game])

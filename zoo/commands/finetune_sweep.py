@@ -53,7 +53,7 @@ class FinetuneSweep:
     def default(cls, objective: str) -> FinetuneSweep:
         """The defaults with this objective."""
         config = SweepConfig(training=FinetuneConfig(objective=objective_for(objective)))
-        return cls(encoders=(), objective=objective, config=config)
+        return cls(encoders=tyro.MISSING, objective=objective, config=config)
 
     def run(self) -> dict[str, Any]:
         """Estimate, run the cells that are missing, write the page."""

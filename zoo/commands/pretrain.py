@@ -163,8 +163,7 @@ class Pretrain:
             QzooError: an unknown dataset or game, no such set, a mix that is not allowed, or held-out games without
                 --allow-held-out.
         """
-        from zoo.converters.imports import find_sets
-        from zoo.converters.origins import check_origins
+        from zoo.converters.imports import check_origins, find_sets
         from zoo.recordings.datasets import Selection
 
         refuse_limits(self.imports, uniform=self.uniform, per_game=self.per_game)

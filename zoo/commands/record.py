@@ -15,7 +15,7 @@ import tyro
 from zoo.atari.games import parse_games
 from zoo.commands.common import parse_duration, progress_bar
 from zoo.recorders.job import Progress, Source
-from zoo.recorders.record import record_games
+from zoo.recorders.record import EPSILONS, record_games
 from zoo.support.errors import QzooError
 
 
@@ -47,8 +47,8 @@ class _Record:
     json: bool = False
     """Print the result as JSON on standard output."""
 
-    def _run(self, source: Source, words: Sequence[str] = (), **settings: Any) -> list[dict[str, Any]]:
-        """Record with every core and show how it goes; `words` are the settings that only this source has."""
+    def _run(self, source: Source, **settings: Any) -> list[dict[str, Any]]:
+        """Record with every core and show how it goes; `settings` are those that only this source has."""
         games = parse_shard(self.shard, parse_games(self.games))
         seconds = parse_duration(self.time_budget) if self.time_budget else float("inf")
         save = parse_duration(self.save_every, "save_every")
@@ -75,7 +75,6 @@ class _Record:
                 seconds=seconds,
                 save_seconds=save,
                 workers=self.workers,
-                words=words,
                 report=show,
                 **settings,
             )
@@ -151,24 +150,12 @@ class RecordPolicy(_Record):
     # Fields with defaults come after those without, so the first setting on the command line is given a default.
     model: tyro.conf.Positional[str] = ""
     """The model's name (`zoo list`) or folder."""
-    epsilon: float = 0.05
+    epsilon: float = EPSILONS["policy"]
     """Share of actions taken at random."""
 
     def run(self) -> Any:
         """Record; one entry a game."""
-        from zoo.models.hub import find_model
-        from zoo.models.model_folder import read_config
-
-        if not self.model:
-            raise QzooError("MODEL: name the model that plays; `zoo list` lists them")
-        if not 0.0 <= self.epsilon <= 1.0:
-            raise QzooError(f"epsilon {self.epsilon}: must be 0 to 1")
-        folder = find_model(self.model)
-        name, known = read_config(folder).name, read_config(folder).games
-        if missing := [game for game in parse_games(self.games) if game not in known]:
-            raise QzooError(f"games {' '.join(missing)}: {name} has heads for {', '.join(known)}")
-        words = [self.model, "--epsilon", f"{self.epsilon:g}"]
-        return self._run("policy", words, model=str(folder), epsilon=self.epsilon)
+        return self._run("policy", model=self.model, epsilon=self.epsilon)
 
 
 @dataclass
@@ -181,7 +168,7 @@ class RecordPlanner(_Record):
     that of the episode under way since the last save (--save-every): a later call resumes in the middle of it.
     """
 
-    epsilon: float = 0.02
+    epsilon: float = EPSILONS["planner"]
     """Share of actions taken at random, so that the play holds other states than good ones."""
     plan: Annotated[tuple[int, int, int, int] | None, tyro.conf.arg(metavar="HORIZON SEGMENT PLAYED CANDIDATES")] = None
     """Look ahead like this instead of probing: steps to look ahead, the fewest that a new action is held for, steps
@@ -193,18 +180,4 @@ class RecordPlanner(_Record):
 
     def run(self) -> Any:
         """Record; one entry a game."""
-        from zoo.recordings.library import recorded_files, source_paths
-
-        if not 0.0 <= self.epsilon <= 1.0:
-            raise QzooError(f"epsilon {self.epsilon}: must be 0 to 1")
-        words = ["--epsilon", f"{self.epsilon:g}"]
-        if self.take_over:
-            for game in parse_games(self.games):
-                source_paths(recorded_files(self.take_over), game, "learner")
-            words += ["--take-over", *map(str, self.take_over)]
-        if self.plan is not None:
-            from zoo.recorders.planner import PlanSettings
-
-            PlanSettings(*self.plan)  # refuse here, before any process starts
-            words += ["--plan", *map(str, self.plan)]
-        return self._run("planner", words, epsilon=self.epsilon, plan=self.plan or (), taken_over=self.take_over)
+        return self._run("planner", epsilon=self.epsilon, plan=self.plan or (), taken_over=self.take_over)

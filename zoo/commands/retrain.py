@@ -116,7 +116,7 @@ class Retrain:
 
 
 class RetrainBars:
-    """A bar for each step of what."""
+    """A bar for each step, of each model or game."""
 
     def __init__(self, bar: Progress) -> None:
         self.bar = bar

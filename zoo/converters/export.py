@@ -1,56 +1,86 @@
-"""Our own recordings as frames for others: replayed a few episodes at a time, so that memory stays bounded."""
+"""Recordings written out for other libraries: one call for every format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-from zoo.frames.frame_process import frame_processes
-from zoo.frames.replay import Frames, empty_frames, replay
-from zoo.recordings.format import Episode, Recording
+from zoo.converters.export_minari import export_minari
+from zoo.converters.export_parquet import export_parquet, write_card
+from zoo.recordings.format import Recording
+from zoo.support.errors import QzooError, unknown_name
 
-GROUP_FRAMES = 30_000
-"""Frames replayed at a time: 212 MB, and the longest episode fits."""
+Format = Literal["minari", "parquet"]
 
 
-def sources_of(recordings: Sequence[Recording]) -> dict[tuple[str, str], list[Recording]]:
+@dataclass(frozen=True)
+class ExportProgress:
+    """A game's and source's frames: steps that are written, of `total`."""
+
+    game: str
+    source: str
+    steps: int
+    total: int
+
+
+def export(
+    recordings: Sequence[Recording],
+    format: Format,
+    out: str | Path,
+    *,
+    workers: int = 0,
+    command: str = "zoo.export",
+    report: Callable[[ExportProgress], None] = lambda progress: None,
+) -> list[dict[str, Any]]:
+    """Replay recordings into frames and write them for other libraries; what is complete already is kept.
+
+    Args:
+        recordings: as `zoo.data.load` or `zoo.data.read` gives them.
+        format: minari, a dataset GAME/SOURCE-v0 a game and source, below `out` (needs qzoo[minari]); parquet,
+            `out`/data/GAME.SOURCE.parquet, a row a step with the frame as PNG, and a card, for Hugging Face datasets.
+        workers: processes that replay; 0 takes every core.
+        command: what the files say made them.
+
+    Returns:
+        One dict a game and source: game, source, episodes, steps, path, and for minari its id.
+
+    Raises:
+        QzooError: another selection is in the way, a recording that does not replay, a full disk.
+    """
+    if format not in get_args(Format):
+        raise unknown_name("format", format, get_args(Format))
+    if workers < 0:
+        raise QzooError(f"workers {workers}: must be at least 1, or 0 for every core")
+    if any(episode.kept is not None for recording in recordings for episode in recording.episodes):
+        raise QzooError("recordings: single transitions were drawn of them (`uniform`); export whole episodes")
+    out, parts = Path(out), []
+    for (game, source), group in by_source(recordings).items():
+        total, done = sum(recording.steps for recording in group), 0
+
+        def advance(steps: int, game: str = game, source: str = source, total: int = total) -> None:
+            nonlocal done
+            done += steps
+            report(ExportProgress(game, source, done, total))
+
+        part: dict[str, Any] = {"game": game, "source": source, "steps": total}
+        part["episodes"] = sum(len(recording.episodes) for recording in group)
+        settings: dict[str, Any] = {"command": command, "workers": workers or None, "on_steps": advance}
+        if format == "minari":
+            name, path = export_minari(group, out, **settings)
+            part |= {"id": name, "path": str(path)}
+        else:
+            part["path"] = str(export_parquet(group, out, **settings))
+        parts.append(part)
+    if format == "parquet":
+        write_card(out)
+    return parts
+
+
+def by_source(recordings: Sequence[Recording]) -> dict[tuple[str, str], list[Recording]]:
     """Recordings by game and source: each is exported as a dataset of its own."""
     groups: dict[tuple[str, str], list[Recording]] = {}
     for recording in recordings:
         groups.setdefault((recording.metadata.game, recording.metadata.source), []).append(recording)
     return groups
-
-
-def replayed(
-    recordings: Sequence[Recording],
-    workers: int | None = None,
-    group_frames: int = GROUP_FRAMES,
-    on_steps: Callable[[int], None] = lambda steps: None,
-) -> Iterator[tuple[Episode, Frames]]:
-    """Every episode with its frames, uint8 (length + 1, 84, 84): the last state's is among them.
-
-    Args:
-        group_frames: frames in memory at a time; an episode that is longer comes alone.
-
-    Raises:
-        QzooError: as `replay`.
-    """
-    with frame_processes(workers) as processes:
-        for recording in recordings:
-            game, name = recording.metadata.game, recording.name
-            for group in _groups(recording.episodes, group_frames):
-                outputs = [empty_frames(episode.length + 1) for episode in group]
-                replay(game, group, outputs, name=name, processes=processes, on_steps=on_steps)
-                yield from zip(group, outputs, strict=True)
-
-
-def _groups(episodes: Sequence[Episode], group_frames: int) -> Iterator[list[Episode]]:
-    group: list[Episode] = []
-    frames = 0
-    for episode in episodes:
-        if group and frames + episode.length + 1 > group_frames:
-            yield group
-            group, frames = [], 0
-        group.append(episode)
-        frames += episode.length + 1
-    if group:
-        yield group

@@ -20,9 +20,9 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 
 from zoo.atari.games import get_game
 from zoo.atari.protocol import FRAME_SIZE, NUM_ACTIONS, PROTOCOL
-from zoo.converters.export import replayed
 from zoo.frames.build import fingerprint
 from zoo.frames.frames import FRAME_BYTES
+from zoo.frames.replay import replayed
 from zoo.recordings.format import Recording
 from zoo.support.errors import QzooError
 from zoo.support.files import check_room, reserve, writing

@@ -17,9 +17,8 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
 from zoo.atari.protocol import PROTOCOL
-from zoo.converters.export import replayed
 from zoo.frames.build import fingerprint
-from zoo.frames.replay import Frames
+from zoo.frames.replay import Frames, replayed
 from zoo.recordings.format import Episode, Recording
 from zoo.recordings.library import file_name
 from zoo.support.errors import QzooError
@@ -133,7 +132,6 @@ def _write(
     keys = {METADATA_KEY: json.dumps(about), b"huggingface": json.dumps({"info": {"features": features}})}
     schema = SCHEMA.with_metadata(keys)
     with (
-        writing(path),
         replacing(path) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):

@@ -221,7 +221,7 @@ class FrameSetWriter:
         columns["actions"] = [piece.actions.tobytes() for piece in self._rows]
         table = pa.table(columns, schema=SCHEMA.with_metadata({METADATA_KEY: json.dumps(state)}))
         part = self._folder / PIECES / f"{self._parts:05d}.parquet"
-        with writing(part), replacing(part) as temporary:
+        with replacing(part) as temporary:
             pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
         self._parts += 1
         self._rows.clear()

@@ -1,8 +1,11 @@
-"""Imported sets for training: found, a part of each drawn, and described for results.json and the card."""
+"""Imported sets for training: found, a part of each drawn, joined to one store, and described for results.json.
+
+Kinds of data are not mixed by accident.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from zoo.converters.frame_set import ORIGIN, SUFFIX, FrameSet, Origin, read_origin
-from zoo.converters.origins import COLUMNS
-from zoo.frames.frames import ChosenFrames
+from zoo.frames.frames import ChosenFrames, JoinedFrames
+from zoo.frames.store import FrameStore
 from zoo.support.errors import QzooError
 
+COLUMNS = ("actions", "rewards", "frame_index", "episode_start", "steps_left", "terminated")
+OURS = "recordings of qzoo"
 PARTIAL = ".partial"
 PARTS_ONLY = "no episode is in it from beginning to end"
 
@@ -111,3 +117,56 @@ def set_facts(frame_set: FrameSet) -> dict[str, Any]:
         "recorded": origin.recorded,
         "command": origin.command,
     }
+
+
+def check_origins(origins: Mapping[Path, Origin], *, with_recordings: bool, allow_mix: bool) -> None:
+    """Refuse data that was recorded in different ways, unless a mix is asked for.
+
+    Raises:
+        QzooError: names two that differ, and how.
+    """
+    kinds = {(origin.kind, tuple(origin.differs)): path for path, origin in origins.items()}
+    told = [
+        f"{path} (which may differ from ours in {'; '.join(differs) or 'nothing'})"
+        for (_, differs), path in kinds.items()
+    ]
+    told += [OURS] if with_recordings and origins else []
+    if len(told) > 1 and not allow_mix:
+        raise QzooError(f"{told[0]} and {told[1]} were not recorded alike; `allow_mixed_origins` trains on both")
+
+
+def join_stores(
+    sets: Sequence[FrameSet], recordings: FrameStore | None = None, *, allow_mix: bool = False
+) -> FrameStore:
+    """One store of imported sets, and of replayed recordings if any.
+
+    Frames stay where they are. What is of one game becomes one range.
+
+    Raises:
+        QzooError: as `check_origins`; or recordings of which only single transitions are drawn.
+    """
+    if recordings is not None and not sets:
+        return recordings
+    origins = {frame_set.path: frame_set.origin for frame_set in sets}
+    check_origins(origins, with_recordings=recordings is not None, allow_mix=allow_mix)
+    if recordings is not None and recordings.kept is not None:
+        raise QzooError("uniform: single transitions of recordings can't be joined with imported sets")
+    stores = [frame_set.store for frame_set in sets] + ([recordings] if recordings is not None else [])
+    if len(stores) == 1:
+        return stores[0]
+    parts: dict[str, list[dict[str, Tensor]]] = {}
+    frames = 0
+    for store in stores:
+        for game, (first, last) in store.ranges.items():
+            part = {name: getattr(store, name)[first:last] for name in COLUMNS}
+            for name in ("frame_index", "episode_start"):
+                part[name] = part[name] + frames
+            parts.setdefault(game, []).append(part)
+        frames += len(store.frames)
+    ordered = [part for group in parts.values() for part in group]
+    ranges, first = {}, 0
+    for game, group in parts.items():
+        last = first + sum(len(part["actions"]) for part in group)
+        ranges[game], first = (first, last), last
+    columns = {name: torch.cat([part[name] for part in ordered]) for name in COLUMNS}
+    return FrameStore(JoinedFrames(tuple(store.frames for store in stores)), **columns, ranges=ranges)

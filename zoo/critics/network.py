@@ -19,7 +19,7 @@ from zoo.atari.emulator import minimal_actions
 from zoo.atari.protocol import NUM_ACTIONS, RAM_BYTES
 from zoo.models.distributions import Support
 from zoo.support.errors import QzooError
-from zoo.support.files import replacing, writing
+from zoo.support.files import replacing
 
 INFO_KEY = "qzoo_critic"
 FORMAT = 1
@@ -98,7 +98,7 @@ class Critic:
         }
         tensors = {name: value.detach().half().contiguous() for name, value in self.network.state_dict().items()}
         info["checksum"] = _checksum(tensors, info)
-        with writing(path), replacing(path) as temporary:
+        with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={INFO_KEY: json.dumps(info)})
 
     @classmethod

@@ -14,7 +14,7 @@ from zoo.frames.build import frames_version
 from zoo.frames.frames import RawFrames
 from zoo.frames.store import FrameStore
 from zoo.support.errors import QzooError
-from zoo.support.files import check_room, lock_beside, remove_leftovers, set_aside
+from zoo.support.files import check_room, lock_beside, make_folder, remove_leftovers, set_aside
 from zoo.support.state import load_state, save_state
 
 FEATURE_BLOCK = 512
@@ -100,7 +100,7 @@ def cached_feature_store(
     """
     key = hashlib.sha256(f"{play} {made_by} {frames_version()}".encode()).hexdigest()[:16]
     path = cache / f"{'.'.join(store.games)}.{key}.features.safetensors"
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     with lock_beside(path):
         remove_leftovers(path)
         features = _read(path, key, (len(store.frames), width)) if path.exists() else None

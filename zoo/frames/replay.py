@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Protocol, TypeGuard
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from zoo.atari.protocol import FRAME_SIZE, PROTOCOL
 from zoo.frames.frame_process import FrameProcess, frame_processes
-from zoo.recordings.format import Episode, Mismatch
+from zoo.recordings.format import Episode, Mismatch, Recording
 from zoo.support.errors import QzooError
 
 Frames = NDArray[np.uint8]
+GROUP_FRAMES = 30_000
+"""Frames that `replayed` holds at a time: 212 MB, and the longest episode fits."""
 
 
 class FrameSink(Protocol):
@@ -137,3 +139,39 @@ def _takes_bytes(output: FrameSink, frames: int) -> TypeGuard[Frames]:
 def empty_frames(count: int) -> Frames:
     """Room for `count` frames in RAM."""
     return np.empty((count, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
+
+
+def replayed(
+    recordings: Sequence[Recording],
+    workers: int | None = None,
+    group_frames: int = GROUP_FRAMES,
+    on_steps: Callable[[int], None] = lambda steps: None,
+) -> Iterator[tuple[Episode, Frames]]:
+    """Every episode with its frames, uint8 (length + 1, 84, 84): the last state's is among them.
+
+    Args:
+        group_frames: frames in memory at a time; an episode that is longer comes alone.
+
+    Raises:
+        QzooError: as `replay`.
+    """
+    with frame_processes(workers) as processes:
+        for recording in recordings:
+            game, name = recording.metadata.game, recording.name
+            for group in _groups(recording.episodes, group_frames):
+                outputs = [empty_frames(episode.length + 1) for episode in group]
+                replay(game, group, outputs, name=name, processes=processes, on_steps=on_steps)
+                yield from zip(group, outputs, strict=True)
+
+
+def _groups(episodes: Sequence[Episode], group_frames: int) -> Iterator[list[Episode]]:
+    group: list[Episode] = []
+    frames = 0
+    for episode in episodes:
+        if group and frames + episode.length + 1 > group_frames:
+            yield group
+            group, frames = [], 0
+        group.append(episode)
+        frames += episode.length + 1
+    if group:
+        yield group

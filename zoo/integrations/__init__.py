@@ -1,1 +1,1 @@
-"""Encoders in other frameworks: Gymnasium, Stable-Baselines3, ONNX and torch.export. Each needs its own extra."""
+"""Encoders in other frameworks: Gymnasium, timm and torch.export; Stable-Baselines3 and ONNX by extras."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from zoo.models.agent import Agent
 from zoo.models.encoder import INPUT_SHAPE, Encoder
-from zoo.support.errors import QzooError
-from zoo.support.files import writing
+from zoo.support.errors import QzooError, unknown_name
+from zoo.support.files import make_folder, replacing
 
 Format = Literal["onnx", "torch"]
 
@@ -40,7 +40,8 @@ class Values(nn.Module):
 def export_model(model: Encoder | Agent, path: str | Path, format: Format = "onnx") -> Path:
     """Write an encoder (frames to features) or an agent (frames to values of the 18 actions) to a file.
 
-    Input `observations` is uint8 (batch, 4, 84, 84), output float32 (batch, D) or (batch, 18); any batch size.
+    Input `observations` is uint8 (batch, 4, 84, 84); output `features`, float32 (batch, D), or an agent's `values`,
+    (batch, 18); any batch size.
 
     Args:
         format: onnx (needs qzoo[onnx]), or torch, which `torch.export.load` reads.
@@ -49,23 +50,27 @@ def export_model(model: Encoder | Agent, path: str | Path, format: Format = "onn
         QzooError: ONNX is not installed, or the file can't be written.
     """
     path = Path(path)
+    if format not in get_args(Format):
+        raise unknown_name("format", format, get_args(Format))
     module = copy.deepcopy(Values(model) if isinstance(model, Agent) else model).eval().cpu()
     example = torch.zeros(2, *INPUT_SHAPE, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=2**20)
     shapes: Any = ({0: batch},)
     with torch.no_grad():
         program = torch.export.export(module, (example,), dynamic_shapes=shapes)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if format == "torch":
-            torch.export.save(program, path)
-            return path
-        try:
-            written = torch.onnx.export(
-                program, input_names=["observations"], output_names=["features"], verbose=False, dynamo=True
-            )
-        except ImportError as error:
-            raise QzooError("ONNX is not installed; pip install 'qzoo[onnx]'") from error
-        assert written is not None
-        written.save(path, external_data=False)
+    make_folder(path.parent)
+    if format == "torch":
+        with replacing(path) as temporary:
+            torch.export.save(program, temporary)
+        return path
+    name = "values" if isinstance(model, Agent) else "features"
+    try:
+        written = torch.onnx.export(
+            program, input_names=["observations"], output_names=[name], verbose=False, dynamo=True
+        )
+    except ImportError as error:
+        raise QzooError("ONNX is not installed; pip install 'qzoo[onnx]'") from error
+    assert written is not None
+    with replacing(path) as temporary:
+        written.save(temporary, external_data=False)
     return path

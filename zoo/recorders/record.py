@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +33,17 @@ from zoo.recorders.job import (
 )
 from zoo.recorders.play import Players
 from zoo.recordings.format import Episode
-from zoo.support.errors import QzooError
+from zoo.recordings.library import recorded_files, source_paths
+from zoo.support.errors import QzooError, unknown_name
 from zoo.support.files import lock_beside, remove_leftovers, take_lock
 from zoo.support.pool import cores, run_all
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+EPSILONS = {"policy": 0.05, "planner": 0.02}
+"""Share of actions taken at random, by default; so a planner's play holds other states than good ones."""
 
 
 class RandomPolicy:
@@ -107,23 +112,28 @@ def record_games(
     seconds: float = float("inf"),
     save_seconds: float = 60.0,
     workers: int = 0,
-    words: Sequence[str] = (),
+    model: str = "",
+    epsilon: float | None = None,
+    plan: tuple[int, ...] = (),
+    taken_over: Sequence[Path] = (),
     report: Callable[[Progress], None] = lambda progress: None,
-    **settings: Any,
 ) -> list[Progress]:
     """Record play of several games, one process a game; a later call resumes where the files stop.
 
     Args:
         games: games, or the groups train, held_out, extra, all.
-        source: random; learner, an agent as it learns on RAM; policy, a model of the zoo (give `model` and `epsilon`);
-            planner, lookahead on the emulator (`epsilon`, `plan`, `taken_over`, as in `RecordJob`).
+        source: random; learner, an agent as it learns on RAM; policy, a model of the zoo; planner, lookahead on the
+            emulator.
         steps: transitions of each game, at least: episodes are kept whole.
         out: folder of the recordings, GAME.SOURCE.parquet.
         seed: names the run: its episodes and, for a learner, its network.
         seconds: stop cleanly after so long.
         save_seconds: between saves of a policy's state.
         workers: processes; 0 takes every core.
-        words: what else of the settings the files' recorded command names.
+        model: of source policy, the name or folder of the model that plays.
+        epsilon: of policy and planner, the share of actions taken at random; by default 0.05 and 0.02.
+        plan: of planner, `PlanSettings`' numbers; by default a probe chooses them.
+        taken_over: of planner, recordings of learners whose episodes it takes over.
 
     Returns:
         Where each game's recording stands, in the order of the games.
@@ -132,29 +142,54 @@ def record_games(
         QzooError: settings that can't work, other play in the files, a model without a head for a game.
     """
     chosen = parse_games(games)
+    if source not in get_args(Source):
+        raise unknown_name("source", source, get_args(Source))
     if steps < 1:
         raise QzooError(f"steps {steps}: must be at least 1")
     if workers < 0:
         raise QzooError(f"workers {workers}: must be at least 1, or 0 for every core")
-    deadline = time.time() + seconds
+    deadline, share = time.time() + seconds, EPSILONS.get(source, 0.0) if epsilon is None else epsilon
+    words = _settings_of_source(chosen, source, model, share, plan, taken_over)
     limits = ["--steps", str(steps), "--seed", str(seed)]
     jobs = [
-        RecordJob(game, source, steps, seed, Path(out), command, deadline, save_seconds, **settings)
+        RecordJob(
+            game, source, steps, seed, Path(out), command, deadline, save_seconds, model, share, plan, tuple(taken_over)
+        )
         for game in chosen
         for command in [shlex.join(["zoo", "record", source, *words, "--games", game, *limits])]
     ]
-    return record_all(jobs, min(workers or cores(), len(jobs)), report)
+    return run_all(record, jobs, min(workers or cores(), len(jobs)), report)
 
 
-def record_all(
-    jobs: Sequence[RecordJob], workers: int, report: Callable[[Progress], None] = lambda progress: None
-) -> list[Progress]:
-    """Run every recording job; returns where each ended, in the jobs' order.
+def _settings_of_source(
+    games: Sequence[str], source: Source, model: str, epsilon: float, plan: tuple[int, ...], taken_over: Sequence[Path]
+) -> list[str]:
+    """What a source has of settings, checked, as its command has them."""
+    if not 0.0 <= epsilon <= 1.0:
+        raise QzooError(f"epsilon {epsilon}: must be 0 to 1")
+    if source == "policy":
+        from zoo.models.hub import find_model
+        from zoo.models.model_folder import read_config
 
-    Raises:
-        QzooError: as `run_all`; the files of all jobs are whole and resume at the next call.
-    """
-    return run_all(record, jobs, workers, report)
+        if not model:
+            raise QzooError("model: name the model that plays; `zoo list` lists them")
+        config = read_config(find_model(model))
+        if missing := [game for game in games if game not in config.games]:
+            raise QzooError(f"games {' '.join(missing)}: {config.name} has heads for {', '.join(config.games)}")
+        return [model, "--epsilon", f"{epsilon:g}"]
+    if source != "planner":
+        return []
+    words = ["--epsilon", f"{epsilon:g}"]
+    if taken_over:
+        for game in games:
+            source_paths(recorded_files(taken_over), game, "learner")
+        words += ["--take-over", *map(str, taken_over)]
+    if plan:
+        from zoo.recorders.planner import PlanSettings
+
+        PlanSettings(*plan)  # refuse here, before any process starts
+        words += ["--plan", *map(str, plan)]
+    return words
 
 
 def _record(job: RecordJob, report: Callable[[Progress], None]) -> Progress:

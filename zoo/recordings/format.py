@@ -38,7 +38,7 @@ from zoo.atari.emulator import rom_md5
 from zoo.atari.games import all_games
 from zoo.atari.protocol import NUM_ACTIONS, PROTOCOL
 from zoo.support.errors import QzooError, first_line
-from zoo.support.files import parse_json, refuse_special, replacing, writing
+from zoo.support.files import parse_json, refuse_special, replacing
 
 FORMAT_VERSION = 1
 CHECK_INTERVAL = 200
@@ -230,7 +230,7 @@ def write_recording(path: Path, metadata: Metadata, episodes: Sequence[Episode])
     """Write the file whole, under a temporary name first: a kill leaves the old file or the new one."""
     table = table_of(episodes)
     table = table.replace_schema_metadata(schema_metadata(replace(metadata, digest=values_digest(table))))
-    with writing(path), replacing(path) as temporary:
+    with replacing(path) as temporary:
         pq.write_table(
             table,
             temporary,

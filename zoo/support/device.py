@@ -15,10 +15,11 @@ from torch import Tensor
 from zoo.support.errors import QzooError
 
 CGROUP_MEMORY = (
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Folder, limit and use in bytes, of versions 2 and 1."""
+"""Folder, limit and use in bytes, and what memory.stat calls files' pages that the kernel takes back, of versions 2 and
+1."""
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 FIXED_WORKSPACES = (":4096:8", ":16:8")
 """The settings with which cuBLAS adds in the same order every time."""
@@ -159,9 +160,11 @@ def free_memory() -> int:
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-        for folder, limit, used in CGROUP_MEMORY:
-            with suppress(OSError, ValueError):  # no such cgroup, or its limit is the word "max"
-                free = min(free, int((folder / limit).read_text()) - int((folder / used).read_text()))
+        for folder, limit, used, cached in CGROUP_MEMORY:
+            with suppress(OSError, ValueError, KeyError):  # no such cgroup, or its limit is the word "max"
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                taken = int((folder / used).read_text()) - int(stat[cached])
+                free = min(free, int((folder / limit).read_text()) - taken)
         return max(0, free)
     return 0
 

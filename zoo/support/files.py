@@ -24,6 +24,22 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Work that writes `path`, which may be a folder.
+
+    Raises:
+        QzooError: it can't be written, as on a full disk.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        full = not isinstance(error, OSError) or error.errno in FULL  # safetensors' error has no number
+        advice = "free some space" if full else "choose another place"
+        raise QzooError(f"{path}: could not be written ({reason}); {advice}") from error
+
+
+@contextmanager
 def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
     """A temporary name beside `path` to write to; renamed to `path` when the block ends, removed when it fails.
 
@@ -32,21 +48,25 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
 
     Args:
         keep: the name, in the same folder, that the old file gets just before; a kill may leave it under that alone.
+
+    Raises:
+        QzooError: as `writing`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(_temporary_name(path, os.getpid()))
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        # As readable as its folder (some writers keep it to the user), but never for everyone to write.
-        temporary.chmod(path.parent.stat().st_mode & 0o664)
-        if keep is not None and path.exists():
-            path.replace(keep)
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(_temporary_name(path, os.getpid()))
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            # As readable as its folder (some writers keep it to the user), but never for everyone to write.
+            temporary.chmod(path.parent.stat().st_mode & 0o664)
+            if keep is not None and path.exists():
+                path.replace(keep)
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def remove_leftovers(path: Path) -> None:
@@ -61,22 +81,6 @@ def remove_leftovers(path: Path) -> None:
 
 def _temporary_name(path: Path, process: object) -> str:
     return f".{path.stem}.{process}.tmp{path.suffix}"
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Work that writes `path`, which may be a folder.
-
-    Raises:
-        QzooError: it can't be written, as on a full disk.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        full = not isinstance(error, OSError) or error.errno in FULL  # safetensors' error has no number
-        advice = "free some space" if full else "choose another place"
-        raise QzooError(f"{path}: could not be written ({reason}); {advice}") from error
 
 
 def make_folder(path: Path) -> None:

@@ -33,13 +33,10 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any
         QzooError: the file can't be written.
     """
     text = json.dumps(dict(info))
-    try:
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        metadata = {INFO_KEY: text, CHECKSUM_KEY: str(checksum(contiguous, text)), INFO_CRC_KEY: _crc(text)}
-        with replacing(path, keep=keep) as temporary:
-            save_file(contiguous, temporary, metadata=metadata)
-    except (OSError, SafetensorError) as error:
-        raise QzooError(f"{path}: could not be written ({error}); what was there is untouched") from error
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {INFO_KEY: text, CHECKSUM_KEY: str(checksum(contiguous, text)), INFO_CRC_KEY: _crc(text)}
+    with replacing(path, keep=keep) as temporary:
+        save_file(contiguous, temporary, metadata=metadata)
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -12,8 +12,7 @@ from typing import Any
 
 from zoo.atari.games import get_game
 from zoo.converters.frame_set import FrameSet, Origin, open_frame_set
-from zoo.converters.imports import draw_episodes, set_facts
-from zoo.converters.origins import join_stores
+from zoo.converters.imports import draw_episodes, join_stores, set_facts
 from zoo.data import Play
 from zoo.frames.build import fingerprint
 from zoo.frames.store import FrameStore

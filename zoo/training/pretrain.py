@@ -121,7 +121,7 @@ def pretrain(
         seconds: stop cleanly after so long, replay included, with a checkpoint.
         checkpoint_seconds: between checkpoints.
         resume: resume from the run's last checkpoint, if there is one; without it, a checkpoint there is an error.
-        force_resume: even where settings or data differ from the run's.
+        force_resume: resume even where settings or data differ from the run's.
         allow_held_out: let held-out games into the pretraining set.
         command: what results.json says made the model.
         report: called with the progress now and then.
@@ -137,7 +137,7 @@ def pretrain(
     chosen = ChosenPlay.of(play)
     dataset = chosen.selection.dataset if chosen.selection else "imported"
     name = name or f"{config.arch}.{config.objective.name.replace('_', '')}_{dataset}"
-    deadline = time.time() + seconds
+    deadline, resume = time.time() + seconds, resume or force_resume
     with deterministic(compute.deterministic), out_of_memory_as_error(IF_FULL), join() as world:
         with world.together(), out_of_memory_as_error(IF_FULL):
             _check(name, config, chosen, checkpoint_seconds, places.workers, allow_held_out)
