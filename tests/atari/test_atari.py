@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.recording_helpers import refused
-from zoo.atari.emulator import action_mask, action_values, make_ale, minimal_actions, play_step, rom_md5
+from zoo.atari.emulator import action_mask, make_ale, minimal_actions, play_step, rom_md5
 from zoo.atari.games import games_of
 from zoo.atari.protocol import PROTOCOL, Variant
 from zoo.atari.vector_env import make_vector_env
@@ -21,7 +21,6 @@ def test_plain_and_vector_play_are_the_same(game: str) -> None:
     generator = np.random.default_rng(1)
     actions = generator.integers(18, size=STEPS)
     seed = int(generator.integers(2**31))
-    values = action_values()
     recorder, single = Players(game, 1, "test", seed), make_ale(game, seed)
     vector = make_vector_env(game, 1, num_threads=1)
     stack, _ = vector.reset(seed=np.array([seed]))
@@ -32,7 +31,7 @@ def test_plain_and_vector_play_are_the_same(game: str) -> None:
         recorded = recorder.step(np.array([action]))
         screens, single_reward = [], 0
         for _ in range(PROTOCOL.frame_skip):
-            single_reward += single.act(values[action])
+            single_reward += single.act(action)
             screens.append(single.getScreenGrayscale())
         stack, rewards, terminated, truncated, _ = vector.step(np.array([action]))
         assert recorded[0][0] == single_reward == rewards[0], f"step {step}"
@@ -71,8 +70,8 @@ def test_sticky_actions_follow_the_seed() -> None:
     actions = np.random.default_rng(0).integers(18, size=60).tolist()
 
     def play(seed: int) -> bytes:
-        ale, values = make_ale("Pong", seed), action_values()
-        return b"".join((play_step(ale, values[action]), ale.getRAM().tobytes())[1] for action in actions)
+        ale = make_ale("Pong", seed)
+        return b"".join((play_step(ale, action), ale.getRAM().tobytes())[1] for action in actions)
 
     seeds = (0, 1, 2, 2**31 - 1)
     assert play(3) == play(3)

@@ -4,7 +4,7 @@ import ale_py
 import numpy as np
 import pytest
 
-from zoo.atari.emulator import action_values, make_ale, minimal_actions, play_step, reseed
+from zoo.atari.emulator import make_ale, minimal_actions, play_step, reseed
 from zoo.atari.protocol import Variant
 from zoo.atari.seeded_start import SeededStart, generator_text
 
@@ -12,10 +12,10 @@ DEFAULT = Variant()
 
 
 def play(ale: ale_py.ALEInterface, game: str, seed: int, steps: int) -> list[tuple[int, int, bool, bytes, bytes]]:
-    values, legal = action_values(), minimal_actions(game)
+    legal = minimal_actions(game)
     outcome = []
     for choice in np.random.default_rng(seed).integers(len(legal), size=steps):
-        reward = play_step(ale, values[legal[choice]])
+        reward = play_step(ale, legal[choice])
         ram, screen = ale.getRAM().tobytes(), ale.getScreenGrayscale().tobytes()
         outcome.append((reward, ale.lives(), bool(ale.game_over()), ram, screen))
     return outcome

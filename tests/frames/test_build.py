@@ -237,7 +237,7 @@ def test_a_full_disk_is_told(recordings: list[Recording], tmp_path: Path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(build, "replay", full)
-    refused(lambda: build_store(recordings, "blocks", tmp_path), GAMES[0], "No space left", "`cache`")
+    refused(lambda: build_store(recordings, "blocks", tmp_path), GAMES[0], "No space left", "free some space")
     assert visible(tmp_path) == []
 
 

@@ -14,7 +14,7 @@ from ale_py import ALEInterface
 
 from tests.command_helpers import run_command
 from tests.recording_helpers import recorded, refused
-from zoo.atari.emulator import action_values, make_ale, minimal_actions, play_step
+from zoo.atari.emulator import make_ale, minimal_actions, play_step
 from zoo.recorders import planner as module
 from zoo.recorders.job import RecordJob
 from zoo.recorders.planner import Outcome, PlannedEpisode, Planner, PlannerRun, PlanSettings, novelty
@@ -54,7 +54,7 @@ def advanced(game: str, steps: int, seed: int = 5) -> tuple[ALEInterface, int]:
     """A game that random play has brought somewhere, and the last action."""
     ale, generator, action = make_ale(game, seed), np.random.default_rng(seed), 0
     for action in generator.choice(minimal_actions(game), steps).tolist():
-        play_step(ale, action_values()[action])
+        play_step(ale, action)
     return ale, action
 
 
@@ -62,7 +62,7 @@ def future(ale: ALEInterface, game: str) -> list[bytes]:
     """What the game comes to if it goes on by fixed actions: RAM after each step."""
     seen = []
     for number in range(30):
-        play_step(ale, action_values()[minimal_actions(game)[number // 3 % len(minimal_actions(game))]])
+        play_step(ale, minimal_actions(game)[number // 3 % len(minimal_actions(game))])
         seen.append(ale.getRAM().tobytes())
     return seen
 
@@ -165,7 +165,7 @@ def test_a_learner_that_goes_on_is_taken_over_where_it_was_not_yet(
 
 
 @pytest.mark.parametrize("game", ["Breakout", pytest.param("Boxing", marks=pytest.mark.slow)])
-def test_the_planner_does_not_see_the_coins(game: str) -> None:
+def test_the_planner_does_not_see_the_draws(game: str) -> None:
     """The same state, other coins to come, the same plan; and planning takes nothing from the game itself."""
     planner = Planner(game, SHARP)
     for steps in (40, 70, 100):
@@ -194,11 +194,11 @@ def test_an_attempt_starts_with_the_action_that_may_stick() -> None:
     game, sequence = "Boxing", np.array([2, 2, 2])
     planner, (ale, previous) = Planner(game, SHARP), advanced(game, 60)
     state = ale.cloneState(include_rng=False)
-    for coins in planner._coins:
+    for coins in planner._draws:
         ends = []
         for other in (3, 4, 5, previous):
             for _ in range(3):
-                play_step(planner._ale, action_values()[other])
+                play_step(planner._ale, other)
             planner._attempt(state, previous, coins, UNSEEN, sequence)
             ends.append(planner._ale.getRAM().tobytes())
         assert len(set(ends)) == 1

@@ -82,7 +82,7 @@ def test_the_model_sees_what_it_will_see_in_replay(model: Path) -> None:
 
 def test_a_model_or_game_that_is_not_there_is_refused(model: Path, tmp_path: Path) -> None:
     common = ["--steps", "100", "--out", str(tmp_path / "out"), "--json"]
-    refused(lambda: run_command("record policy", ["--games", "Breakout", *common]), "MODEL")
+    refused(lambda: run_command("record policy", ["--games", "Breakout", *common]), "name the model")
     refused(lambda: run_command("record policy", [str(model), "--games", "Tennis", *common]), "Tennis", "has heads for")
     refused(
         lambda: run_command("record policy", [str(model), "--games", "Breakout", "--epsilon", "2", *common]),

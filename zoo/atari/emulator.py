@@ -106,14 +106,16 @@ def reseed(ale: ale_py.ALEInterface, game: str, seed: int, variant: Variant = DE
         start(ale, seed)
 
 
-def play_step(ale: ale_py.ALEInterface, action: ale_py.Action) -> int:
-    """Advance an emulator by one step of the protocol (4 frames, a sticky coin each); returns the raw reward."""
+def play_step(ale: ale_py.ALEInterface, action: int) -> int:
+    """Advance an emulator by one step of the protocol: 4 frames, in each of which the action before may stick.
+
+    Args:
+        action: an index in the full set of 18.
+
+    Returns:
+        The raw reward.
+    """
     return sum(ale.act(action) for _ in range(PROTOCOL.frame_skip))
-
-
-def action_values() -> list[ale_py.Action]:
-    """The full 18 actions in index order, for `play_step`."""
-    return [ale_py.Action(index) for index in range(NUM_ACTIONS)]
 
 
 def take_row(ale: ale_py.ALEInterface, row: NDArray[np.uint8]) -> None:
@@ -140,7 +142,6 @@ class FrameEmulator:
     ) -> None:
         self.game, self.variant, self.max_steps = game, variant, max_steps
         self._ale = make_ale(game, seed, variant)
-        self._actions = action_values()
         self._newest: NDArray[np.uint8] = self._ale.getScreenGrayscale()
         self._before = np.zeros_like(self._newest)
         self._begin()
@@ -157,10 +158,10 @@ class FrameEmulator:
 
     def step(self, action: int) -> int:
         """One step, up to the episode's end if that comes: `action` in the full set of 18; returns the raw reward."""
-        ale, value, reward = self._ale, self._actions[action], 0
+        ale, reward = self._ale, 0
         self.length += 1
         for left in reversed(range(PROTOCOL.frame_skip)):
-            reward += ale.act(value)
+            reward += ale.act(action)
             self.terminated = ale.game_over()
             self.truncated = left == 0 and self.length >= self.max_steps and not self.terminated
             if self.terminated or self.truncated:

@@ -1,14 +1,14 @@
 """Starting an episode of any seed without loading the ROM again: 3 ms instead of 75.
 
 ALE takes a seed only when it loads a ROM, and most of that time goes into a table of colours that nobody here looks at.
-But the seed decides nothing besides the sticky coins: two freshly loaded emulators of different seeds differ in the
-Mersenne Twister that flips them, and in nothing else. A serialized state holds that generator as text (624 words and a
+But the seed decides nothing besides the sticky-action draws: two freshly loaded emulators of different seeds differ in
+the Mersenne Twister behind them, and in nothing else. A serialized state holds that generator as text (624 words and a
 position), and NumPy's `RandomState` seeds it in the same way. So the start of any seed is the state of one start with
 another text in it.
 
 States are made and used within a process and never stored: their layout is ALE's own business. Every game's are tried
 against loading before they are used, so where the layout is another one, or a game's state does not come back whole
-(Solaris), or its start flips coins (Berzerk, DoubleDunk press buttons), the ROM is loaded as ever.
+(Solaris), or its start draws sticky actions (Berzerk, DoubleDunk press buttons), the ROM is loaded as ever.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 _HEADER_BYTES = 24
 _LENGTH_BYTES = 4
 _GENERATOR = re.compile(rb"(?:\d+ ){624}\d+")
-# Their first coins repeat the last action, so that a last action left over from the episode before shows.
+# Their first draws repeat the last action, so that a last action left over from the episode before shows.
 _TRIAL_SEEDS = (5, 2_000_000_003)
 _TRIAL_FRAMES = 60
 
@@ -68,7 +68,7 @@ class SeededStart:
 
     def __call__(self, ale: ale_py.ALEInterface, seed: int) -> None:
         """Set an emulator that has this variant loaded."""
-        ale.reset_game()  # for what no state holds: the screen, and the last action, which a sticky coin repeats
+        ale.reset_game()  # for what no state holds: the screen, and the last action, which a sticky action repeats
         ale.restoreState(ale_py.ALEState(self.state(seed)))
 
 

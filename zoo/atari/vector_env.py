@@ -43,7 +43,7 @@ def make_vector_env(game: str, num_envs: int, num_threads: int = 0) -> AtariVect
     """ale-py's vector environment under the protocol.
 
     Observations are uint8 (num_envs, 4, 84, 84), oldest frame first. Always reset with an array of seeds:
-    without one, every sub-environment gets the same stream of sticky coins. It plays the default mode and
+    without one, every sub-environment gets the same stream of sticky-action draws. It plays the default mode and
     difficulty only.
     """
     return FullActionVectorEnv(

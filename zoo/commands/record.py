@@ -85,8 +85,8 @@ class _Record:
             print(f"recorded before: {', '.join(done)}; for more, give more --steps", file=sys.stderr)
         if late := [result.game for result in results if result.too_late]:
             print(
-                f"--time-budget {self.time_budget} was over before the policy was back where it had been (it plays its "
-                f"life once more for that); give more: {', '.join(late)}",
+                f"--time-budget {self.time_budget} was over before the policy was back where it had been (it "
+                f"replays its training for that); give more: {', '.join(late)}",
                 file=sys.stderr,
             )
         if used_up := [result.game for result in results if result.used_up]:
@@ -136,7 +136,7 @@ class RecordRandom(_Record):
 
 @dataclass
 class RecordLearner(_Record):
-    """Record the whole life of an online C51 agent on RAM: from random play to good, exploration included."""
+    """Record the whole training of an online C51 agent on RAM: from random play to good, exploration included."""
 
     def run(self) -> Any:
         """Record; one entry a game."""
@@ -164,8 +164,8 @@ class RecordPlanner(_Record):
 
     No model, no learning and no GPU, but slow: some tens of steps a second on a core, so that an episode may take
     minutes. How far and how finely to look ahead, a probe chooses for each game (a minute or two, once); it stands in
-    the episodes' `policy`. Sticky coins are not known ahead. The end of the time budget loses no play, Ctrl-C or a kill
-    that of the episode under way since the last save (--save-every): a later call resumes in the middle of it.
+    the episodes' `policy`. Sticky-action draws are not known ahead. The end of the time budget loses no play, Ctrl-C or a
+    kill that of the episode under way since the last save (--save-every): a later call resumes in the middle of it.
     """
 
     epsilon: float = EPSILONS["planner"]

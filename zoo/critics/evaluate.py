@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zoo.atari.emulator import action_values, make_ale, play_step, reseed
+from zoo.atari.emulator import make_ale, play_step, reseed
 from zoo.atari.protocol import PROTOCOL
 from zoo.critics.network import Critic
 from zoo.evaluation.episodes import EVALUATION_SEED
@@ -55,7 +55,7 @@ def play_critic(
         epsilon: share of actions drawn at random.
         on_episode: called with the raw score of each episode that ends.
     """
-    game, actions, choices = critic.game, action_values(), np.array(critic.actions)
+    game, choices = critic.game, np.array(critic.actions)
     atoms = critic.support.atoms()
     rng = np.random.default_rng(seed)
     slots = min(episodes, 16)
@@ -73,7 +73,7 @@ def play_critic(
             ale, episode = ales[slot], played[playing[slot]]
             episode.values.append(float(values[row, number]))
             episode.lives.append(ale.lives())
-            episode.rewards.append(play_step(ale, actions[choices[number]]))
+            episode.rewards.append(play_step(ale, choices[number]))
             ram[slot, 0] = ram[slot, 1]
             ale.getRAM(ram[slot, 1])
             if ale.game_over() or len(episode.rewards) >= PROTOCOL.max_steps:

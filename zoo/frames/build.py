@@ -6,7 +6,6 @@ file; others that need it wait, and take what it made.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import zlib
@@ -182,10 +181,8 @@ def _make(path: Path, write: Callable[[], None], steps: int, on_steps: OnSteps) 
                     write()
                     return
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = "free some space, or name another `cache`" if full else "name another `cache`"
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise QzooError(f"{path}: could not be written ({reason}); {advice}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise QzooError(f"{path}: could not be written ({reason}); name another `cache`") from error
     on_steps(steps)
 
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.atari.emulator import action_values, make_ale, play_step, reseed, take_row
+from zoo.atari.emulator import make_ale, play_step, reseed, take_row
 from zoo.atari.protocol import PROTOCOL, RAM_BYTES, ROW_BYTES
 from zoo.frames.replay import num_frames
 from zoo.recordings.format import CHECK_INTERVAL, Episode, Mismatch, Recording, check_value
@@ -189,14 +189,14 @@ def replay_rows(ale: ale_py.ALEInterface, recording: Recording, number: int, on_
     Raises:
         QzooError: a reward or an end differs from the recording.
     """
-    episode, actions, game = recording.episodes[number], action_values(), recording.metadata.game
+    episode, game = recording.episodes[number], recording.metadata.game
     rows = np.empty((num_frames(episode), ROW_BYTES), dtype=np.uint8)
     rewards = np.empty(episode.length, dtype=np.int32)
     over = np.zeros(episode.length, dtype=np.bool_)
     reseed(ale, game, episode.seed)
     for step, action in enumerate(episode.actions.tolist()):
         take_row(ale, rows[step])
-        rewards[step] = play_step(ale, actions[action])
+        rewards[step] = play_step(ale, action)
         over[step] = ale.game_over()
         if step % 1024 == 1023 or step == episode.length - 1:
             on_steps(step % 1024 + 1)

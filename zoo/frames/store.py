@@ -307,7 +307,10 @@ def build_store(
     else:
         build = mapped_frames if placement == "memmap" else block_frames
         store = _index(ordered, build(ordered, folder, workers, on_steps, kept))
-    return replace(store, ram=ram_rows(ordered, folder)) if ram else store
+    if not ram:
+        return store
+    # It is there, unless the frames' files are of a run that wanted none; then this call is told now and then.
+    return replace(store, ram=ram_rows(ordered, folder, lambda steps: on_steps(0)))
 
 
 def choose_placement(recordings: Sequence[Recording], processes: int = 1) -> Placement:

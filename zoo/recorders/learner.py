@@ -1,4 +1,4 @@
-"""The learner: an online C51 agent on RAM, whose whole life is recorded.
+"""The learner: an online C51 agent on RAM, whose whole training is recorded.
 
 Only actions are kept and the play returns as frames, so the agent may see whatever is cheapest: the last two
 RAM states, 256 bytes, in a small network. The objective is that of Bellemare et al. 2017 with n-step returns, in
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zoo.atari.emulator import action_values, make_ale, minimal_actions, play_step, reseed
+from zoo.atari.emulator import make_ale, minimal_actions, play_step, reseed
 from zoo.atari.protocol import RAM_BYTES
 from zoo.models.distributions import Support, cross_entropy, expectation, project
 from zoo.recordings.format import Episode
@@ -277,11 +277,10 @@ def replay_ram(ale: ale_py.ALEInterface, game: str, episode: Episode) -> tuple[N
     """The RAM in which each action of an episode was chosen, uint8 (length, 128), and which ones cost a life."""
     ram = np.empty((episode.length, RAM_BYTES), dtype=np.uint8)
     lives = np.empty(episode.length + 1, dtype=np.int64)
-    actions = action_values()
     reseed(ale, game, episode.seed)
     lives[0] = ale.lives()
     for step, action in enumerate(episode.actions.tolist()):
         ale.getRAM(ram[step])
-        play_step(ale, actions[action])
+        play_step(ale, action)
         lives[step + 1] = ale.lives()
     return ram, np.diff(lives) < 0

@@ -4,10 +4,10 @@ A second emulator tries sequences of actions from the state that the game is in:
 anew, and some that change a stretch of the best so far. Some steps of the best are played, and it plans again. How far
 and how finely one must look depends on the game, so a probe chooses that where it is not given.
 
-- The planner never sees the sticky coins to come. States are copied without their random generator, and the second
-  emulator tosses coins of its own, from a seed that no episode has. To know them would be cheating that offline
+- The planner never sees the sticky-action draws to come. States are copied without their random generator, and the
+  second emulator has draws of its own, from a seed that no episode has. To know them would be cheating that offline
   learning can't repeat.
-- Its luck is a function of the state: sequences and coins come from a generator seeded with a hash of RAM. An episode
+- Its luck is a function of the state: sequences and draws come from a generator seeded with a hash of RAM. An episode
   depends on game, settings, epsilon and seed alone, and continues after a stop as if there had been none.
 - A lost life costs `LIFE` times the largest reward that any sequence met. Of equals, as where no reward is in sight,
   the one that ends in the RAM seen least in this episode is taken.
@@ -33,7 +33,7 @@ import torch
 from ale_py import ALEInterface, ALEState
 from numpy.typing import NDArray
 
-from zoo.atari.emulator import action_values, make_ale, minimal_actions, play_step
+from zoo.atari.emulator import make_ale, minimal_actions, play_step
 from zoo.atari.protocol import PROTOCOL, RAM_BYTES
 from zoo.recorders.job import (
     SEEDS_PER_RUN,
@@ -53,7 +53,7 @@ from zoo.support.state import load_state, save_state
 
 LIFE, DISCOUNT = 10.0, 0.98  # discounted by step: else a reward could be put off for ever
 DOUBLINGS = 4  # an action is held for 1, 2, 4 or 8 segments
-COIN_SEED = 2**31 - 1
+DRAW_SEED = 2**31 - 1
 PROBE_STEPS, PROBE_LEAD, PROBE_SEARCH = 250, 50, 1_000
 BYTES = np.arange(RAM_BYTES)
 Ints: TypeAlias = NDArray[np.int64]
@@ -112,12 +112,12 @@ class Planner:
 
     def __init__(self, game: str, settings: PlanSettings) -> None:
         self.game, self.settings = game, settings
-        self._ale, self._values = make_ale(game, COIN_SEED), action_values()
+        self._ale = make_ale(game, DRAW_SEED)
         self._actions = np.array(minimal_actions(game))
-        self._coins: list[ALEState] = []  # the generator after 1 to 64 steps: so many streams of coins
+        self._draws: list[ALEState] = []  # the generator after 1 to 64 steps: so many streams of draws
         for _ in range(64):
-            play_step(self._ale, self._values[0])
-            self._coins.append(self._ale.cloneState(include_rng=True))
+            play_step(self._ale, 0)
+            self._draws.append(self._ale.cloneState(include_rng=True))
 
     def plan(self, ale: ALEInterface, previous: int, rest: Ints, seen: Ints) -> Ints:
         """The best sequence found for the state that `ale` is in, (horizon,); `ale` stays as it is.
@@ -129,13 +129,13 @@ class Planner:
         """
         state, settings = ale.cloneState(include_rng=False), self.settings
         generator = np.random.default_rng([zlib.crc32(ale.getRAM().tobytes()), previous])
-        attempt = partial(self._attempt, state, previous, self._coins[int(generator.integers(len(self._coins)))], seen)
+        attempt = partial(self._attempt, state, previous, self._draws[int(generator.integers(len(self._draws)))], seen)
         kept = np.pad(rest, (0, settings.horizon - len(rest)), mode="edge") if len(rest) else self._drawn(generator)
         tried = [best := attempt(kept)]
         for number in range(1, settings.candidates):
             tried.append(attempt(self._changed(best.sequence, generator) if number % 2 else self._drawn(generator)))
-            life = LIFE * max(outcome.largest for outcome in tried)
-            best = max(tried, key=partial(Outcome.worth, life=life))
+            life_cost = LIFE * max(outcome.largest for outcome in tried)
+            best = max(tried, key=partial(Outcome.worth, life=life_cost))
         return best.sequence
 
     def _drawn(self, generator: np.random.Generator) -> Ints:
@@ -149,15 +149,15 @@ class Planner:
         changed[start : start + hold] = generator.choice(self._actions)
         return changed
 
-    def _attempt(self, state: ALEState, previous: int, coins: ALEState, seen: Ints, sequence: Ints) -> Outcome:
+    def _attempt(self, state: ALEState, previous: int, draws: ALEState, seen: Ints, sequence: Ints) -> Outcome:
         """Play a sequence out, up to a lost life or the end of the game."""
         ale, rewards, lost, largest, discount = self._ale, 0.0, 0.0, 1.0, 1.0
-        ale.restoreState(coins)
-        play_step(ale, self._values[previous])  # a state doesn't hold the action that may stick, the emulator does
+        ale.restoreState(draws)
+        play_step(ale, previous)  # a state doesn't hold the action that may stick, the emulator does
         ale.restoreState(state)
         lives = ale.lives()
         for action in sequence.tolist():
-            reward = play_step(ale, self._values[action])
+            reward = play_step(ale, action)
             rewards, largest = rewards + discount * reward, max(largest, abs(reward))
             lost = discount if ale.lives() < lives else 0.0
             if lost or ale.game_over():
@@ -175,7 +175,7 @@ class PlannedEpisode:
         self.rewards: list[int] = []
         self.rest = np.zeros(0, dtype=np.int64)
         self.seen = np.zeros((RAM_BYTES, 256), dtype=np.int64)
-        self.ale, self._values = make_ale(planner.game, seed), action_values()
+        self.ale = make_ale(planner.game, seed)
 
     @property
     def ended(self) -> bool:
@@ -195,7 +195,7 @@ class PlannedEpisode:
 
     def play(self, action: int) -> None:
         """Play one step of this action."""
-        self.rewards.append(play_step(self.ale, self._values[action]))
+        self.rewards.append(play_step(self.ale, action))
         self.actions.append(action)
         self.seen[BYTES, self.ale.getRAM()] += 1
 

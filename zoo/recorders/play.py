@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.atari.emulator import action_values, make_ale, play_step, reseed
+from zoo.atari.emulator import make_ale, play_step, reseed
 from zoo.atari.protocol import PROTOCOL, RAM_BYTES
 from zoo.recordings.format import CHECK_INTERVAL, Episode, check_value
 
@@ -41,7 +41,6 @@ class Players:
         self.lost_life = np.zeros(num_envs, dtype=np.bool_)
         self._lives = [0] * num_envs
         self._next_seed = first_seed
-        self._actions = action_values()
         self._ales = [make_ale(game, first_seed + env) for env in range(num_envs)]
         self._running = [_Running(first_seed, steps)] * num_envs
         for env in range(num_envs):
@@ -68,7 +67,7 @@ class Players:
         truncated = np.zeros(count, dtype=np.bool_)
         for env, action in enumerate(actions.tolist()):
             ale, running = self._ales[env], self._running[env]
-            reward = play_step(ale, self._actions[action])
+            reward = play_step(ale, action)
             ale.getRAM(self.ram[env])
             running.actions.append(action)
             running.rewards.append(reward)

@@ -237,7 +237,7 @@ def _restore(job: RecordJob, policy: PlayPolicy, num_envs: int, episodes: list[E
 
     Raises:
         QzooError: its state is missing, damaged or of other settings.
-        _OutOfTimeError: the deadline came first; a learner remembers a long life by playing it again.
+        _OutOfTimeError: the deadline came first; a learner rebuilds its replay buffer by playing its episodes again.
     """
     from zoo.support.state import START_OVER, load_state
 

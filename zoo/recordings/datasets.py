@@ -30,7 +30,7 @@ class Part:
     policies: tuple[str, ...] = ()
     """Only of these, as recordings name them ("learner/seed=0"); empty: of all."""
     since: float = 0.0
-    """Of each policy's life what began at this share of its steps or later (0: the beginning)"""
+    """Of each policy's play what began at this share of its steps or later (0: the beginning)"""
     until: float = 1.0
     """and before this one (1: the end)."""
     per_game: int | None = None
@@ -51,14 +51,14 @@ class Dataset:
 DATASETS = (
     Dataset(
         name="novice40",
-        summary="the first fifth of each learner's life and random play, after the paper's sub-optimal data",
+        summary="the first fifth of each learner's training and random play, after the paper's sub-optimal data",
         games=games_of("train"),
         # Remembered of the paper, not checked: its sub-optimal data are the first fifth of each agent's run.
         parts=(Part("learner", until=0.2), Part("random")),
     ),
     Dataset(
         name="mixed40",
-        summary="the mixture for pretraining: whole lives of learners, random to good, and random play",
+        summary="the mixture for pretraining: learners from random to good, whole trainings, and random play",
         games=games_of("train"),
         # All that is shipped; a hundredth of it is random play. Comparisons with other mixtures (benchmarks/worth*)
         # were made by trainings whose values were inflated, so they decide nothing. Critics on RAM play better the more
@@ -67,7 +67,7 @@ DATASETS = (
     ),
     Dataset(
         name="heldout5",
-        summary="whole lives of learners in the games kept out of pretraining, for transfer",
+        summary="whole trainings of learners in the games kept out of pretraining, for transfer",
         games=games_of("held_out"),
         parts=(Part("learner"),),
     ),

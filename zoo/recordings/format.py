@@ -2,7 +2,7 @@
 
 A file holds the episodes of one game and one source of play. A row is an episode:
 
-    seed           int64          names the episode's sticky coins (`zoo.atari.emulator.reseed`)
+    seed           int64          names the episode's sticky-action draws (`zoo.atari.emulator.reseed`)
     actions        binary         index in the full 18-action set, one byte a step (4 frames)
     reward_gaps    list<uint16>   the steps with a reward other than zero: the first one, then distances
     reward_values  list<int32>    those rewards, raw

@@ -1,7 +1,7 @@
 """Which recordings there are, and choosing from them.
 
 A file is called GAME.SOURCE.parquet. Further files of the same game and source, GAME.SOURCE.SHARD.parquet, are read
-after it, in the order of their shards' names (numbers in them by value); each shard is a life of its own.
+after it, in the order of their shards' names (numbers in them by value); each shard is an independent run.
 """
 
 from __future__ import annotations

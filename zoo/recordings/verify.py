@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import ale_py
 import numpy as np
 
-from zoo.atari.emulator import action_values, make_ale, play_step, reseed
+from zoo.atari.emulator import make_ale, play_step, reseed
 from zoo.atari.protocol import PROTOCOL
 from zoo.recordings.format import CHECK_INTERVAL, Episode, Mismatch, Recording, check_value, read_with_digest
 from zoo.recordings.library import Holders, check_name, claim_episodes
@@ -77,11 +77,10 @@ def verify_episode(game: str, episode: Episode, ale: ale_py.ALEInterface | None 
         ale = make_ale(game, episode.seed)
     else:
         reseed(ale, game, episode.seed)
-    actions = action_values()
     for step, action in enumerate(episode.actions.tolist()):
         if ale.game_over():
             return step, f"the game is over after {step} steps, recorded {episode.length}"
-        reward = play_step(ale, actions[action])
+        reward = play_step(ale, action)
         if reward != episode.rewards[step]:
             return step, f"replay gives reward {reward}, recorded {int(episode.rewards[step])}"
         length = step + 1

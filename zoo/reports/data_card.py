@@ -34,8 +34,9 @@ FIRST_LEARNER = "212e0e32a1fc28b26ba0dc927ce4f92d3cb8115df3bd6d4d113627bb2fd05b2
 SOURCES = {
     "learner": "a C51 agent as it learns, from its first random step to its last, exploration included. It saw the "
     "console's 128 bytes of RAM, not the screen; only what it did is kept",
-    "planner": "lookahead on the emulator: sequences of actions are tried on a copy of the game, with other sticky "
-    "coins, and the start of the best is played, now and then a random action. It saw the console's whole state",
+    "planner": "lookahead on the emulator: sequences of actions are tried on a copy of the game, with other "
+    "sticky-action draws, and the start of the best is played, now and then a random action. It saw the console's "
+    "whole state",
     "policy": "a model of the zoo, which takes the best action by its Q-values and now and then a random one",
     "random": "uniformly random play over the game's minimal set of actions",
 }
