@@ -164,8 +164,8 @@ class RecordPlanner(_Record):
 
     No model, no learning and no GPU, but slow: some tens of steps a second on a core, so that an episode may take
     minutes. How far and how finely to look ahead, a probe chooses for each game (a minute or two, once); it stands in
-    the episodes' `policy`. Sticky-action draws are not known ahead. The end of the time budget loses no play, Ctrl-C or a
-    kill that of the episode under way since the last save (--save-every): a later call resumes in the middle of it.
+    the episodes' `policy`. Sticky-action draws are not known ahead. The end of the time budget loses no play, Ctrl-C or
+    a kill that of the episode under way since the last save (--save-every): a later call resumes in the middle of it.
     """
 
     epsilon: float = EPSILONS["planner"]
