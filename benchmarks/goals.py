@@ -89,7 +89,7 @@ def page() -> str:
         "Median (10th to 90th percentile) on a CPU with two cores; written by `python benchmarks/goals.py` from the "
         "files of figures beside this page.",
         f"`nature`, batch {step['batch']}: of {step['step_ms']['median']:.1f} ms, {small:.1f} go to what the limit "
-        f"does not have: {named}. Each is a pass over all weights, or many operations on little. `--compile on` takes "
+        f"does not have: {named}. Each is a pass over all weights, or many operations on little. `--compile` takes "
         f"{text(compiled['ratio'], '.2f')} times as long as plain (another run: {compiled['machine']['device']}, load "
         f"{compiled['machine']['load']:.1f}).",
         f"`resnet18`: the goal is 1.5 times the 241 samples/s that plain bf16 training once reached on such a CPU; the "

@@ -11,6 +11,7 @@ import pytest
 from safetensors import SafetensorError
 
 from tests.recording_helpers import refused
+from zoo.support.errors import QzooError
 from zoo.support.files import remove_leftovers, replacing, write_json, writing
 
 
@@ -25,7 +26,7 @@ def test_the_new_file_takes_the_place_of_the_old(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text("old")
-    with pytest.raises(OSError, match="disk full"), replacing(path) as temporary:
+    with pytest.raises(QzooError, match="disk full"), replacing(path) as temporary:
         temporary.write_text("half")
         raise OSError("disk full")
     assert path.read_text() == "old"
