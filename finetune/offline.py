@@ -386,7 +386,13 @@ class NoLayers(nn.Module):
         return [[]]
 
 
-def start_network(encoder: Encoder, game: str, mode: Mode, config: FinetuneConfig) -> QNetwork:
+def start_network(
+    encoder: Encoder,
+    game: str,
+    mode: Mode,
+    config: FinetuneConfig,
+    critics: Mapping[str, Critic] = MappingProxyType({}),
+) -> QNetwork:
     """The network that training starts from: copies of the encoder's weights, or fresh ones, by mode."""
     torch.manual_seed(config.seed)
     fresh = Encoder(encoder.arch, encoder.feature_dim, encoder.feature_norm).to(next(encoder.parameters()).device)
@@ -397,7 +403,7 @@ def start_network(encoder: Encoder, game: str, mode: Mode, config: FinetuneConfi
         if afresh:
             weights = {k: v for k, v in weights.items() if not k.startswith("projection.")}
         fresh.load_state_dict(weights, strict=not afresh)
-    start_heads(network, config.objective)
+    start_heads(network, config.objective, critics)
     return network.to(next(encoder.parameters()).device)
 
 
@@ -440,7 +446,8 @@ def finetune(
     if store.games != (game,):
         raise QzooError(f"{game}: the play given is of {', '.join(store.games)}")
     device = next(encoder.parameters()).device
-    network = start_network(encoder, game, mode, config)
+    critics = {} if critic is None else {game: critic}
+    network = start_network(encoder, game, mode, config, critics)
     run_config = config.run_config(encoder.arch, encoder.feature_dim)
     run_config.check(1)
     began = time.time()
@@ -449,7 +456,6 @@ def finetune(
         data = store if isinstance(store, FeatureStore) else frozen_features(network.encoder, store, config)
         trained = behind_features(network, game, config)
     features_seconds = time.time() - began
-    critics = {} if critic is None else {game: critic}
     spec = config.objective.batch()
     data = data.with_monte_carlo(spec.gamma, spec.reward_clip, life_ends=critic is not None and critic.life_ends)
     inputs = Inputs(return_scales(data, config.objective), critics)

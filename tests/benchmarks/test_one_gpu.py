@@ -29,7 +29,7 @@ def test_a_run_leaves_parts_that_are_a_model(tmp_path: Path, monkeypatch: pytest
     facts = {
         "config": {"life_ends": True, "gamma": 0.99, "reward_clip": 1.0},
         "transitions": 400,
-        "values": {"spread": 0.1},
+        "values": {"spread": 0.1, "q_data": 0.0},
     }
     for game, actions in zip(GAMES, (18, 3), strict=True):
         critic = Critic(game, RamNetwork(actions, 8, 51), Support(), 1.0, facts)

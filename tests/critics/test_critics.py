@@ -27,6 +27,8 @@ from zoo.objectives.base import Inputs
 from zoo.objectives.bc import BehaviourCloning, CloningConfig
 from zoo.objectives.from_critic import FromCritic, FromCriticConfig
 from zoo.recordings.format import Recording
+from zoo.training.config import RunConfig
+from zoo.training.run import new_objective
 
 TINY = CriticConfig(samples=64 * 40, batch_size=64, width=16, n_step=3)
 
@@ -250,6 +252,19 @@ def test_cloning_is_a_cross_entropy_over_legal_actions(recordings: list[Recordin
     assert objective.loss(batch)["loss"].item() == pytest.approx(np.mean(wanted), rel=1e-4)
     odd = replace(batch, actions=torch.full_like(batch.actions, 17))  # as imported play may hold: none of Breakout's
     assert objective.loss(odd)["loss"].isfinite()
+
+
+def test_heads_start_at_their_critics_mean_values(critics: Path) -> None:
+    teachers = load_critics(critics, GAMES)
+    config = RunConfig(feature_dim=8, objective=FromCriticConfig(prior_std=0.5))
+    network = new_objective(config, GAMES, Inputs(critics=teachers)).network
+    with torch.no_grad():
+        network.weight.zero_()
+        outputs = network(torch.zeros(2 * len(GAMES), 4, 84, 84, dtype=torch.uint8))
+    atoms = teachers[GAMES[0]].support.atoms()
+    for values, game in zip(expectation(outputs, atoms), GAMES, strict=True):
+        wanted = 0.9 * teachers[game].mean_value  # a tenth is uniform, around 0
+        assert wanted and values.numpy() == pytest.approx(np.full((2, 18), wanted), abs=0.02)
 
 
 def test_the_commands_train_evaluate_and_teach(recordings_dir: Path, tmp_path: Path) -> None:

@@ -89,6 +89,11 @@ class Critic:
         """Mean standard deviation of its values over actions, in recorded states; of scaled values."""
         return float(self.facts["values"]["spread"]) * self.scale
 
+    @property
+    def mean_value(self) -> float:
+        """Its mean value of what was played in recorded states, scaled."""
+        return float(self.facts["values"]["q_data"]) * self.scale
+
     def save(self, path: Path) -> None:
         """Write weights in fp16, and what they are, to a safetensors file, whole or not at all."""
         support = [self.support.v_min, self.support.v_max, self.support.num_atoms]

@@ -40,8 +40,8 @@ def expectation(logits: Tensor, atoms: Tensor) -> Tensor:
     return (torch.softmax(logits, dim=-1) * atoms).sum(-1)
 
 
-def prior_logits(support: Support, std: float) -> Tensor:
-    """Logits of the belief to start from: a normal around 0 of standard deviation `std`, a tenth of it uniform.
+def prior_logits(support: Support, std: float, mean: float = 0.0) -> Tensor:
+    """Logits of the belief to start from: a normal around `mean` of standard deviation `std`, a tenth of it uniform.
 
     From a uniform start the distribution narrows by a factor gamma ** n at each refresh of the target network, which
     takes thousands of steps; from here it starts narrow, and the uniform share keeps far returns within reach.
@@ -49,7 +49,7 @@ def prior_logits(support: Support, std: float) -> Tensor:
     Returns:
         float32 (num_atoms,).
     """
-    normal = torch.softmax(-0.5 * (support.atoms() / std).square(), dim=0)
+    normal = torch.softmax(-0.5 * ((support.atoms() - mean) / std).square(), dim=0)
     return torch.log(0.9 * normal + 0.1 / support.num_atoms)
 
 

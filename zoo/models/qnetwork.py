@@ -134,9 +134,9 @@ class QNetwork(nn.Module):
         nn.init.zeros_(self.bias)
 
     def start_at(self, outputs: Tensor) -> None:
-        """Let every action of every game start at the same outputs: float (head.size,) becomes the bias."""
+        """Let every action of a game start at the same outputs: float (G, head.size) becomes the bias."""
         with torch.no_grad():
-            self.bias.copy_(outputs.to(self.bias).repeat(NUM_ACTIONS).expand_as(self.bias))
+            self.bias.copy_(outputs.to(self.bias).repeat(1, NUM_ACTIONS))
 
     def game_index(self, game: str) -> int:
         """Position of the head of `game`.

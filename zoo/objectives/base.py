@@ -46,8 +46,12 @@ class ObjectiveConfig:
         """What it asks of a batch."""
         raise NotImplementedError
 
-    def prior(self) -> Tensor | None:
-        """Outputs of an action, (head.size,), that fresh heads start at; None: as they are drawn."""
+    def prior(self, critic: Critic | None = None) -> Tensor | None:
+        """Outputs of an action, (head.size,), that fresh heads start at; None: as they are drawn.
+
+        Args:
+            critic: of the game, where there is one.
+        """
         return None
 
     def check(self) -> None:
@@ -99,7 +103,7 @@ class CategoricalConfig(ReturnConfig):
         """A return distribution for each action."""
         return Head("categorical_q", Support(self.v_min, self.v_max, self.num_atoms))
 
-    def prior(self) -> Tensor | None:
+    def prior(self, critic: Critic | None = None) -> Tensor | None:
         """That of `prior_std`."""
         support = Support(self.v_min, self.v_max, self.num_atoms)
         return None if self.prior_std is None else prior_logits(support, self.prior_std)

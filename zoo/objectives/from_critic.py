@@ -19,9 +19,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zoo.critics.network import Teachers
+from zoo.critics.network import Critic, Teachers
 from zoo.frames.store import Batch, BatchSpec
-from zoo.models.distributions import Support, expectation
+from zoo.models.distributions import Support, expectation, prior_logits
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives.base import NOTHING, CategoricalConfig, Inputs, Objective, chosen_logits
 from zoo.support.errors import QzooError
@@ -34,11 +34,19 @@ class FromCriticConfig(CategoricalConfig):
 
     name: ClassVar[str] = "from_critic"
     needs_critics: ClassVar[bool] = True
+    prior_std: float | None = 2.0
+    """Heads start at a return distribution of this deviation around the critic's mean value (None: uniform). Ours."""
     policy_weight: float = 1.0
     """Weight of the divergence between the policies that critic's and network's values give."""
     policy_temperature: float = 0.5
     """Temperature of those policies, softmax(Q / t), relative to the spread of the critic's values over a game's
     actions."""
+
+    def prior(self, critic: Critic | None = None) -> Tensor | None:
+        """That of `prior_std`."""
+        if self.prior_std is None or critic is None:
+            return None
+        return prior_logits(critic.support, self.prior_std, critic.mean_value)
 
     def batch(self) -> BatchSpec:
         """Single states with RAM; the discount and clipping are of the returns that values are compared with."""

@@ -140,7 +140,7 @@ def training_speed(recipe: Recipe, device: torch.device, seconds: float) -> floa
     if recipe.critics and support is not None:
         for game in games:
             network = RamNetwork(int(action_mask(game).sum()), recipe.critics[game].width, support.num_atoms)
-            facts = {"config": asdict(recipe.critics[game]), "values": {"spread": 0.1}}
+            facts = {"config": asdict(recipe.critics[game]), "values": {"spread": 0.1, "q_data": 0.0}}
             critics[game] = Critic(game, network, support, 1.0, facts)
     objective = new_objective(run, games, Inputs(critics=critics)).to(device).train()
     per_game = run.per_game(len(games))

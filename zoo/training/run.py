@@ -45,7 +45,7 @@ def new_objective(config: RunConfig, games: Sequence[str], inputs: Inputs = NOTH
     """
     torch.manual_seed(config.seed)
     network = QNetwork(Encoder(config.arch, config.feature_dim), games, config.objective.head())
-    start_heads(network, config.objective)
+    start_heads(network, config.objective, inputs.critics)
     if config.init is not None:
         scales = {**inputs.scales, **{game: critic.scale for game, critic in inputs.critics.items()}}
         start_from(network, config, scales)
@@ -107,11 +107,13 @@ def start_from(network: QNetwork, config: RunConfig, scales: Mapping[str, float]
             network.bias[here] = source.bias[there]
 
 
-def start_heads(network: QNetwork, config: ObjectiveConfig) -> None:
+def start_heads(
+    network: QNetwork, config: ObjectiveConfig, critics: Mapping[str, Critic] = MappingProxyType({})
+) -> None:
     """Give fresh heads the return distribution to start from."""
-    prior = config.prior()
-    if prior is not None:
-        network.start_at(prior)
+    priors = [config.prior(critics.get(game)) for game in network.games]
+    if known := [prior for prior in priors if prior is not None]:
+        network.start_at(torch.stack(known))
 
 
 def write_run_model(
