@@ -36,7 +36,7 @@ class FromCriticConfig(CategoricalConfig):
     needs_critics: ClassVar[bool] = True
     prior_std: float | None = 2.0
     """Heads start at a return distribution of this deviation around the critic's mean value (None: uniform). Ours."""
-    policy_weight: float = 1.0
+    policy_weight: float = 0.1
     """Weight of the divergence between the policies that critic's and network's values give."""
     policy_temperature: float = 0.5
     """Temperature of those policies, softmax(Q / t), relative to the spread of the critic's values over a game's
