@@ -84,12 +84,12 @@ STUDIES = {
         per_game=150_000,
         samples=180_000,
         variants={
-            f"weight {weight:g}, temperature {temperature:g}": {
+            f"weight {weight:g}, heads' rate {heads:g}": {
                 "objective": "from_critic",
                 "policy_weight": weight,
-                "policy_temperature": temperature,
+                "head_lr_scale": heads,
             }
-            for weight, temperature in ((1.0, 0.5), (4.0, 0.5), (4.0, 1.0), (10.0, 1.0), (0.0, 1.0), (4.0, 0.25))
+            for weight, heads in ((4.0, 1.0), (4.0, 0.1), (0.1, 0.1), (0.02, 0.1), (0.1, 1.0), (0.0, 0.1))
         },
     ),
     "teach": Study(
@@ -144,13 +144,14 @@ class Compare:
         """Train a variant and play: scores and values of every game, and what made them."""
         samples = self.samples or study.samples
         per_step = self.batch_size // len(study.games)
+        objective_settings, optimizer_settings = settings_of(study.variants[name])
         config = RunConfig(
             arch=study.arch,
             steps=samples // per_step,
             batch_size=self.batch_size,
             seed=seed,
-            objective=objective_config(study.variants[name]),
-            optimizer=OptimizerConfig(learning_rate=self.learning_rate),
+            objective=objective_settings,
+            optimizer=OptimizerConfig(learning_rate=self.learning_rate, **optimizer_settings),
         )
         recordings = Selection("mixed40", study.games, per_game=study.per_game).load()
         spec = config.objective.batch()
@@ -194,14 +195,15 @@ class Compare:
         }
 
 
-def objective_config(settings: Mapping[str, Any]) -> Any:
-    """The config of a variant: `objective` names it, the rest are its settings."""
-    chosen = dict(settings)
-    return objective_named(chosen.pop("objective", "scaled_ql")).Config(**chosen)
+def settings_of(variant: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The objective's config of a variant, which `objective` names, and its settings of the optimizer."""
+    chosen = dict(variant)
+    optimizer = {name: chosen.pop(name) for name in ("head_lr_scale",) if name in chosen}
+    return objective_named(chosen.pop("objective", "scaled_ql")).Config(**chosen), optimizer
 
 
 def _slug(name: str) -> str:
-    return name.replace(", ", ".").replace(" ", "_")
+    return name.replace("'", "").replace(", ", ".").replace(" ", "_")
 
 
 def page(study: Study, folder: Path) -> str:
