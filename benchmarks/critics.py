@@ -143,12 +143,13 @@ def conservative_part(runs: Mapping[str, Any]) -> str:
         ]
         first = next(iter(found.values()))
         rows.append((game, score_text(first["data_mean"]), score_text(first["data_last20"]), *cells, best))
+    episodes = len(next(iter(runs.values()))[games[0]]["scores"])
     return (
         "\n## The conservative term, game by game\n\n"
-        "Games in which the critic without it overestimates in its own play or stays below its data, and two in which "
-        f"it does neither. Score (Q / earned) in {len(next(iter(runs.values()))[games[0]]['scores'])} episodes that "
-        "the shipped figures don't hold. The recipes take the best of each game; the term pulls towards the recorded "
-        "play, which helps where a critic without it ends in states that nobody recorded, and costs score elsewhere."
+        "Games in which the critic without it overestimates in its own play or stays below its data, and some in which "
+        f"it does neither. Score (Q / earned) in {episodes} episodes that the shipped figures don't hold. The recipes "
+        "take the best of each game; the term pulls towards the recorded play, which helps where a critic without it "
+        "ends in states that nobody recorded, and costs score elsewhere."
         "\n\n" + markdown_table(("game", "data, mean", "data, last 20%", *runs, "best"), rows) + "\n"
     )
 

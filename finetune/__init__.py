@@ -7,9 +7,10 @@ result = finetune.offline("nature.scaledql_learner12", play, finetune.OfflineCon
 adapted = finetune.online("nature.scaledql_learner12", "Freeway", variant=Variant(mode=1))
 """
 
-from finetune.offline import FinetuneConfig, OfflineConfig, OfflineResult, offline
+from finetune.offline import OfflineConfig, OfflineResult, offline
 from finetune.online import OnlineConfig, OnlineResult, online
 from finetune.sweep import SweepConfig, sweep
+from finetune.training import FinetuneConfig
 from zoo.atari.protocol import Variant
 
 __all__ = [

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetune.offline import FinetuneConfig, Mode, finetune
+from finetune.training import FinetuneConfig, Mode, finetune
 from zoo.evaluation.episodes import play_episodes, random_policy, summarize
 from zoo.frames.store import FrameStore, build_store, place_store
 from zoo.models.agent import Agent

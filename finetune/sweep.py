@@ -17,19 +17,8 @@ from typing import Any
 
 import torch
 
-from finetune.offline import (
-    FROZEN,
-    MODES,
-    FinetuneConfig,
-    Mode,
-    OfflineConfig,
-    OfflineProgress,
-    behind_features,
-    label_of,
-    offline,
-    start_network,
-    weights_digest,
-)
+from finetune.offline import OfflineConfig, OfflineProgress, label_of, offline
+from finetune.training import FROZEN, MODES, FinetuneConfig, Mode, behind_features, start_network, weights_digest
 from zoo.atari.games import parse_games
 from zoo.critics.network import Critic, critics_identity, load_critics
 from zoo.data import Play, load

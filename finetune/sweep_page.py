@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.offline import MODES
 from finetune.sweep import OWN_WEIGHTS
+from finetune.training import MODES
 from zoo.atari.games import Game, get_game
 from zoo.support.errors import QzooError
 from zoo.support.files import write_json, write_text

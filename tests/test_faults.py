@@ -29,7 +29,7 @@ import finetune as zoo_finetune
 import zoo
 import zoo.recordings.format
 import zoo.training.pretrain
-from finetune.offline import FinetuneConfig, finetune
+from finetune.training import FinetuneConfig, finetune
 from tests.command_helpers import run_command
 from tests.model_helpers import frames, make_config, make_network
 from tests.recording_helpers import refused

@@ -181,6 +181,7 @@ def with_flags(message: str, command: Any) -> str:
     """An error as the command line says it: settings of the command, at the start or in backticks, as flags."""
 
     def names(settings: Any) -> set[str]:
+        # Positional ones have no flag; annotations are text here.
         fields = {field.name for field in dataclasses.fields(settings) if "Positional" not in str(field.type)}
         parts = [getattr(settings, name, None) for name in fields]
         return fields.union(*(names(part) for part in parts if dataclasses.is_dataclass(part)))

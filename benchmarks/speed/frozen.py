@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.speed.timing import Turn, in_turns, ratio, repeated, spread
-from finetune.offline import FinetuneConfig, behind_features, frozen_features, start_network
+from finetune.training import FinetuneConfig, behind_features, frozen_features, start_network
 from zoo.frames.store import FrameStore
 from zoo.models.encoder import Encoder
 from zoo.models.qnetwork import QNetwork

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.offline import FinetuneConfig, Mode, OfflineConfig, finetune, frozen_features, start_network
+from finetune.offline import OfflineConfig
+from finetune.training import FinetuneConfig, Mode, finetune, frozen_features, start_network
 from tests.command_helpers import run_command
 from tests.recording_helpers import refused
 from zoo.frames.store import FrameStore, build_store

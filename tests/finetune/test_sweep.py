@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.offline import FinetuneConfig, OfflineConfig
+from finetune.offline import OfflineConfig
 from finetune.sweep import SweepConfig, estimate, sweep
 from finetune.sweep_page import grouped, summarize_group, write_sweep
+from finetune.training import FinetuneConfig
 from tests.command_helpers import run_command
 from tests.recording_helpers import refused
 from zoo.atari.games import get_game

@@ -92,6 +92,13 @@ def test_wrong_wrappers_are_one_line(make: Any, part: str) -> None:
     refused(lambda: FeatureObservation(make(), Encoder("nature", 8)), part)
 
 
+def test_an_environment_that_is_not_ales_says_nothing_of_its_skip() -> None:
+    class Frames(gymnasium.Env[Any, Any]):
+        observation_space = gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+
+    check_env(Frames())
+
+
 def test_frames_skipped_at_random_are_told() -> None:
     legacy = gymnasium.make("ALE/Breakout-v5", frameskip=(2, 5))
     env = FrameStackObservation(AtariPreprocessing(legacy, frame_skip=1), 4, padding_type="zero")

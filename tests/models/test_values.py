@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.offline import FinetuneConfig, behind_features, start_network
+from finetune.training import FinetuneConfig, behind_features, start_network
 from zoo.atari.emulator import minimal_actions
 from zoo.frames.features import FeatureStore
 from zoo.frames.frames import RawFrames

@@ -234,13 +234,14 @@ def test_jobs_run_side_by_side_and_report(tmp_path: Path) -> None:
 
 
 def test_settings_of_a_source_are_checked_first_and_named_in_the_files(tmp_path: Path) -> None:
-    refused(lambda: record_games(["Breakout"], "Random", 100, out=tmp_path), "unknown source 'Random'")  # type: ignore[arg-type]
+    other: Any = "Random"
+    refused(lambda: record_games(["Breakout"], other, 100, out=tmp_path), "unknown source 'Random'")
     refused(lambda: record_games(["Breakout"], "planner", 100, out=tmp_path, epsilon=1.5), "epsilon 1.5")
     refused(lambda: record_games(["Breakout"], "policy", 100, out=tmp_path), "model: name the model")
     refused(lambda: record_games(["Breakout"], "policy", 100, model="nope", out=tmp_path), "nope")
     assert not list(tmp_path.iterdir())
-    settings = dict(model="nature.scaledql_learner12", epsilon=0.5, out=tmp_path, workers=1)
-    record_games(["Breakout"], "policy", 60, **settings)  # type: ignore[arg-type]
+    model = "nature.scaledql_learner12"
+    record_games(["Breakout"], "policy", 60, model=model, epsilon=0.5, out=tmp_path, workers=1)
     made = read_recording(tmp_path / "Breakout.policy.parquet").metadata.command
     words = "zoo record policy nature.scaledql_learner12 --epsilon 0.5 --games Breakout --steps 60 --seed 0"
     assert made == words

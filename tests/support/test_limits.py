@@ -1,6 +1,7 @@
 """Settings of named choices: from Python, too, another value is refused."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,19 +15,23 @@ from zoo.training.pretrain import Places
 
 
 @pytest.mark.parametrize(
-    ("config", "setting"),
+    ("part", "setting", "value"),
     [
-        (RunConfig(precision="float16"), "precision"),  # type: ignore[arg-type]
-        (RunConfig(optimizer=OptimizerConfig(schedule="linear")), "schedule"),  # type: ignore[arg-type]
-        (RunConfig(objective=ScaledQLConfig(target="polyak")), "target"),  # type: ignore[arg-type]
-        (RunConfig(objective=MseQLConfig(error="absolute")), "error"),  # type: ignore[arg-type]
+        (RunConfig(), "precision", "float16"),
+        (OptimizerConfig(), "schedule", "linear"),
+        (ScaledQLConfig(), "target", "polyak"),
+        (MseQLConfig(), "error", "absolute"),
+        (CriticConfig(), "precision", "half"),
+        (Places(), "store", "disk"),
     ],
 )
-def test_a_run_with_a_choice_that_there_is_not(config: RunConfig, setting: str) -> None:
-    refused(lambda: config.check(1), f"unknown {setting} ")
+def test_a_choice_that_there_is_not(part: Any, setting: str, value: str) -> None:
+    check_choices(part)
+    refused(lambda: check_choices(replace(part, **{setting: value})), f"unknown {setting} '{value}'")
 
 
-def test_other_configs_with_a_choice_that_there_is_not() -> None:
-    refused(lambda: replace(CriticConfig(), precision="half").check(), "unknown precision 'half'")
-    refused(lambda: check_choices(Places(store="disk")), "unknown store")  # type: ignore[arg-type]
-    check_choices(Places())
+def test_a_run_checks_the_choices_of_all_its_parts() -> None:
+    wrong: dict[str, Any] = {"schedule": "linear"}
+    refused(lambda: RunConfig(optimizer=OptimizerConfig(**wrong)).check(1), "unknown schedule 'linear'")
+    wrong = {"target": "polyak"}
+    refused(lambda: RunConfig(objective=ScaledQLConfig(**wrong)).check(1), "unknown target 'polyak'")

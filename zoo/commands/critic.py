@@ -14,6 +14,7 @@ from rich.table import Table
 from zoo.atari.games import get_game, parse_games
 from zoo.commands.common import parse_duration, print_table, progress_bar
 from zoo.critics.config import CriticConfig
+from zoo.recordings.datasets import CUSTOM
 from zoo.support.errors import QzooError
 from zoo.support.files import make_folder
 from zoo.support.pool import cores
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from zoo.critics.train import CriticProgress
 
 
-DATASETS = {"train": "mixed40", "held_out": "heldout5"}
-"""The play to learn from, by the games' split."""
+DATASET_OF_SPLIT = {"train": "mixed40", "held_out": "heldout5"}
+"""The play that critics learn from by default; of other games all there is."""
 
 
 @dataclass
@@ -71,9 +72,7 @@ class CriticTrain:
         jobs = [
             CriticJob(
                 game,
-                Selection(
-                    self.dataset or DATASETS.get(get_game(game).split, "custom"), (game,), per_game=self.per_game
-                ),
+                Selection(self.dataset or default_dataset(game), (game,), per_game=self.per_game),
                 self.critic,
                 self.out,
                 self.cache,
@@ -98,6 +97,11 @@ class CriticTrain:
         if late := [game for game, path in made.items() if path is None]:
             print(f"stopped by --time-budget, not done: {', '.join(late)}; the same command resumes", file=sys.stderr)
         return {game: path and str(path) for game, path in made.items()}
+
+
+def default_dataset(game: str) -> str:
+    """The dataset that a game's critic learns from where none is named."""
+    return DATASET_OF_SPLIT.get(get_game(game).split, CUSTOM)
 
 
 @dataclass

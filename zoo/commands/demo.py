@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from rich.table import Table
 
-from finetune.offline import FinetuneConfig
+from finetune.training import FinetuneConfig
 from zoo.commands.common import print_table, progress_bar, typed_command
 from zoo.reports.transfer_card import ARMS
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import tyro
 from rich.progress import TaskID
 
-from finetune.offline import FinetuneConfig, Mode, objective_for
+from finetune.training import FinetuneConfig, Mode, objective_for
 from zoo.commands.choose import ObjectiveName, refuse_limits, sets_of, takes_recordings
 from zoo.commands.common import parse_duration, progress_bar, typed_command
 from zoo.recordings.datasets import CUSTOM, Selection

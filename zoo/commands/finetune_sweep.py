@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import tyro
 
-from finetune.offline import FinetuneConfig, objective_for
 from finetune.sweep import SweepConfig
+from finetune.training import FinetuneConfig, objective_for
 from zoo.commands.choose import ObjectiveName
 from zoo.commands.common import parse_duration, progress_bar, typed_command
 from zoo.support.errors import QzooError

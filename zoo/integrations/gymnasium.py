@@ -111,10 +111,14 @@ def check_env(env: gymnasium.Env[Any, Any]) -> None:
         QzooError: as `check_frames`; frames are skipped twice, or not as in training.
     """
     check_frames(env.observation_space)
-    own = getattr(env.unwrapped, "_frameskip", 1) if isinstance(env.unwrapped, ale_py.AtariEnv) else 1
-    if isinstance(own, tuple):
-        raise QzooError(f"the environment skips {own[0]} to {own[1]} frames at random; make one of an ALE/...-v5 id")
-    skips = [int(own or 1)]
+    skips = []
+    if isinstance(env.unwrapped, ale_py.AtariEnv):
+        own = getattr(env.unwrapped, "_frameskip", 1) or 1
+        if isinstance(own, tuple):
+            raise QzooError(
+                f"the environment skips {own[0]} to {own[1]} frames at random; make one of an ALE/...-v5 id"
+            )
+        skips.append(int(own))
     inner = env
     while isinstance(inner, gymnasium.Wrapper):
         if isinstance(inner, AtariPreprocessing):

@@ -422,6 +422,12 @@ def evaluation_of(results: Mapping[str, Any]) -> dict[str, Any]:
     return {"games": sound, "iqm_human": iqm if _numbers(iqm, "value", "low", "high") else None}
 
 
+def training_facts(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What results.json says of the training: pretraining has a key of its own for it, fine-tuning not."""
+    facts: Mapping[str, Any] = results.get("training", results)
+    return facts
+
+
 def _numbers(of: Any, *names: str) -> bool:
     """Whether it is a dict that holds numbers under these names."""
     return isinstance(of, dict) and all(isinstance(of.get(name), int | float) for name in names)

@@ -191,7 +191,7 @@ class Objective(nn.Module, ABC):
     """
 
     Config: ClassVar[type[ObjectiveConfig]]
-    way: ClassVar[str] = "offline"
+    way: ClassVar[str] = "as below"
     about: ClassVar[str] = ""
     metrics: ClassVar[Mapping[str, str]] = {"loss": "loss"}
     legal: Tensor

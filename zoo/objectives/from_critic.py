@@ -37,7 +37,7 @@ class FromCriticConfig(CategoricalConfig):
     prior_std: float | None = 2.0
     """Heads start at a return distribution of this deviation around the critic's mean value (None: uniform). Ours."""
     policy_weight: float = 0.1
-    """Weight of the divergence between the policies that critic's and network's values give."""
+    """Weight of the divergence between the policies that critic's and network's values give. Ours."""
     policy_temperature: float = 0.5
     """Temperature of those policies, softmax(Q / t), relative to the spread of the critic's values over a game's
     actions."""
@@ -98,7 +98,8 @@ class FromCritic(Objective):
                 )
             if critic.life_ends != chosen[0].life_ends:
                 raise QzooError(
-                    f"{critic.game}: its critic has life_ends {critic.life_ends}, others have not; train all alike"
+                    f"{critic.game}: its critic has life_ends {critic.life_ends}, that of {chosen[0].game} "
+                    f"{chosen[0].life_ends}; train all alike"
                 )
             for setting in ("gamma", "reward_clip"):  # values are compared with returns of these
                 if (theirs := critic.facts["config"].get(setting)) != getattr(config, setting):

@@ -42,7 +42,6 @@ class MseQL(TDObjective):
 
     Config = MseQLConfig
     about = "TD error of scalar values plus a conservative term (CQL)"
-
     config: MseQLConfig
 
     def loss(self, batch: Batch, games: Tensor | None = None) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.atari.games import get_game
+from zoo.models.model_folder import training_facts
 from zoo.support.markdown import bullets
 
 KINDS = {"dqn_replay": "DQN Replay", "minari": "Minari"}
@@ -77,19 +78,14 @@ def reproduction_text(results: Mapping[str, Any]) -> str:
             f"{ours}These commands made them, the model and its scores; a learner of another version plays otherwise "
             "(the page of the data says), so train on the recordings that are here:"
         )
+    mixed = bool(training_facts(results)["recordings"])
     return (
-        f"{ours * bool(_training(results)['recordings'])}What was imported must be had from those who recorded it. "
+        f"{ours * mixed}What was imported must be had from those who recorded it. "
         "These commands made the data, the model and its scores:"
     )
 
 
 def imports_of(results: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """What the training wrote of imported sets."""
-    imports: Sequence[Mapping[str, Any]] = _training(results).get("imports", ())
+    imports: Sequence[Mapping[str, Any]] = training_facts(results).get("imports", ())
     return imports
-
-
-def _training(results: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Facts of the training: of pretraining under a key of their own, of fine-tuning not."""
-    training: Mapping[str, Any] = results.get("training", results)
-    return training

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from zoo.atari.games import games_of, get_game
-from zoo.models.model_folder import CONFIG, RESULTS, ModelConfig
+from zoo.models.model_folder import CONFIG, RESULTS, ModelConfig, training_facts
 from zoo.models.values import DRIFT, drift
 from zoo.objectives import OBJECTIVES, Objective
 from zoo.recordings.datasets import DATASETS
@@ -134,12 +134,6 @@ def _front_matter(config: ModelConfig, rows: Sequence[Mapping[str, Any]]) -> str
     ).to_yaml()
 
 
-def training_facts(results: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the training wrote: pretraining under a key of its own, fine-tuning not."""
-    facts: Mapping[str, Any] = results.get("training", results)
-    return facts
-
-
 def how_finetuned(config: ModelConfig, results: Mapping[str, Any]) -> str:
     """How a model was fine-tuned, and from what; empty of a pretrained one."""
     start = config.pretraining.get("encoder")
@@ -237,7 +231,7 @@ def _making(config: ModelConfig, results: Mapping[str, Any]) -> str:
     elif steps:
         facts.append(f"Gradient steps: {steps:,}" + (f", {samples:,} training samples." if samples else "."))
     if "device" in training:
-        seconds = f", {duration_text(training['seconds'])}" if isinstance(training.get("seconds"), int | float) else ""
+        seconds = f", {duration_text(training['seconds'])}" if "seconds" in training else ""
         precision = f", {training['precision']}" if "precision" in training else ""
         torch = f", torch {training['torch']}" if "torch" in training else ""
         facts.append(f"Device: {training['device']}{seconds}{precision}{torch}.")
@@ -387,7 +381,7 @@ def _same_score(scores: Sequence[float]) -> tuple[float, int]:
 
 def _of_critics(results: Mapping[str, Any]) -> str:
     """What its teachers saw."""
-    critics = results.get("training", {}).get("critics", {})
+    critics = training_facts(results).get("critics", {})
     if not critics:
         return ""
     seen = [critic["transitions"] for critic in critics.values()]

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from zoo.models.model_folder import CARD, ModelConfig, read_config, read_results
+from zoo.models.model_folder import CARD, ModelConfig, read_config, read_results, training_facts
 from zoo.objectives import OBJECTIVES, Objective
 from zoo.recordings.datasets import CUSTOM, DATASETS, Selection
 from zoo.recordings.format import Recording
@@ -39,7 +39,7 @@ def recorded_data(
     """
     if "online" in results:  # it learned from its own play, which is not kept
         return {game: {} for game in config.games}
-    training = results.get("training", results)
+    training = training_facts(results)
     recordings = _recordings(config, training, paths, dataset)
     if "recordings" in training:
         _check_same(recordings, training["recordings"])

@@ -112,7 +112,8 @@ def start_heads(
 ) -> None:
     """Give fresh heads the return distribution to start from."""
     priors = [config.prior(critics.get(game)) for game in network.games]
-    if known := [prior for prior in priors if prior is not None]:
+    known = [prior for prior in priors if prior is not None]
+    if len(known) == len(priors):
         network.start_at(torch.stack(known))
 
 
