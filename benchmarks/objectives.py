@@ -39,7 +39,7 @@ from zoo.support.metrics import iqm_with_interval
 from zoo.training.config import OptimizerConfig, RunConfig
 from zoo.training.log import VALUES
 from zoo.training.loop import train
-from zoo.training.run import new_objective, return_scales
+from zoo.training.run import critic_features, new_objective, return_scales
 
 BEFORE = {"cql_alpha": 1.0, "cql_temperature": 1.0}
 
@@ -159,7 +159,8 @@ class Compare:
         store = build_store(recordings, "blocks", self.cache, 1, ram=spec.ram)
         life_ends = any(critic.life_ends for critic in critics.values())
         store = store.with_monte_carlo(spec.gamma, spec.reward_clip, life_ends=life_ends)
-        objective = new_objective(config, store.games, Inputs(return_scales(store, config.objective), critics))
+        inputs = Inputs(return_scales(store, config.objective), critics, critic_features(store, critics))
+        objective = new_objective(config, store.games, inputs)
         out = self.runs / study.page / f"{_slug(name)}.{samples}.{seed}"
         state = train(
             objective,

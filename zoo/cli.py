@@ -67,6 +67,11 @@ COMMANDS = {
         "RecordLearner",
         "record an agent as it learns, from random play to good",
     ),
+    "record critic": (
+        "zoo.commands.record",
+        "RecordCritic",
+        "record critics on RAM, disturbed, for what learns from them",
+    ),
     "record planner": ("zoo.commands.record", "RecordPlanner", "record lookahead on the emulator, without learning"),
     "record policy": ("zoo.commands.record", "RecordPolicy", "record play of a model of the zoo"),
     "record random": ("zoo.commands.record", "RecordRandom", "record random play"),

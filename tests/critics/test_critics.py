@@ -16,7 +16,7 @@ from zoo.critics.config import CriticConfig
 from zoo.critics.data import CriticData, critic_data
 from zoo.critics.evaluate import play_critic
 from zoo.critics.jobs import Played, evaluate_critics
-from zoo.critics.network import Critic, Teachers, critics_identity, load_critics
+from zoo.critics.network import Critic, Teachers, critics_identity, encode_ram, load_critics
 from zoo.critics.train import CriticTraining, train_critic
 from zoo.frames.ram import ram_rows
 from zoo.frames.store import build_store
@@ -28,7 +28,7 @@ from zoo.objectives.bc import BehaviourCloning, CloningConfig
 from zoo.objectives.from_critic import FromCritic, FromCriticConfig
 from zoo.recordings.format import Recording
 from zoo.training.config import RunConfig
-from zoo.training.run import new_objective
+from zoo.training.run import critic_features, new_objective
 
 TINY = CriticConfig(samples=64 * 40, batch_size=64, width=16, n_step=3)
 
@@ -185,29 +185,38 @@ def test_stacked_critics_are_the_critics(critics: Path) -> None:
     loaded = load_critics(critics, GAMES)
     states = torch.randint(0, 256, (2, 5, 2, 128), dtype=torch.uint8)
     teachers = Teachers([loaded[game] for game in GAMES])
-    found = teachers(states)
+    found = teachers.distributions(teachers.features(states))
     for number, game in enumerate(GAMES):
         wanted = loaded[game].network(states[number]).softmax(-1)
         assert torch.allclose(found[number][:, list(minimal_actions(game))], wanted, atol=1e-5)
-    assert torch.allclose(teachers(states[1:], torch.tensor([1])), found[1:], atol=1e-6)
+    one = torch.tensor([1])
+    assert torch.allclose(teachers.distributions(teachers.features(states[1:], one), one), found[1:], atol=1e-6)
+    hidden = loaded[GAMES[1]].network.trunk(encode_ram(states[1]))
+    assert torch.allclose(teachers.features(states)[1], hidden, atol=1e-5)
 
 
 def test_the_loss_of_learning_from_critics_is_that_of_the_equation(
     recordings: list[Recording], critics: Path, cache: Path
 ) -> None:
-    config = FromCriticConfig(policy_weight=0.7, policy_temperature=0.4)
+    config = FromCriticConfig(policy_weight=0.7, policy_temperature=0.4, feature_weight=3.0)
     torch.manual_seed(0)
-    objective = FromCritic(QNetwork(Encoder("nature", 16), GAMES), config, Inputs(critics=load_critics(critics, GAMES)))
+    store, teachers = build_store(recordings, "ram", cache, workers=1, ram=True), load_critics(critics, GAMES)
+    known = critic_features(store, teachers)
+    objective = FromCritic(QNetwork(Encoder("nature", 16), GAMES), config, Inputs({}, teachers, known))
     with torch.no_grad():
         objective.network.weight.mul_(30)
-    store = build_store(recordings, "ram", cache, workers=1, ram=True)
     batch = store.gather(store.sample(GAMES, 4, torch.Generator().manual_seed(0)), 1, 0.99, successors=False, ram=True)
     assert len(batch.next_observations) == 0 and batch.ram is not None
     found = objective.loss(batch)
     with torch.no_grad():
         logits = objective.network(batch.observations).double().numpy()
+        encoded = objective.network.encoder(batch.observations)
+        predicted = [
+            (encoded[4 * g : 4 * g + 4] @ objective.predictor[0][g] + objective.predictor[1][g]).double().numpy()
+            for g in range(len(GAMES))
+        ]
     atoms = objective.atoms.double().numpy()
-    values, policies, agreements = [], [], []
+    values, policies, agreements, errors = [], [], [], []
 
     def log_softmax(x: np.ndarray) -> np.ndarray:
         x = x - x.max(-1, keepdims=True)
@@ -216,7 +225,11 @@ def test_the_loss_of_learning_from_critics_is_that_of_the_equation(
     for g, game in enumerate(GAMES):
         critic, legal = Critic.load(critics / f"{game}.safetensors"), list(minimal_actions(game))
         with torch.no_grad():
-            wanted = critic.network(batch.ram[4 * g : 4 * g + 4]).double().softmax(-1).numpy()
+            states = batch.ram[4 * g : 4 * g + 4]
+            wanted = critic.network(states).double().softmax(-1).numpy()
+            hidden = critic.network.trunk(encode_ram(states)).double().numpy()
+        mean, deviation = map(np.array, known[game])
+        errors.append((predicted[g] - ((hidden - mean) / deviation).clip(-5, 5)) ** 2)
         for b in range(4):
             mine = log_softmax(logits[g, b, legal])
             values.append(-(wanted[b] * mine).sum(-1).mean())
@@ -226,12 +239,15 @@ def test_the_loss_of_learning_from_critics_is_that_of_the_equation(
             agreements.append(float((wanted[b] @ atoms).argmax() == q.argmax()))
     assert float(found["values"]) == pytest.approx(np.mean(values), rel=1e-4)
     assert float(found["policy"]) == pytest.approx(np.mean(policies), rel=1e-3)
-    assert found["loss"].item() == pytest.approx(np.mean(values) + 0.7 * np.mean(policies), rel=1e-3)
+    assert float(found["features"]) == pytest.approx(np.mean(errors), rel=1e-4)
+    wanted_loss = np.mean(values) + 0.7 * np.mean(policies) + 3.0 / 2 * np.mean(errors)
+    assert found["loss"].item() == pytest.approx(wanted_loss, rel=1e-3)
     assert float(found["agreement"]) == pytest.approx(np.mean(agreements))
     found["loss"].backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.network.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.parameters())
     part = objective.loss(batch.__class__(**{k: v[4:] for k, v in batch.tensors().items()}), torch.tensor([1]))
     assert float(part["values"]) == pytest.approx(np.mean(values[4:]), rel=1e-4)
+    assert float(part["features"]) == pytest.approx(np.mean(errors[1]), rel=1e-4)
     assert part["games.agreement"][0] == 0.0 and not any("teacher" in name for name in objective.state_dict())
 
 

@@ -159,6 +159,24 @@ class RecordPolicy(_Record):
 
 
 @dataclass
+class RecordCritic(_Record):
+    """Record critics on RAM, now and then disturbed: play for the networks that learn from them.
+
+    For stretches of up to 30 steps another action than the critic's is held, or each one drawn; so the play shows what
+    to do where a network's mistakes lead. How often, every episode draws for itself.
+    """
+
+    critics: tyro.conf.Positional[Path] = Path("runs/critics")
+    """Folder of the critics, as `zoo critic train` writes it."""
+    epsilon: float = EPSILONS["critic"]
+    """Mean share of disturbed steps, below 0.5: an episode's own is between none and twice as much."""
+
+    def run(self) -> Any:
+        """Record; one entry a game."""
+        return self._run("critic", model=str(self.critics), epsilon=self.epsilon)
+
+
+@dataclass
 class RecordPlanner(_Record):
     """Record lookahead on the emulator: it tries sequences of actions on a copy of the game and plays the best's start.
 

@@ -165,11 +165,12 @@ def critics_identity(critics: Mapping[str, Critic]) -> dict[str, Any]:
 class Teachers:
     """Critics of G games, all of one width and support, stacked: a layer of all is one product.
 
-    Their heads are laid out over the full 18 actions; what stands at those that a game doesn't know means nothing.
+    width: of their hidden layers. Their heads are laid out over the full 18 actions; what stands at those that a game
+    doesn't know means nothing.
     """
 
     def __init__(self, critics: Sequence[Critic]) -> None:
-        self._width, self._atoms = critics[0].network.width, critics[0].network.num_atoms
+        self.width, self._atoms = critics[0].network.width, critics[0].network.num_atoms
         stacked = [_layers(critic.network, critic.actions) for critic in critics]
         self._layers = [torch.stack(each) for each in zip(*stacked, strict=True)]
 
@@ -180,21 +181,31 @@ class Teachers:
         return self
 
     @torch.no_grad()
-    def __call__(self, ram: Tensor, games: Tensor | None = None) -> Tensor:
-        """Return distributions, float32 (G, B, 18, N), of states, uint8 (G, B, 2, 128).
+    def features(self, ram: Tensor, games: Tensor | None = None) -> Tensor:
+        """Their last hidden layers, float32 (G, B, width), of states, uint8 (G, B, 2, 128).
 
         Args:
             games: which critics, int64 (G,); by default all.
         """
-        layers = self._layers if games is None else [layer[games] for layer in self._layers]
-        x = encode_ram(ram.flatten(0, 1)).unflatten(0, ram.shape[:2])
+        layers = self._chosen(games)
+        x: Tensor = encode_ram(ram.flatten(0, 1)).unflatten(0, ram.shape[:2])
         with torch.autocast(x.device.type, enabled=False):
             for weight, bias, scale, shift in (layers[:4], layers[4:8]):
                 x = torch.baddbmm(bias[:, None], x, weight)
-                x = F.relu(F.layer_norm(x, (self._width,)) * scale[:, None] + shift[:, None])
-            logits = torch.baddbmm(layers[9][:, None], x, layers[8])
-        distributions: Tensor = logits.unflatten(-1, (NUM_ACTIONS, self._atoms)).softmax(-1)
-        return distributions
+                x = F.relu(F.layer_norm(x, (self.width,)) * scale[:, None] + shift[:, None])
+        return x
+
+    @torch.no_grad()
+    def distributions(self, features: Tensor, games: Tensor | None = None) -> Tensor:
+        """Return distributions, float32 (G, B, 18, N), from what `features` gave for the same games."""
+        weight, bias = self._chosen(games)[8:]
+        with torch.autocast(features.device.type, enabled=False):
+            logits = torch.baddbmm(bias[:, None], features, weight)
+        found: Tensor = logits.unflatten(-1, (NUM_ACTIONS, self._atoms)).softmax(-1)
+        return found
+
+    def _chosen(self, games: Tensor | None) -> list[Tensor]:
+        return self._layers if games is None else [layer[games] for layer in self._layers]
 
 
 def _layers(network: RamNetwork, actions: Sequence[int]) -> list[Tensor]:

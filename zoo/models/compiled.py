@@ -8,12 +8,11 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from zoo.support.errors import QzooError
 
 BACKEND = "inductor"
-ForwardPass = Callable[..., Tensor]
+ForwardPass = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,10 @@ class Passes:
     """Called before the first pass of a step, when no result of the step before is needed any more."""
 
 
-def compiled_passes(online: nn.Module, target: nn.Module, device: torch.device) -> Passes:
-    """The passes of two networks, compiled for batches of one shape when first called: up to a minute on a CPU.
+def compiled_passes(online: ForwardPass, target: ForwardPass, device: torch.device) -> Passes:
+    """The passes of two networks, or of functions of them, compiled when first called, for batches of one shape.
+
+    It takes up to a minute on a CPU.
 
     Nothing is kept in the networks, so their state dicts stay as they are. Parameters are read where they lie: whoever
     updates them (optimizer, moving average, copy) does so in place. CUDA graphs keep results, gradients included, in
@@ -49,7 +50,7 @@ def _told_in_a_line(forward: ForwardPass) -> ForwardPass:
     """The same function; where it can't be compiled, the error is one of ours."""
 
     @wraps(forward)
-    def call(*arguments: Any) -> Tensor:
+    def call(*arguments: Any) -> Any:
         try:
             return forward(*arguments)
         except torch._dynamo.exc.TorchDynamoException as error:

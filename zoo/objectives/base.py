@@ -170,10 +170,12 @@ class Inputs:
     """What an objective is given beside network and settings.
 
     scales: return scale of each game, 1 where it is not named. critics: of each game, for those that need them.
+    features: mean and deviation of the critics' features in recorded states; 0 and 1 where a game is not named.
     """
 
     scales: Mapping[str, float] = field(default_factory=dict)
     critics: Mapping[str, Critic] = field(default_factory=dict)
+    features: Mapping[str, tuple[list[float], list[float]]] = field(default_factory=dict)
 
 
 NOTHING = Inputs()

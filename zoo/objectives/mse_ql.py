@@ -66,6 +66,6 @@ class MseQL(TDObjective):
         if self.config.double_q:
             choosing = self.passes.online(batch.next_observations, games).squeeze(-1)
         best = self.only_legal(choosing, games).argmax(-1, keepdim=True)
-        values = following.gather(2, best).squeeze(2)
+        values: Tensor = following.gather(2, best).squeeze(2)
         returns = batch.returns.view(values.shape) * self.select_games(self.scale, games)[:, None]
         return returns + batch.discounts.view(values.shape) * values

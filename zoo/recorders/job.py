@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SEEDS_PER_RUN = 1_000_000
 MAX_SEED = 999
 """Episode seeds stay below 1,000,000,000: those above are for evaluation."""
-Source = Literal["random", "learner", "policy", "planner"]
+Source = Literal["random", "learner", "policy", "planner", "critic"]
 
 
 class PlayPolicy(Protocol):
@@ -64,8 +64,8 @@ class RecordJob:
     command: str
     deadline: float = float("inf")  # time.time() at which to stop
     save_seconds: float = 60.0  # between saves of file and state
-    model: str = ""  # of source policy: the model that plays,
-    epsilon: float = 0.0  # and its share of random actions, or the planner's
+    model: str = ""  # of source policy: the model that plays; of source critic: the folder of critics
+    epsilon: float = 0.0  # of policy, planner and critic: share of actions that are not their own
     plan: tuple[int, ...] = ()  # of source planner: horizon, segment, played, candidates; none: a probe chooses
     taken_over: tuple[Path, ...] = ()  # of source planner: recordings whose learners' episodes it takes over
 

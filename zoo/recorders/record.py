@@ -41,9 +41,10 @@ from zoo.support.pool import cores, run_all
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from zoo.critics.network import Critic
 
-EPSILONS = {"policy": 0.05, "planner": 0.02}
-"""Share of actions taken at random, by default; so a planner's play holds other states than good ones."""
+EPSILONS = {"policy": 0.05, "planner": 0.02, "critic": 0.3}
+"""Share of actions that are not the policy's own, by default; so the play holds other states than good ones."""
 
 
 class RandomPolicy:
@@ -76,10 +77,27 @@ def make_policy(job: RecordJob) -> tuple[PlayPolicy, int]:
     """The job's policy, and how many environments it plays side by side."""
     if job.source == "random":
         return RandomPolicy(job.game, job.seed), RandomPolicy.num_envs
-    from zoo.recorders.learner import Learner, LearnerConfig  # torch is slow to import
+    if job.source == "critic":  # torch is slow to import
+        from zoo.recorders.critic import CriticPolicy
+
+        return CriticPolicy(_critic(job), job.seed, job.epsilon), CriticPolicy.num_envs
+    from zoo.recorders.learner import Learner, LearnerConfig
 
     config = LearnerConfig()
     return Learner(job.game, job.seed, config), config.num_envs
+
+
+def policy_name(job: RecordJob) -> str:
+    """The `policy` of its episodes, of a job whose policy sees RAM."""
+    if job.source == "critic":
+        return f"critic/{_critic(job).digest}/epsilon={job.epsilon:g}/seed={job.seed}"
+    return f"{job.source}/seed={job.seed}"
+
+
+def _critic(job: RecordJob) -> Critic:
+    from zoo.critics.network import load_critics
+
+    return load_critics(Path(job.model), [job.game])[job.game]
 
 
 def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress: None) -> Progress:
@@ -123,15 +141,15 @@ def record_games(
     Args:
         games: games, or the groups train, held_out, extra, all.
         source: random; learner, an agent as it learns on RAM; policy, a model of the zoo; planner, lookahead on the
-            emulator.
+            emulator; critic, critics on RAM, disturbed now and then.
         steps: transitions of each game, at least: episodes are kept whole.
         out: folder of the recordings, GAME.SOURCE.parquet.
         seed: names the run: its episodes and, for a learner, its network.
         seconds: stop cleanly after so long.
         save_seconds: between saves of a policy's state.
         workers: processes; 0 takes every core.
-        model: of source policy, the name or folder of the model that plays.
-        epsilon: of policy and planner, the share of actions taken at random; by default 0.05 and 0.02.
+        model: of source policy, the name or folder of the model that plays; of source critic, the critics' folder.
+        epsilon: of policy, planner and critic, the share of actions that are not their own; by default `EPSILONS`.
         plan: of planner, `PlanSettings`' numbers; by default a probe chooses them.
         taken_over: of planner, recordings of learners whose episodes it takes over.
 
@@ -177,6 +195,15 @@ def _settings_of_source(
         if missing := [game for game in games if game not in config.games]:
             raise QzooError(f"games {' '.join(missing)}: {config.name} has heads for {', '.join(config.games)}")
         return [model, "--epsilon", f"{epsilon:g}"]
+    if source == "critic":
+        from zoo.critics.network import load_critics
+
+        if epsilon >= 0.5:
+            raise QzooError(
+                f"epsilon {epsilon}: must be below 0.5: an episode's share of disturbed steps is up to twice"
+            )
+        load_critics(Path(model), games)  # refuse here, before any process starts
+        return [model, "--epsilon", f"{epsilon:g}"]
     if source != "planner":
         return []
     words = ["--epsilon", f"{epsilon:g}"]
@@ -201,7 +228,7 @@ def _record(job: RecordJob, report: Callable[[Progress], None]) -> Progress:
         from zoo.recorders.planner import record_planner
 
         return record_planner(job, report)
-    name = f"{job.source}/seed={job.seed}"
+    name = policy_name(job)
     episodes = recorded_episodes(job, name)
     recorded = sum(episode.length for episode in episodes)
     if recorded >= job.steps or time.time() > job.deadline:
@@ -248,7 +275,7 @@ def _restore(job: RecordJob, policy: PlayPolicy, num_envs: int, episodes: list[E
             yield episode
 
     if not job.state_path.exists():
-        if job.source == "random":  # which has none to speak of
+        if job.source != "learner":  # the others have none to speak of
             policy.restore({}, {}, in_time())
             return steps_played(episodes, num_envs)
         raise QzooError(f"{job.path}: its policy's state {job.state_path} is missing; record elsewhere")

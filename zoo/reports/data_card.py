@@ -32,6 +32,8 @@ PICTURE, VERIFIED = "play.png", "verified.json"
 FIRST_LEARNER = "212e0e32a1fc28b26ba0dc927ce4f92d3cb8115df3bd6d4d113627bb2fd05b2f"
 """Digest of a recording (Breakout's) by the first version of the learner, whose play its command no longer gives."""
 SOURCES = {
+    "critic": "a critic, a network on the console's 128 bytes of RAM that learned offline by Q-learning from the other "
+    "play here; disturbed: for stretches of up to 30 steps another action is held, or each one drawn",
     "learner": "a C51 agent as it learns, from its first random step to its last, exploration included. It saw the "
     "console's 128 bytes of RAM, not the screen; only what it did is kept",
     "planner": "lookahead on the emulator: sequences of actions are tried on a copy of the game, with other "

@@ -28,7 +28,7 @@ from zoo.training.config import COMPUTE, ComputeConfig, RunConfig
 from zoo.training.data import ChosenPlay, DataRecord, TrainingData, refuse_held_out
 from zoo.training.loop import TrainingProgress, train
 from zoo.training.ranks import World, join, shard_of
-from zoo.training.run import check_init, new_objective, return_scales, write_run_model
+from zoo.training.run import check_init, critic_features, new_objective, return_scales, write_run_model
 
 IF_FULL = "lower `batch_size`, keep frames off the GPU (`frames` host), or take a smaller `arch`"
 
@@ -157,7 +157,8 @@ def pretrain(
             life_ends = any(critic.life_ends for critic in critics.values())
             store = store.with_monte_carlo(spec.gamma, spec.reward_clip, life_ends=life_ends)
             store = place_store(store, on_device, places.frames)
-            inputs = Inputs(world.union(return_scales(store, config.objective)), critics)
+            scales = world.union(return_scales(store, config.objective))
+            inputs = Inputs(scales, critics, world.union(critic_features(store, critics)))
             objective = new_objective(config, chosen.games, inputs).to(on_device)
         record = DataRecord(chosen.games, chosen.selection, world.union(data.by_game()))
         run = train(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from zoo.critics.network import Critic
+from zoo.critics.network import Critic, Teachers
 from zoo.frames.returns import return_scale
 from zoo.frames.store import FrameStore
 from zoo.models.encoder import ARCHS, Encoder
@@ -67,6 +67,26 @@ def return_scales(store: FrameStore, config: ObjectiveConfig) -> dict[str, float
         returns = store.monte_carlo[store.locate([game], numbers[None])]
         scales[game] = return_scale(returns.cpu(), getattr(config, "v_max", RETURN_SPAN))
     return scales
+
+
+FEATURE_STATES = 2_000
+"""States by which the features of a game's critic are standardized."""
+
+
+def critic_features(store: FrameStore, critics: Mapping[str, Critic]) -> dict[str, tuple[list[float], list[float]]]:
+    """Mean and deviation of the last hidden layer of each critic, in recorded states, the same ones at every call.
+
+    A unit that is the same in all of them has a deviation of 1.
+    """
+    found = {}
+    for game in store.games if critics else ():
+        generator = torch.Generator().manual_seed(FEATURE_STATES)
+        states = store.ram_states(store.sample([game], FEATURE_STATES, generator)).cpu()
+        features = Teachers([critics[game]]).features(states[None])[0]
+        deviation = features.std(0)
+        deviation[deviation < 1e-3] = 1.0
+        found[game] = (features.mean(0).tolist(), deviation.tolist())
+    return found
 
 
 def check_init(config: RunConfig) -> None:
