@@ -185,7 +185,7 @@ def finetune(
     data = data.with_monte_carlo(spec.gamma, spec.reward_clip, life_ends=critic is not None and critic.life_ends)
     inputs = Inputs(return_scales(data, config.objective), critics, critic_features(data, critics))
     objective = objective_on(trained, config.objective, inputs).to(device)
-    network.return_scales = trained.return_scales
+    network.return_scales, network.temperatures = trained.return_scales, trained.temperatures
 
     def told(progress: TrainingProgress) -> None:
         report(progress)

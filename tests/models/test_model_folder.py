@@ -128,6 +128,8 @@ def set_head(**changes: Any) -> Callable[[dict[str, Any]], object]:
         (set_field("games", ["Breakout", "Pong"]), ("games is", "of ['Pong', 'Breakout']")),
         (set_field("return_scales", {"Pong": -1.0}), ("return_scales.Pong", "greater than 0")),
         (set_field("return_scales", {"Boxing": 1.0}), ("return_scales", "Boxing")),
+        (set_field("temperatures", {"Pong": 0.0}), ("temperatures.Pong", "greater than 0")),
+        (set_field("temperatures", {"Boxing": 1.0}), ("temperatures", "Boxing")),
         (set_field("pretraining", None), ("pretraining", "object")),
         (set_field("name", None), ("name", "string")),
         (set_field("format_version", 3), ("format_version is 3", "version of qzoo")),
@@ -199,9 +201,11 @@ def test_heads_of_every_kind_and_none(tmp_path: Path) -> None:
     torch.manual_seed(0)
     for head in (Head("scalar_q"), Head("policy")):
         network = QNetwork(Encoder("nature", 8), GAMES, head, {"Pong": 2.0})
+        network.temperatures = {"Pong": 0.5}
         write_model(network, make_config(network), tmp_path / head.kind)
         loaded = hub.load_qnetwork(tmp_path / head.kind)
         assert loaded.head == head and loaded.return_scales == {"Pong": 2.0}
+        assert loaded.temperatures == {"Pong": 0.5}
         states, legal = frames(3), action_mask("Pong")
         assert torch.equal(loaded.outputs_for(states, "Pong")[:, legal], network.outputs_for(states, "Pong")[:, legal])
     about = {"name": "nature.bare", "objective": "none", "dataset": "none", "pretraining": {}}

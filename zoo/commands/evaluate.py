@@ -38,6 +38,8 @@ class Evaluate:
     """Share of actions taken at random."""
     seed: int = 0
     """Seed of the episodes."""
+    greedy: bool = False
+    """Take the best action, also where the model plays by softmax(Q / t), as those that critics taught do."""
     device: str = "auto"
     """auto, cpu, cuda."""
     random: bool = False
@@ -54,7 +56,9 @@ class Evaluate:
         refuse_folder(self.out)
         with progress_bar(quiet=self.json) as bar:
             run: dict[str, Any] = {"episodes": self.episodes, "seed": self.seed, "report": EpisodeBars(bar)}
-            result = evaluate(self.name, self.games, epsilon=self.epsilon, device=self.device, **run)
+            result = evaluate(
+                self.name, self.games, epsilon=self.epsilon, greedy=self.greedy, device=self.device, **run
+            )
             if self.random and self.name != "random":
                 result["random"] = evaluate("random", list(result["games"]), **run)
         if not self.json:

@@ -33,6 +33,8 @@ class PlayGame:
     """Which of the evaluation's episodes."""
     epsilon: float = 0.001
     """Share of actions taken at random."""
+    greedy: bool = False
+    """Take the best action, also where the model plays by softmax(Q / t), as those that critics taught do."""
     mode: int | None = None
     """A mode that ALE lists for the game; by default its own."""
     difficulty: int | None = None
@@ -89,7 +91,7 @@ class PlayGame:
         if self.name == RANDOM:
             policy: Any = random_policy(self.game, self.seed)
         else:
-            policy = load_agent(self.name, self.game, epsilon=self.epsilon)
+            policy = load_agent(self.name, self.game, epsilon=self.epsilon, greedy=self.greedy)
         variant = Variant(self.mode, self.difficulty)
         return watch(policy, self.game, EVALUATION_SEED + self.seed, variant, self.max_steps)
 

@@ -65,6 +65,7 @@ def evaluate(
     episodes: int = 32,
     epsilon: float = EPSILON,
     seed: int = 0,
+    greedy: bool = False,
     device: str = "auto",
     report: Report = lambda progress: None,
 ) -> dict[str, Any]:
@@ -76,6 +77,7 @@ def evaluate(
         episodes: of each game, up to 1,000.
         epsilon: share of a model's actions taken at random; policies by game play as they are.
         seed: names the run: other seeds play other episodes.
+        greedy: take a model's best action, also where it plays by a softmax policy.
         device: of a model: auto, cpu, cuda.
 
     Returns:
@@ -99,11 +101,18 @@ def evaluate(
         result = _score(lambda game: random_policy(game, seed), chosen, episodes, seed, "random play", report)
         words = ["zoo", "evaluate", RANDOM, "--games", *chosen, "--episodes", str(episodes), "--seed", str(seed)]
         return {**result, "policy": RANDOM, "epsilon": 1.0, "device": "CPU", "command": shlex.join(words)}
-    return _evaluate_model(policy, games, episodes, epsilon, seed, device, report)
+    return _evaluate_model(policy, games, episodes, epsilon, seed, greedy, device, report)
 
 
 def _evaluate_model(
-    name: str | Path, games: Sequence[str], episodes: int, epsilon: float, seed: int, device: str, report: Report
+    name: str | Path,
+    games: Sequence[str],
+    episodes: int,
+    epsilon: float,
+    seed: int,
+    greedy: bool,
+    device: str,
+    report: Report,
 ) -> dict[str, Any]:
     from zoo.models.agent import Agent  # torch is slow to import
     from zoo.models.hub import find_model, load_qnetwork
@@ -114,13 +123,16 @@ def _evaluate_model(
     folder = find_model(name)
     network, config = load_qnetwork(folder, device=chosen_device), read_config(folder)
     chosen = parse_games(games) if games else list(config.games)
-    agents = {game: Agent(network, game, epsilon, seed) for game in chosen}
+    agents = {game: Agent(network, game, epsilon, seed, greedy) for game in chosen}
     result = _score(agents.__getitem__, chosen, episodes, seed, config.name, report)
     words = ["zoo", "evaluate", str(name)]
     if chosen != list(config.games):
         words += ["--games", *chosen]
     words += ["--episodes", str(episodes), "--epsilon", str(epsilon), "--seed", str(seed)]
-    made = {"policy": config.name, "epsilon": epsilon, "device": device_name(chosen_device)}
+    if greedy:
+        words.append("--greedy")
+    acting = "softmax" if network.temperatures and not greedy else "greedy"
+    made = {"policy": config.name, "acting": acting, "epsilon": epsilon, "device": device_name(chosen_device)}
     return {**result, **made, "command": shlex.join(words)}
 
 

@@ -16,10 +16,12 @@ from zoo.support.errors import QzooError
 
 @dataclass
 class Agent:
-    """A policy for one game: epsilon-greedy in the values of its head.
+    """A policy for one game, by the values of its head.
 
-    Only the game's own legal actions are played; actions are indices in the full 18-action set. One
-    generator, seeded once: the same calls give the same actions.
+    Actions are drawn from softmax(Q / t) where the network has a temperature t for the game, as those that critics
+    taught have; else, or where `greedy`, the best one is taken. A share `epsilon` is drawn uniformly. Only the game's
+    own legal actions are played; actions are indices in the full 18-action set. One generator, seeded once: the same
+    calls give the same actions.
 
     Raises:
         QzooError: the network has no head for the game, or `epsilon` is no share.
@@ -29,6 +31,7 @@ class Agent:
     game: str
     epsilon: float = 0.001
     seed: InitVar[int] = 0
+    greedy: bool = False
     legal: NDArray[np.bool_] = field(init=False, repr=False)
 
     def __post_init__(self, seed: int) -> None:
@@ -63,9 +66,12 @@ class Agent:
     def __call__(self, observations: NDArray[np.uint8] | Tensor) -> NDArray[np.int64]:
         """Actions for a batch: uint8 (B, 4, 84, 84), numpy or torch, to int64 (B,)."""
         q_values = self.q_values(observations).cpu().numpy()
-        greedy = np.where(self.legal, q_values, -np.inf).argmax(axis=1)
-        # Both draws always happen, so that the stream depends on the number of calls only.
-        explore = self._rng.random(len(greedy)) < self.epsilon
-        random = self._rng.choice(np.flatnonzero(self.legal), size=len(greedy))
-        actions: NDArray[np.int64] = np.where(explore, random, greedy).astype(np.int64)
+        temperature = None if self.greedy else self.network.temperatures.get(self.game)
+        if temperature is not None:  # the argmax of logits and Gumbel noise is a draw from their softmax
+            q_values = q_values / temperature + self._rng.gumbel(size=q_values.shape)
+        chosen = np.where(self.legal, q_values, -np.inf).argmax(axis=1)
+        # All draws always happen, so that the stream depends on the number of calls only.
+        explore = self._rng.random(len(chosen)) < self.epsilon
+        random = self._rng.choice(np.flatnonzero(self.legal), size=len(chosen))
+        actions: NDArray[np.int64] = np.where(explore, random, chosen).astype(np.int64)
         return actions

@@ -130,6 +130,7 @@ def load_agent(
     epsilon: float = 0.001,
     seed: int = 0,
     *,
+    greedy: bool = False,
     revision: str | None = None,
     device: str | torch.device | None = "cpu",
 ) -> Agent:
@@ -140,6 +141,7 @@ def load_agent(
         game: one that the model has a head for, "SpaceInvaders".
         epsilon: probability of a random legal action.
         seed: of the policy's own generator.
+        greedy: take the best action in any case; see `Agent`.
         revision: as `load`.
         device: where the network runs.
 
@@ -149,7 +151,7 @@ def load_agent(
     network = load_qnetwork(name_or_path, revision=revision, device=device)
     with suppress(QzooError):  # one that is no game gets the names of the model's
         game = get_game(game).name
-    return Agent(network, game, epsilon, seed)
+    return Agent(network, game, epsilon, seed, greedy)
 
 
 def push(folder: str | Path, repo_id: str, *, branch: str | None = None, private: bool = False) -> str:

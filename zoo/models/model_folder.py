@@ -86,7 +86,8 @@ class ModelConfig(BaseModel):
 
     games, head: empty and None for a bare encoder. pretraining: the settings of the run that made it. parameters: of
     the encoder only, as published sizes count. return_scales: what a game's clipped rewards were multiplied by, 1 for
-    those not named. precision: of the stored weights. sha256: by file, filled by `write_model`.
+    those not named. temperatures: of the policy that a game is played by, as `QNetwork` has them. precision: of the
+    stored weights. sha256: by file, filled by `write_model`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -102,6 +103,7 @@ class ModelConfig(BaseModel):
     pretraining: dict[str, Any]
     parameters: int
     return_scales: dict[str, Annotated[float, Field(gt=0.0)]] = {}
+    temperatures: dict[str, Annotated[float, Field(gt=0.0)]] = {}
     precision: Precision = "float16"
     sha256: dict[str, str] = {}
     format_version: int = FORMAT_VERSION
@@ -133,6 +135,7 @@ class ModelConfig(BaseModel):
             pretraining=json.loads(json.dumps(dict(pretraining))),
             parameters=encoder.num_parameters,
             return_scales=heads.return_scales if heads else {},
+            temperatures=heads.temperatures if heads else {},
             precision=precision,
         )
 
@@ -193,8 +196,9 @@ def read_config(folder: str | Path) -> ModelConfig:
         raise QzooError(f"{path}: head: {first_line(error)}; save or fetch the model again") from error
     if bool(config.games) != (config.head is not None):
         raise QzooError(f"{path}: games: expected some with a head, none without; save or fetch the model again")
-    if unknown := sorted(set(config.return_scales) - set(config.games)):
-        raise QzooError(f"{path}: return_scales: {unknown[0]} is no game of the model; save or fetch the model again")
+    for setting in ("return_scales", "temperatures"):
+        if unknown := sorted(set(getattr(config, setting)) - set(config.games)):
+            raise QzooError(f"{path}: {setting}: {unknown[0]} is no game of the model; save or fetch the model again")
     return config
 
 
@@ -263,7 +267,7 @@ def read_network(folder: Path, device: str | torch.device | None = "cpu") -> QNe
             network = QNetwork(encoder, config.games, config.head.head())
     except QzooError as error:
         raise QzooError(f"{folder / CONFIG}: {error}") from error
-    network.return_scales = dict(config.return_scales)
+    network.return_scales, network.temperatures = dict(config.return_scales), dict(config.temperatures)
     heads = _heads_1(folder, config) if config.format_version == 1 else _heads(folder, config)
     for name, value in heads.items():
         setattr(network, name, torch.nn.Parameter(value.to(device or "cpu")))

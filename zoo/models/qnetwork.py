@@ -89,6 +89,8 @@ class QNetwork(nn.Module):
         head: what their outputs mean.
         return_scales: what a game's clipped rewards were multiplied by, 1 where it is not named: values are divided by
             it to be returns of clipped rewards.
+        temperatures: a game's t, where actions are drawn from softmax(Q / t) with Q a return of clipped rewards; the
+            best action is taken in games that are not named.
         weight: float32 (G, D, 18 * head.size).
         bias: float32 (G, 18 * head.size).
 
@@ -115,6 +117,7 @@ class QNetwork(nn.Module):
         self.games = tuple(games)
         self.head = head
         self.return_scales = dict(return_scales)
+        self.temperatures: dict[str, float] = {}
         outputs = NUM_ACTIONS * head.size
         self.weight = nn.Parameter(torch.empty(len(self.games), encoder.feature_dim, outputs))
         self.bias = nn.Parameter(torch.empty(len(self.games), outputs))

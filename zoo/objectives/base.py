@@ -54,6 +54,10 @@ class ObjectiveConfig:
         """
         return None
 
+    def own_parameters(self, games: int, feature_dim: int) -> int:
+        """How many parameters it trains beside the network's."""
+        return 0
+
     def check(self) -> None:
         """Refuse settings that can't work.
 
@@ -205,7 +209,7 @@ class Objective(nn.Module, ABC):
         self.passes = Passes(network, network)
         legal = torch.stack([torch.from_numpy(action_mask(game)) for game in network.games])
         self.register_buffer("legal", legal, persistent=False)  # bool (G, 18)
-        network.return_scales = dict(inputs.scales)
+        network.return_scales, network.temperatures = dict(inputs.scales), {}
         scale = torch.tensor([inputs.scales.get(game, 1.0) for game in network.games])
         self.register_buffer("scale", scale, persistent=False)
 

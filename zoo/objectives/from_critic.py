@@ -27,6 +27,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from zoo.critics.config import CriticConfig
 from zoo.critics.network import Critic, Teachers
 from zoo.frames.store import Batch, BatchSpec
 from zoo.models.compiled import Passes, compiled_passes
@@ -62,6 +63,10 @@ class FromCriticConfig(CategoricalConfig):
     def batch(self) -> BatchSpec:
         """Single states with RAM; the discount and clipping are of the returns that values are compared with."""
         return BatchSpec(gamma=self.gamma, reward_clip=self.reward_clip, ram=True)
+
+    def own_parameters(self, games: int, feature_dim: int) -> int:
+        """Those that predict the features of critics of the usual width."""
+        return games * (feature_dim + 1) * CriticConfig().width if self.feature_weight else 0
 
     def check(self) -> None:
         """As in the base."""
@@ -125,6 +130,10 @@ class FromCritic(Objective):
         self.teachers = Teachers(chosen)  # no module: they are not checkpointed
         spread = torch.tensor([critic.spread for critic in chosen])
         self.register_buffer("temperature", config.policy_temperature * spread, persistent=False)  # float (G,)
+        if config.policy_weight:  # the policy that is trained is the one to play by
+            network.temperatures = {
+                critic.game: config.policy_temperature * critic.spread / critic.scale for critic in chosen
+            }
         width, size = self.teachers.width, network.weight.shape[1]
         plain = ([0.0] * width, [1.0] * width)
         mean, deviation = torch.tensor([inputs.features.get(game, plain) for game in network.games]).unbind(1)

@@ -201,8 +201,8 @@ def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Map
         "Interquartile mean over games of human-normalized mean scores, with a 95% interval over episodes:\n\n"
         + "\n".join(iqms)
         + f"\n\n![Human-normalized scores by game]({SCORES_PLOT})\n\n"
-        "Scores are mean returns in the game's own points. The policy takes the "
-        f"{'likeliest action' if cloned else 'best action by its Q-values'}, and a random one in a share of "
+        f"Scores are mean returns in the game's own points. The policy {_acting(evaluation, cloned)}, and a random one "
+        "in a share of "
         f"{evaluation['epsilon']:g}; it and random play were scored on seeded "
         f"episodes of at most {rules['max_steps']:,} steps of {rules['frame_skip']} frames, with sticky actions "
         f"({rules['sticky_actions']:g}). The checkpoint is the last one, not the best. Intervals are "
@@ -210,6 +210,13 @@ def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Map
         'trained on, random play included, "data, last 20%" over the episodes that began in the last fifth of the '
         "steps, of the source that ends best" + ("; – where it is not known." if unknown else ".")
     )
+
+
+def _acting(evaluation: Mapping[str, Any], cloned: bool) -> str:
+    """How the policy chose actions in an evaluation; those of before say nothing of it and were greedy."""
+    if evaluation.get("acting") == "softmax":
+        return "draws actions from softmax(Q / t), with the temperature t of its training for each game"
+    return "takes the likeliest action" if cloned else "takes the best action by its Q-values"
 
 
 def _making(config: ModelConfig, results: Mapping[str, Any]) -> str:

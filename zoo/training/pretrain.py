@@ -184,11 +184,12 @@ def pretrain(
 
 
 def checkpoint_bytes(config: RunConfig, games: Sequence[str]) -> int:
-    """About what a run's folder takes at most: three checkpoints of network, target network and moments."""
+    """About what a run's folder takes at most: three checkpoints of all that is trained, target network and moments."""
     with torch.device("meta"):
         network = QNetwork(Encoder(config.arch, config.feature_dim), games, config.objective.head())
     copies = 4 if isinstance(config.objective, BootstrapConfig) else 3
-    return 3 * copies * 4 * sum(parameter.numel() for parameter in network.parameters())
+    own = config.objective.own_parameters(len(games), network.encoder.feature_dim)
+    return 3 * copies * 4 * (own + sum(parameter.numel() for parameter in network.parameters()))
 
 
 def _check(
