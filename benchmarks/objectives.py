@@ -2,6 +2,7 @@
 
     python benchmarks/objectives.py mend     # scaled_ql and its settings, on six games: benchmarks/objective.md
     python benchmarks/objectives.py policy   # from_critic's policy term, on six games: benchmarks/policy_term.md
+    python benchmarks/objectives.py features # from_critic's feature term, on the same: benchmarks/feature_term.md
     python benchmarks/objectives.py teach    # from_critic, scaled_ql, bc, on all forty: benchmarks/teaching.md
 
 A run trains a network by one of a study's variants, and plays seeded episodes of every game. Runs are kept in
@@ -46,7 +47,10 @@ BEFORE = {"cql_alpha": 1.0, "cql_temperature": 1.0}
 
 @dataclass(frozen=True)
 class Study:
-    """Runs that are compared: games, transitions and training samples a game, network, and named variants."""
+    """Runs that are compared: games, transitions and training samples a game, network, and named variants.
+
+    greedy: play the best action, also of networks that were trained for a softmax policy.
+    """
 
     page: str
     title: str
@@ -55,6 +59,7 @@ class Study:
     samples: int
     variants: Mapping[str, Mapping[str, Any]]
     arch: str = "nature"
+    greedy: bool = False
 
 
 SIX = ("Boxing", "Breakout", "Gopher", "Kangaroo", "Qbert", "Seaquest")
@@ -87,9 +92,22 @@ STUDIES = {
             f"weight {weight:g}, heads' rate {heads:g}": {
                 "objective": "from_critic",
                 "policy_weight": weight,
+                "feature_weight": 0.0,
                 "head_lr_scale": heads,
             }
             for weight, heads in ((4.0, 1.0), (4.0, 0.1), (0.1, 0.1), (0.02, 0.1), (0.1, 1.0), (0.0, 0.1))
+        },
+        greedy=True,
+    ),
+    "features": Study(
+        page="feature_term",
+        title="Learning from critics: the feature term",
+        games=SIX,
+        per_game=150_000,
+        samples=60_000,
+        variants={
+            f"weight {weight:g}": {"objective": "from_critic", "feature_weight": weight, "head_lr_scale": 0.1}
+            for weight in (0.0, 2.0, 8.0, 32.0)
         },
     ),
     "teach": Study(
@@ -114,7 +132,7 @@ STUDIES = {
 class Compare:
     """Train and play the runs of a study, and write its page."""
 
-    study: tyro.conf.Positional[Literal["mend", "policy", "teach"]]
+    study: tyro.conf.Positional[Literal["mend", "policy", "features", "teach"]]
     variants: tuple[str, ...] = ()
     """Which of the variants; by default all."""
     samples: int | None = None
@@ -178,7 +196,7 @@ class Compare:
             game: [e.score for r in recordings if r.metadata.game == game for e in r.episodes] for game in study.games
         }
         for game in study.games:
-            agent = Agent(network, game, seed=seed)
+            agent = Agent(network, game, seed=seed, greedy=study.greedy)
             scores = play_episodes(agent, game, self.episodes, seed=seed, num_threads=1)
             last = values[-1]["games"][game] if values else {}
             games[game] = {**summarize(game, scores), "data_mean": float(np.mean(data[game])), "values": last}
@@ -216,7 +234,7 @@ def page(study: Study, folder: Path) -> str:
         for name in names
         for samples in sorted({run["samples"] for run in runs if run["variant"] == name})
     ]
-    summary, scores, values = [], [], []
+    summary, scores, values, agreements = [], [], [], []
     for name, samples, mine in groups:
         iqm = iqm_with_interval([[_human(game, run["games"][game]["scores"]) for run in mine] for game in study.games])
         beats = [sum(result["mean"] > result["data_mean"] for result in run["games"].values()) for run in mine]
@@ -235,6 +253,10 @@ def page(study: Study, folder: Path) -> str:
         if len(study.games) <= 8:
             means = [np.mean([run["games"][game]["mean"] for run in mine]) for game in study.games]
             scores.append((name, f"{samples:,}", *map(score_text, means)))
+        if shares := [
+            g["values"]["agreement"] for run in mine for g in run["games"].values() if "agreement" in g["values"]
+        ]:
+            agreements.append((name, f"{samples:,}", f"{np.mean(shares):.3f}"))
         known = [run["games"] for run in mine if "return_data" in run["games"][study.games[0]]["values"]]
         if known:
             ratios = [
@@ -258,6 +280,11 @@ def page(study: Study, folder: Path) -> str:
         "data may have more):",
         markdown_table(("variant", "samples", *games), values),
     ]
+    if agreements:
+        parts += [
+            "Share of states in which the network's best action is the critic's, at the end:",
+            markdown_table(("variant", "samples", "agreement"), agreements),
+        ]
     if len(study.games) <= 8:
         parts += ["Mean scores:", markdown_table(("variant", "samples", *study.games), scores)]
     return "\n\n".join(parts) + "\n"

@@ -20,6 +20,7 @@ from zoo.critics.network import Critic, Teachers, critics_identity, encode_ram, 
 from zoo.critics.train import CriticTraining, train_critic
 from zoo.frames.ram import ram_rows
 from zoo.frames.store import build_store
+from zoo.models import compiled
 from zoo.models.distributions import expectation
 from zoo.models.encoder import Encoder
 from zoo.models.qnetwork import Head, QNetwork
@@ -196,7 +197,7 @@ def test_stacked_critics_are_the_critics(critics: Path) -> None:
 
 
 def test_the_loss_of_learning_from_critics_is_that_of_the_equation(
-    recordings: list[Recording], critics: Path, cache: Path
+    recordings: list[Recording], critics: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = FromCriticConfig(policy_weight=0.7, policy_temperature=0.4, feature_weight=3.0)
     torch.manual_seed(0)
@@ -249,6 +250,13 @@ def test_the_loss_of_learning_from_critics_is_that_of_the_equation(
     assert float(part["values"]) == pytest.approx(np.mean(values[4:]), rel=1e-4)
     assert float(part["features"]) == pytest.approx(np.mean(errors[1]), rel=1e-4)
     assert part["games.agreement"][0] == 0.0 and not any("teacher" in name for name in objective.state_dict())
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    torch._dynamo.reset()
+    objective.compile_passes(torch.device("cpu"))
+    assert objective.loss(batch)["loss"].item() == pytest.approx(found["loss"].item(), rel=1e-4)
+    assert objective.network.temperatures[GAMES[0]] == pytest.approx(
+        0.4 * teachers[GAMES[0]].spread / teachers[GAMES[0]].scale
+    )
 
 
 def test_cloning_is_a_cross_entropy_over_legal_actions(recordings: list[Recording]) -> None:
