@@ -5,21 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from tests.command_helpers import run_command
 from tests.recording_helpers import refused
 from zoo.atari.emulator import make_ale
-from zoo.critics.network import Critic, load_critics
-from zoo.models.distributions import expectation
+from zoo.critics.network import Critic, RamNetwork, load_critics
+from zoo.models.distributions import Support, expectation
 from zoo.recorders.critic import CriticPolicy
 from zoo.recorders.learner import replay_ram
 from zoo.recorders.record import record_games
 from zoo.recordings.format import Episode, read_recording
 from zoo.recordings.verify import verify_recording
 
-CRITICS = Path(__file__).parents[2] / "critics" / "mixed40"
-GAME = "Breakout"
+GAME = "Riverraid"
+
+
+@pytest.fixture
+def critics(tmp_path: Path) -> Path:
+    """A folder with a critic that learned nothing: its episodes are short."""
+    torch.manual_seed(0)
+    folder = tmp_path / "critics"
+    folder.mkdir()
+    facts = {"config": {"life_ends": True}, "values": {"spread": 1.0, "q_data": 0.0}}
+    Critic(GAME, RamNetwork(18, 16, 5), Support(-1.0, 1.0, 5), 1.0, facts).save(folder / f"{GAME}.safetensors")
+    return folder
 
 
 def own_share(critic: Critic, episode: Episode) -> float:
@@ -31,14 +42,14 @@ def own_share(critic: Critic, episode: Episode) -> float:
     return float((np.array(critic.actions)[best] == episode.actions).mean())
 
 
-def test_play_of_a_critic_is_recorded_and_goes_on(tmp_path: Path) -> None:
-    arguments = [str(CRITICS), "--games", GAME, "--out", str(tmp_path), "--workers", "1", "--json"]
+def test_play_of_a_critic_is_recorded_and_goes_on(critics: Path, tmp_path: Path) -> None:
+    arguments = [str(critics), "--games", GAME, "--out", str(tmp_path), "--workers", "1", "--json"]
     (first,) = run_command("record critic", [*arguments, "--steps", "1000"])
     recording = read_recording(tmp_path / f"{GAME}.critic.parquet")
-    critic = load_critics(CRITICS, [GAME])[GAME]
+    critic = load_critics(critics, [GAME])[GAME]
     assert recording.transitions == first["steps"] >= 1000
     assert {episode.policy for episode in recording.episodes} == {f"critic/{critic.digest}/epsilon=0.3/seed=0"}
-    assert recording.metadata.command.startswith(f"zoo record critic {CRITICS} --epsilon 0.3 --games {GAME}")
+    assert recording.metadata.command.startswith(f"zoo record critic {critics} --epsilon 0.3 --games {GAME}")
     assert verify_recording(recording) == []
 
     (second,) = run_command("record critic", [*arguments, "--steps", str(first["steps"] + 500)])
@@ -48,16 +59,16 @@ def test_play_of_a_critic_is_recorded_and_goes_on(tmp_path: Path) -> None:
     assert verify_recording(longer) == []
 
 
-def test_undisturbed_play_is_the_critics(tmp_path: Path) -> None:
-    arguments = [str(CRITICS), "--games", GAME, "--out", str(tmp_path), "--workers", "1", "--steps", "200", "--json"]
+def test_undisturbed_play_is_the_critics(critics: Path, tmp_path: Path) -> None:
+    arguments = [str(critics), "--games", GAME, "--out", str(tmp_path), "--workers", "1", "--steps", "200", "--json"]
     run_command("record critic", [*arguments, "--epsilon", "0"])
-    critic = load_critics(CRITICS, [GAME])[GAME]
+    critic = load_critics(critics, [GAME])[GAME]
     shares = [own_share(critic, episode) for episode in read_recording(tmp_path / f"{GAME}.critic.parquet").episodes]
     assert min(shares) > 0.995  # of a batch of other size a sum may be rounded otherwise
 
 
-def test_the_share_of_disturbed_steps_is_epsilon() -> None:
-    critic = load_critics(CRITICS, [GAME])[GAME]
+def test_the_share_of_disturbed_steps_is_epsilon(critics: Path) -> None:
+    critic = load_critics(critics, [GAME])[GAME]
     policy = CriticPolicy(critic, seed=0, epsilon=0.3)
     ended = np.zeros(policy.num_envs, dtype=np.bool_)
     own = []
@@ -68,8 +79,8 @@ def test_the_share_of_disturbed_steps_is_epsilon() -> None:
     assert abs(1.0 - np.mean(own) - 0.3) < 0.04
 
 
-def test_a_stretch_holds_an_action_or_draws_each() -> None:
-    critic = load_critics(CRITICS, [GAME])[GAME]
+def test_a_stretch_holds_an_action_or_draws_each(critics: Path) -> None:
+    critic = load_critics(critics, [GAME])[GAME]
     policy = CriticPolicy(critic, seed=1, epsilon=0.45)
     held, drawn, none = [], [], np.zeros(policy.num_envs, dtype=np.bool_)
     before = policy._drawn()
@@ -81,14 +92,14 @@ def test_a_stretch_holds_an_action_or_draws_each() -> None:
             (held if policy._holds[row] else drawn).append(action[row] == before[row])
         before = action
     assert np.mean(held) == 1.0
-    assert 0.1 < np.mean(drawn) < 0.5
+    assert 0.0 < np.mean(drawn) < 0.2
 
 
-def test_bad_settings_are_refused(tmp_path: Path) -> None:
+def test_bad_settings_are_refused(critics: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     refused(
-        lambda: record_games([GAME], "critic", 10, out=out, model=str(CRITICS), epsilon=0.5),
+        lambda: record_games([GAME], "critic", 10, out=out, model=str(critics), epsilon=0.5),
         "epsilon 0.5: must be below 0.5",
     )
-    refused(lambda: record_games([GAME], "critic", 10, out=out, model=str(tmp_path)), "no critic of Breakout")
+    refused(lambda: record_games([GAME], "critic", 10, out=out, model=str(tmp_path)), "no critic of Riverraid")
     assert not out.exists()

@@ -13,8 +13,8 @@ network, and no successor is needed. t is relative to the spread of the critic's
 divergence weighs as much in a game of small differences. W is left behind with the training.
 
 Values of actions differ little from each other, beside how states differ: the first two terms show the encoder late
-where things are that decide between actions. The critic's features hold that, and the third term teaches it in half the
-samples (benchmarks/feature_term.md).
+where things are that decide between actions. The critic's features hold that, and the third term teaches it early
+(benchmarks/feature_term.md).
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class FromCriticConfig(CategoricalConfig):
     """Temperature of those policies, softmax(Q / t), relative to the spread of the critic's values over a game's
     actions."""
     feature_weight: float = 8.0
-    """Weight of the squared error of the critic's hidden features, as predicted from the encoder's. Ours."""
+    """Weight of the squared error of the critic's hidden features, as predicted from the encoder's. Ours, by
+    benchmarks/feature_term.md."""
 
     def prior(self, critic: Critic | None = None) -> Tensor | None:
         """That of `prior_std`."""
