@@ -62,15 +62,15 @@ COMMANDS = {
         "ExportModel",
         "a model as an ONNX file, a torch.export program or a timm folder",
     ),
-    "record learner": (
-        "zoo.commands.record",
-        "RecordLearner",
-        "record an agent as it learns, from random play to good",
-    ),
     "record critic": (
         "zoo.commands.record",
         "RecordCritic",
         "record critics on RAM, disturbed, for what learns from them",
+    ),
+    "record learner": (
+        "zoo.commands.record",
+        "RecordLearner",
+        "record an agent as it learns, from random play to good",
     ),
     "record planner": ("zoo.commands.record", "RecordPlanner", "record lookahead on the emulator, without learning"),
     "record policy": ("zoo.commands.record", "RecordPolicy", "record play of a model of the zoo"),

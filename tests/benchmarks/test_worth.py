@@ -43,6 +43,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_worth_measures_once_and_compares(recordings_dir: Path, tmp_path: Path) -> None:
     file = recordings_dir / "SpaceInvaders.random.parquet"
     arguments = ["--candidates", f"plain={file}", f"other={recordings_dir}:random=300", *SMALL]

@@ -37,7 +37,7 @@ def test_every_command_has_help_of_its_own(name: str, capsys: pytest.CaptureFixt
     [
         (["recrd"], "unknown command 'recrd'; try zoo re"),
         (["record", "learnr"], "zoo record learner"),
-        (["record"], "zoo record learner, zoo record planner, zoo record policy, zoo record random"),
+        (["record"], "zoo record critic, zoo record learner, zoo record planner, zoo record policy, zoo record random"),
         (["--jsn"], "--help"),
     ],
 )

@@ -212,13 +212,13 @@ def test_agent_explores_the_legal_actions_by_its_seed(network: QNetwork) -> None
 
 
 def test_agent_draws_actions_by_the_softmax_of_its_values(network: QNetwork) -> None:
-    observations = frames(1).expand(20_000, -1, -1, -1)
+    observations = frames(1).expand(2_000, -1, -1, -1)
     network.temperatures = {"Pong": 0.5}
     agents = [Agent(network, "Pong", epsilon=0.0, seed=seed) for seed in (1, 1, 2)]
     q_values = agents[0].q_values(frames(1))[0].masked_fill(~torch.from_numpy(action_mask("Pong")), -torch.inf)
     actions = [agent(observations) for agent in agents]
     shares = np.bincount(actions[0], minlength=18) / len(actions[0])
-    assert shares == pytest.approx((q_values / 0.5).softmax(0).numpy(), abs=0.015)
+    assert shares == pytest.approx((q_values / 0.5).softmax(0).numpy(), abs=0.04)
     assert (actions[0] == actions[1]).all() and (actions[0] != actions[2]).any()
     assert set(Agent(network, "Pong", epsilon=0.0, greedy=True)(observations[:50])) == {int(q_values.argmax())}
 

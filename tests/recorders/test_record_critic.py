@@ -14,8 +14,9 @@ from zoo.atari.emulator import make_ale
 from zoo.critics.network import Critic, RamNetwork, load_critics
 from zoo.models.distributions import Support, expectation
 from zoo.recorders.critic import CriticPolicy
+from zoo.recorders.job import RecordJob
 from zoo.recorders.learner import replay_ram
-from zoo.recorders.record import record_games
+from zoo.recorders.record import record, record_games
 from zoo.recordings.format import Episode, read_recording
 from zoo.recordings.verify import verify_recording
 
@@ -60,8 +61,7 @@ def test_play_of_a_critic_is_recorded_and_goes_on(critics: Path, tmp_path: Path)
 
 
 def test_undisturbed_play_is_the_critics(critics: Path, tmp_path: Path) -> None:
-    arguments = [str(critics), "--games", GAME, "--out", str(tmp_path), "--workers", "1", "--steps", "200", "--json"]
-    run_command("record critic", [*arguments, "--epsilon", "0"])
+    record(RecordJob(GAME, "critic", steps=200, seed=0, out=tmp_path, command="", model=str(critics), epsilon=0.0))
     critic = load_critics(critics, [GAME])[GAME]
     shares = [own_share(critic, episode) for episode in read_recording(tmp_path / f"{GAME}.critic.parquet").episodes]
     assert min(shares) > 0.995  # of a batch of other size a sum may be rounded otherwise
