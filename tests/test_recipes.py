@@ -84,15 +84,15 @@ def test_a_game_may_have_a_critic_of_its_own_settings(tmp_path: Path) -> None:
     assert critics["Krull"] == replace(critics["Amidar"], cql_alpha=0.25)
 
 
-def test_costs_count_once_what_recipes_share() -> None:
+def test_costs_count_once_what_recipes_share(tmp_path: Path) -> None:
     names = ("nature.critic_mixed40", "resnet18w16.critic_mixed40", "nature.scaledql_mixed40")
     recipes = [load_recipe(name) for name in names]
     speeds = Speeds(1_000.0, 10_000.0, dict.fromkeys(names, 100.0))
-    first, second, third = plan(recipes, speeds=speeds)
+    first, second, third = plan(recipes, speeds=speeds, cache=tmp_path)
     assert first.training == pytest.approx(40e6 / 100, rel=1e-3) and first.critics > 0 and first.replay > 0
     assert (second.replay, second.critics, second.disk) == (0.0, 0.0, 0)
     assert (third.replay, third.critics, third.disk) == (0.0, 0.0, 0)
-    (alone,) = plan([recipes[2]], speeds=speeds)
+    (alone,) = plan([recipes[2]], speeds=speeds, cache=tmp_path)
     assert alone.critics == 0.0 and 0.0 < alone.disk < first.disk and 0.0 < alone.replay < first.replay
     refused(lambda: check_disk(Path("/nowhere/at/all"), [first] * 10_000_000), "GB are needed", "`cache`")
 

@@ -103,31 +103,11 @@ class FromCritic(Objective):
     feature_deviation: Tensor
 
     def __init__(self, network: QNetwork, config: FromCriticConfig, inputs: Inputs = NOTHING) -> None:
-        missing = [game for game in network.games if game not in inputs.critics]
-        if missing:
-            raise QzooError(
-                f"critics: none for {', '.join(missing)}; `zoo critic train {' '.join(missing)}` makes them"
-            )
-        chosen = [inputs.critics[game] for game in network.games]
-        support = Support(config.v_min, config.v_max, config.num_atoms)
-        for critic in chosen:
-            if critic.support != support:
-                raise QzooError(
-                    f"{critic.game}: the critic's {critic.support} is not the run's {support}; give `v_min`, "
-                    "`v_max` and `num_atoms` as the critic has them"
-                )
-            if critic.life_ends != chosen[0].life_ends:
-                raise QzooError(
-                    f"{critic.game}: its critic has life_ends {critic.life_ends}, that of {chosen[0].game} "
-                    f"{chosen[0].life_ends}; train all alike"
-                )
-            for setting in ("gamma", "reward_clip"):  # values are compared with returns of these
-                if (theirs := critic.facts["config"].get(setting)) != getattr(config, setting):
-                    raise QzooError(f"{critic.game}: its critic has {setting} {theirs}; give `{setting}` {theirs} too")
+        chosen = _fitting(network.games, config, inputs.critics)
         super().__init__(network, config, Inputs({critic.game: critic.scale for critic in chosen}))
         self.config = config
         self.passes = Passes(self.outputs, self.outputs)
-        self.register_buffer("atoms", support.atoms(), persistent=False)
+        self.register_buffer("atoms", chosen[0].support.atoms(), persistent=False)
         self.teachers = Teachers(chosen)  # no module: they are not checkpointed
         spread = torch.tensor([critic.spread for critic in chosen])
         self.register_buffer("temperature", config.policy_temperature * spread, persistent=False)  # float (G,)
@@ -215,3 +195,27 @@ class FromCritic(Objective):
         mean, deviation = (self.select_games(each, games) for each in (self.feature_mean, self.feature_deviation))
         wanted = ((hidden - mean[:, None]) / deviation[:, None]).clamp(-5.0, 5.0)
         return (predicted - wanted).square().mean()
+
+
+def _fitting(games: Sequence[str], config: FromCriticConfig, critics: Mapping[str, Critic]) -> list[Critic]:
+    """The critics of games, checked; raises as `FromCritic`."""
+    missing = [game for game in games if game not in critics]
+    if missing:
+        raise QzooError(f"critics: none for {', '.join(missing)}; `zoo critic train {' '.join(missing)}` makes them")
+    chosen = [critics[game] for game in games]
+    support = Support(config.v_min, config.v_max, config.num_atoms)
+    for critic in chosen:
+        if critic.support != support:
+            raise QzooError(
+                f"{critic.game}: the critic's {critic.support} is not the run's {support}; give `v_min`, "
+                "`v_max` and `num_atoms` as the critic has them"
+            )
+        if critic.life_ends != chosen[0].life_ends:
+            raise QzooError(
+                f"{critic.game}: its critic has life_ends {critic.life_ends}, that of {chosen[0].game} "
+                f"{chosen[0].life_ends}; train all alike"
+            )
+        for setting in ("gamma", "reward_clip"):  # values are compared with returns of these
+            if (theirs := critic.facts["config"].get(setting)) != getattr(config, setting):
+                raise QzooError(f"{critic.game}: its critic has {setting} {theirs}; give `{setting}` {theirs} too")
+    return chosen
