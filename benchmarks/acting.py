@@ -25,9 +25,9 @@ from zoo.critics.jobs import RESULTS
 from zoo.evaluation.episodes import human_iqm, play_episodes, summarize
 from zoo.models.agent import Agent
 from zoo.models.hub import find_model, load_qnetwork
-from zoo.models.model_folder import read_config
+from zoo.models.model_folder import read_config, read_json
 from zoo.support.errors import QzooError
-from zoo.support.files import read_json, write_json, write_text
+from zoo.support.files import write_json, write_text
 from zoo.support.markdown import markdown_table, score_text
 from zoo.support.pool import cores, run_all
 
@@ -91,7 +91,7 @@ class Acting:
             results = run_all(play, jobs, min(self.workers or cores(), len(jobs)), lambda _: None)
             played |= dict(zip(missing, results, strict=True))
             figures |= {
-                "command": shlex.join(["python", "benchmarks/acting.py", config.name]),
+                "command": self._command(config.name),
                 "machine": machine(torch.device("cpu")),
                 "critics": {game: critics[game]["mean"] for game in config.games},
                 "data": {game: critics[game]["data_mean"] for game in config.games},
@@ -99,6 +99,17 @@ class Acting:
             write_json(self.out, figures)
             write_text(self.out.with_suffix(".md"), page(figures))
             print(share, human_iqm({game: np.array(one["scores"]) for game, one in played.items()}), file=sys.stderr)
+
+    def _command(self, name: str) -> str:
+        settings = [
+            "--shares",
+            *(f"{share:g}" for share in self.shares),
+            "--episodes",
+            self.episodes,
+            "--seed",
+            self.seed,
+        ]
+        return shlex.join(["python", "benchmarks/acting.py", name, *map(str, settings)])
 
 
 def page(figures: dict[str, Any]) -> str:

@@ -62,6 +62,10 @@ class Study:
     greedy: bool = False
 
 
+ACTING = {
+    True: "Networks take the best action.",
+    False: "Networks that critics taught draw actions from softmax(Q / t), others take the best one.",
+}
 SIX = ("Boxing", "Breakout", "Gopher", "Kangaroo", "Qbert", "Seaquest")
 STUDIES = {
     "mend": Study(
@@ -274,7 +278,7 @@ def page(study: Study, folder: Path) -> str:
         f"`{_command(study, runs)}`: `{study.arch}`, {len(study.games)} games of mixed40, about {study.per_game:,} "
         "transitions each, one thread of a CPU. IQM: interquartile mean over games and trainings of "
         "human-normalized mean scores, with a 95% interval over trainings and episodes. Beats data: games whose mean "
-        "is above their data's, in a training.",
+        f"is above their data's, in a training. {ACTING[study.greedy]}",
         markdown_table(("variant", "samples", "trainings", "IQM", "95%", "beats data", "minutes"), summary),
         "Mean value of the data's actions divided by the return that followed (1 is right; a policy better than its "
         "data may have more):",

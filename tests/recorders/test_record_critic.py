@@ -53,9 +53,10 @@ def test_play_of_a_critic_is_recorded_and_goes_on(critics: Path, tmp_path: Path)
     assert recording.metadata.command.startswith(f"zoo record critic {critics} --epsilon 0.3 --games {GAME}")
     assert verify_recording(recording) == []
 
-    (second,) = run_command("record critic", [*arguments, "--steps", str(first["steps"] + 500)])
+    job = RecordJob(GAME, "critic", first["steps"] + 500, 0, tmp_path, "", model=str(critics), epsilon=0.3)
+    second = record(job)
     longer = read_recording(tmp_path / f"{GAME}.critic.parquet")
-    assert longer.transitions == second["steps"] >= first["steps"] + 500
+    assert longer.transitions == second.steps >= first["steps"] + 500
     assert [e.seed for e in longer.episodes[: len(recording.episodes)]] == [e.seed for e in recording.episodes]
     assert verify_recording(longer) == []
 

@@ -368,6 +368,10 @@ def test_a_card_says_what_its_objective_is(config: ModelConfig) -> None:
     ours = render_card(config, example())
     assert "pretrained offline by Q-learning" in ours and "best action by its Q-values" in ours
     assert "The method is Scaled Q-learning" in ours
+    taught = config.model_copy(update={"temperatures": {config.games[0]: 0.1}})
+    assert "draws actions from softmax(Q / t)" in render_card(taught, example())
+    greedily = {**example(), "evaluation": {**example()["evaluation"], "acting": "greedy"}}
+    assert "best action by its Q-values" in render_card(taught, greedily)
     cloned = config.model_copy(update={"objective": "bc", "head": HeadConfig(kind="policy")})
     results = {**example(), "curve": []}
     results["training"]["final"] = {"accuracy": 0.25, "td": 1.0}

@@ -175,7 +175,6 @@ def _introduction(config: ModelConfig, results: Mapping[str, Any]) -> str:
 
 def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> str:
     evaluation, random, rules = results["evaluation"], results["random"], config.protocol
-    cloned = config.head is not None and config.head.kind == "policy"
     unknown = any(row["data"] is None for row in rows)
     table = markdown_table(
         SCORE_COLUMNS,
@@ -201,7 +200,7 @@ def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Map
         "Interquartile mean over games of human-normalized mean scores, with a 95% interval over episodes:\n\n"
         + "\n".join(iqms)
         + f"\n\n![Human-normalized scores by game]({SCORES_PLOT})\n\n"
-        f"Scores are mean returns in the game's own points. The policy {_acting(evaluation, cloned)}, and a random one "
+        f"Scores are mean returns in the game's own points. The policy {_acting(config, evaluation)}, and a random one "
         "in a share of "
         f"{evaluation['epsilon']:g}; it and random play were scored on seeded "
         f"episodes of at most {rules['max_steps']:,} steps of {rules['frame_skip']} frames, with sticky actions "
@@ -212,10 +211,11 @@ def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Map
     )
 
 
-def _acting(evaluation: Mapping[str, Any], cloned: bool) -> str:
-    """How the policy chose actions in an evaluation; those of before say nothing of it and were greedy."""
-    if evaluation.get("acting") == "softmax":
+def _acting(config: ModelConfig, evaluation: Mapping[str, Any]) -> str:
+    """How the policy chose actions in an evaluation; one that says nothing of it was as the model plays by itself."""
+    if evaluation.get("acting", "softmax" if config.temperatures else "greedy") == "softmax":
         return "draws actions from softmax(Q / t), with the temperature t of its training for each game"
+    cloned = config.head is not None and config.head.kind == "policy"
     return "takes the likeliest action" if cloned else "takes the best action by its Q-values"
 
 
