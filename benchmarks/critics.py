@@ -99,8 +99,10 @@ class Choice:
         workers = min(self.workers or cores(), len(jobs))
         train_critics(jobs, workers, lambda progress: print(progress, file=sys.stderr, flush=True))
         results = evaluate_critics(out, games, self.episodes, workers, seed=self.play_seed)
-        keep = ("mean", "low", "high", "scores", "value", "earned", "data_mean", "data_last20", "transitions")
-        keep += ("seconds", "seed", "weights")
+        keep = (
+            *("mean", "low", "high", "scores", "value", "earned", "data_mean", "data_last20", "transitions"),
+            *("seconds", "seed", "weights"),
+        )
         return {game: {name: results["games"][game][name] for name in keep} for game in games}
 
 
