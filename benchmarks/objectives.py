@@ -3,6 +3,7 @@
     python benchmarks/objectives.py mend     # scaled_ql and its settings, on six games: benchmarks/objective.md
     python benchmarks/objectives.py policy   # from_critic's policy term, on six games: benchmarks/policy_term.md
     python benchmarks/objectives.py features # from_critic's feature term, on the same: benchmarks/feature_term.md
+    python benchmarks/objectives.py muon     # the same with the encoder trained by Muon or AdamW: benchmarks/muon.md
     python benchmarks/objectives.py teach    # from_critic, scaled_ql, bc, on all forty: benchmarks/teaching.md
 
 A run trains a network by one of a study's variants, and plays seeded episodes of every game. Runs are kept in
@@ -114,6 +115,21 @@ STUDIES = {
             for weight in (0.0, 2.0, 8.0, 32.0)
         },
     ),
+    "muon": Study(
+        page="muon",
+        title="Learning from critics: AdamW and Muon",
+        games=SIX,
+        per_game=150_000,
+        samples=40_000,
+        arch="resnet18w16",
+        variants={
+            "AdamW": {"objective": "from_critic", "head_lr_scale": 0.1},
+            **{
+                f"Muon, rate {rate:g}": {"objective": "from_critic", "head_lr_scale": 0.1, "muon_lr_scale": rate}
+                for rate in (1.0, 3.0, 6.0)
+            },
+        },
+    ),
     "teach": Study(
         page="teaching",
         title="Objectives on forty games",
@@ -136,7 +152,7 @@ STUDIES = {
 class Compare:
     """Train and play the runs of a study, and write its page."""
 
-    study: tyro.conf.Positional[Literal["mend", "policy", "features", "teach"]]
+    study: tyro.conf.Positional[Literal["mend", "policy", "features", "muon", "teach"]]
     variants: tuple[str, ...] = ()
     """Which of the variants; by default all."""
     samples: int | None = None
@@ -221,7 +237,7 @@ class Compare:
 def settings_of(variant: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The objective's config of a variant, which `objective` names, and its settings of the optimizer."""
     chosen = dict(variant)
-    optimizer = {name: chosen.pop(name) for name in ("head_lr_scale",) if name in chosen}
+    optimizer = {name: chosen.pop(name) for name in ("head_lr_scale", "muon_lr_scale") if name in chosen}
     return objective_named(chosen.pop("objective", "scaled_ql")).Config(**chosen), optimizer
 
 

@@ -43,7 +43,8 @@ from zoo.support.files import write_json, writing
 from zoo.support.interrupt import stop_signals
 from zoo.support.pool import cores
 from zoo.training.config import OptimizerConfig, RunConfig
-from zoo.training.loop import make_optimizer, set_learning_rates, train_step
+from zoo.training.loop import train_step
+from zoo.training.optimizer import make_optimizer, set_learning_rates
 from zoo.training.run import objective_on, start_heads
 
 Start = Literal["model", "encoder", "scratch"]
@@ -333,8 +334,8 @@ def learn(
     network, game = agent.network, agent.game
     objective = objective.to(network.weight.device)
     run = config.run_config(network.encoder.arch, network.encoder.feature_dim)
-    optimizer = make_optimizer(objective, run.optimizer)
     dtype = pick_precision(config.precision, network.weight.device)
+    optimizer = make_optimizer(objective, run.optimizer, dtype)
     plain = variant == DEFAULT_VARIANT
     env: Any = make_vector_env(game, config.envs, cores()) if plain else make_variant_env(game, config.envs, variant)
     seeds = iter(range(PLAY_SEED + EPISODES_A_RUN * config.seed, EVALUATION_SEED))

@@ -22,6 +22,7 @@ from zoo.training import batches, loop
 from zoo.training.checkpoint import RunState
 from zoo.training.config import RunConfig
 from zoo.training.log import RunLog
+from zoo.training.optimizer import make_optimizer, set_learning_rates
 from zoo.training.run import new_objective
 
 PARTS = {
@@ -54,8 +55,8 @@ class Engine:
         assert isinstance(objective, ScaledQL)
         self.objective = objective.to(device)
         self.objective.train()
-        self.optimizer = loop.make_optimizer(self.objective, config.optimizer)
         self.dtype = pick_precision(config.precision, device)
+        self.optimizer = make_optimizer(self.objective, config.optimizer, self.dtype)
         self.batches = batches.Batches(store, config, device)
         # Where the step shifts nothing, batches beside it show what it would take.
         shifting = replace(config, random_shift=config.random_shift or SHIFT)
@@ -64,7 +65,7 @@ class Engine:
 
     def take(self, dtype: torch.dtype | None = None) -> None:
         """A whole step; its batch was prepared in the background."""
-        loop.set_learning_rates(self.optimizer, self.run.step, self.config)
+        set_learning_rates(self.optimizer, self.run.step, self.config)
         batch = self.batches.get(self.run.step)
         losses = loop.train_step(self.objective, batch, self.optimizer, self.config, dtype or self.dtype)
         self.run.step += 1

@@ -16,7 +16,8 @@ from zoo.models.qnetwork import QNetwork
 from zoo.objectives.scaled_ql import ScaledQL, ScaledQLConfig
 from zoo.support.device import pick_precision
 from zoo.training.batches import step_generator
-from zoo.training.loop import make_optimizer, train_step
+from zoo.training.loop import train_step
+from zoo.training.optimizer import make_optimizer
 
 FEATURE_DIM = 512
 """That of the zoo's encoders; the paper's 2048 makes the layers that are trained four times as large."""

@@ -20,7 +20,8 @@ from zoo.objectives.scaled_ql import ScaledQL, ScaledQLConfig
 from zoo.recordings.format import Recording
 from zoo.support.errors import QzooError
 from zoo.training.config import OptimizerConfig
-from zoo.training.loop import make_optimizer, train
+from zoo.training.loop import train
+from zoo.training.optimizer import make_optimizer
 
 GAME = "SpaceInvaders"
 CONFIG = FinetuneConfig(

@@ -31,7 +31,8 @@ from zoo.training.checkpoint import (
     save_checkpoint,
 )
 from zoo.training.config import ADDED
-from zoo.training.loop import make_optimizer, train
+from zoo.training.loop import train
+from zoo.training.optimizer import make_optimizer
 from zoo.training.run import new_objective
 
 

@@ -26,9 +26,10 @@ from zoo.models.encoder import Encoder
 from zoo.objectives.scaled_ql import ScaledQL, ScaledQLConfig
 from zoo.training import batches, loop
 from zoo.training.batches import Batches
-from zoo.training.config import RunConfig
+from zoo.training.config import OptimizerConfig, RunConfig
 from zoo.training.gradient_reducer import GradientReducer
-from zoo.training.loop import LOG_EVERY, make_optimizer, set_learning_rates, train, train_step
+from zoo.training.loop import LOG_EVERY, train, train_step
+from zoo.training.optimizer import make_optimizer, set_learning_rates
 from zoo.training.ranks import ALONE, Shard
 from zoo.training.run import new_objective
 
@@ -138,11 +139,12 @@ def give_gradients(network: nn.Module) -> None:
 @pytest.mark.parametrize("arch", ["nature", "impala", "resnet18"])
 def test_a_step_on_a_gpu_needs_no_value(arch: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ScaledQLConfig(double_q=True, target="hard", target_every=1)
-    config = RunConfig(arch=arch, feature_dim=16, batch_size=8, random_shift=2, objective=settings)
+    muon = OptimizerConfig(muon_lr_scale=3.0)
+    config = RunConfig(arch=arch, feature_dim=16, batch_size=8, random_shift=2, objective=settings, optimizer=muon)
     objective = new_objective(config, GAMES)
     with fake_gpu(monkeypatch):
         on_gpu(objective)
-        optimizer = make_optimizer(objective, config.optimizer)
+        optimizer = make_optimizer(objective, config.optimizer, dtype)
         mine = GradientReducer(ALONE, Shard(GAMES, (0, 1)), list(objective.network.parameters()), GPU)
         made = Batches(small_store().to(GPU), config, GPU)
         # PyTorch's own backward pass would look for the GPU.

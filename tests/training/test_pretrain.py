@@ -32,7 +32,7 @@ from zoo.training.batches import Batches, step_generator
 from zoo.training.checkpoint import RunState
 from zoo.training.config import OptimizerConfig, RunConfig
 from zoo.training.data import DataRecord
-from zoo.training.loop import clip_gradients, learning_rate_factor, make_optimizer, train
+from zoo.training.loop import train
 from zoo.training.run import new_objective, thin, write_run_model
 
 CPU = torch.device("cpu")
@@ -237,35 +237,6 @@ def test_settings_at_their_limits_work() -> None:
     replace(SMALL, objective=objective, optimizer=optimizer).check(2)
 
 
-def test_learning_rate_warms_up_and_decays() -> None:
-    config = OptimizerConfig(warmup_steps=10, min_lr_ratio=0.1)
-    factors = [learning_rate_factor(step, 100, config) for step in range(100)]
-    assert factors[0] == pytest.approx(0.1) and max(factors) == pytest.approx(1.0)
-    assert factors.index(max(factors)) in (9, 10)
-    assert factors[10:] == sorted(factors[10:], reverse=True)
-    assert factors[-1] == pytest.approx(0.1, abs=0.01)
-
-
-def test_a_constant_rate_decays_at_the_end_alone() -> None:
-    config = OptimizerConfig(warmup_steps=10, min_lr_ratio=0.2, schedule="constant", decay_steps=20)
-    rates = [learning_rate_factor(step, 100, config) for step in range(100)]
-    assert rates[4] == pytest.approx(0.5) and rates[10:81] == [1.0] * 71
-    assert rates[90] == pytest.approx(0.6) and rates[99] == pytest.approx(0.24)
-    endless = replace(config, decay_steps=0)
-    assert [learning_rate_factor(step, 100, endless) for step in (10, 50, 99)] == [1.0] * 3
-
-
-def test_optimizer_groups_hold_every_parameter_once(store: FrameStore) -> None:
-    objective = new_objective(SMALL, store.games)
-    optimizer = make_optimizer(objective, OptimizerConfig(head_lr_scale=3.0, weight_decay=0.5))
-    grouped = [p for group in optimizer.param_groups for p in group["params"]]
-    assert len(grouped) == len(list(objective.network.parameters())) == len({id(p) for p in grouped})
-    for group in optimizer.param_groups:
-        heads = any(p is objective.network.weight or p is objective.network.bias for p in group["params"])
-        assert group["rate"] == (3.0 if heads else 1.0)
-        assert all((p.ndim > 1) == (group["weight_decay"] > 0) for p in group["params"])
-
-
 def test_batches_depend_on_seed_and_step_alone(store: FrameStore) -> None:
     config = RunConfig(batch_size=8, random_shift=4)
     batches, again = Batches(store, config, CPU), Batches(store, config, CPU)
@@ -376,15 +347,6 @@ def test_settings_that_cannot_work_are_refused(option: str, value: str, recordin
     words = [word for pair in {**settings, option: value}.items() for word in pair]
     with pytest.raises(QzooError, match=f"{option} '?{re.escape(value)}'?: "):
         run_command("pretrain", [*words, "--out", str(tmp_path), "--json"])
-
-
-@pytest.mark.parametrize(("most", "kept"), [(6.0, 1.0), (2.5, 0.5), (math.inf, 1.0)])
-def test_gradients_are_clipped_by_their_norm_together(most: float, kept: float) -> None:
-    parameters = [torch.zeros(2, requires_grad=True), torch.zeros(1, requires_grad=True), torch.zeros(1)]
-    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
-    assert clip_gradients(parameters, most).item() == pytest.approx(5.0)
-    assert parameters[0].grad.tolist() == pytest.approx([3.0 * kept, 0.0])
-    assert parameters[1].grad.tolist() == pytest.approx([4.0 * kept])
 
 
 def test_other_settings_are_refused_before_the_replay(

@@ -21,7 +21,8 @@ from zoo.recipes.recipe import Recipe
 from zoo.support.device import pick_device, pick_precision
 from zoo.support.pool import cores
 from zoo.training.config import RunConfig
-from zoo.training.loop import make_optimizer, train_step
+from zoo.training.loop import train_step
+from zoo.training.optimizer import make_optimizer
 from zoo.training.run import new_objective
 
 EPISODE_STEPS = 1_500
@@ -161,7 +162,8 @@ def training_speed(recipe: Recipe, device: torch.device, seconds: float) -> floa
 
 def step_speed(objective: Objective, batch: Batch, run: RunConfig, device: torch.device, seconds: float) -> float:
     """Samples a second of training steps on one and the same batch."""
-    optimizer, dtype, step = make_optimizer(objective, run.optimizer), pick_precision(run.precision, device), 0
+    dtype, step = pick_precision(run.precision, device), 0
+    optimizer = make_optimizer(objective, run.optimizer, dtype)
 
     def work() -> int:
         nonlocal step

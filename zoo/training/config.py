@@ -16,12 +16,15 @@ from zoo.support.limits import Limit, check_choices, check_limits
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, warm-up, decay, clipping."""
+    """AdamW, Muon, warm-up, decay, clipping."""
 
     learning_rate: float = 2e-4
     """Peak. Paper, by "Stop Regressing": 2e-4 at batch 512. In short runs of `nature` 1e-3 scored better."""
     head_lr_scale: float = 1.0
     """Learning rate of the heads relative to that of the encoder. Ours."""
+    muon_lr_scale: float = 0.0
+    """Train the encoder's convolutions and linear layers by Muon, at this learning rate relative to AdamW's; 0: by
+    AdamW, as all else."""
     layer_decay: float = 1.0
     """Learning rate of each layer of the encoder relative to that of the layer after it; 1: the same for all. Usual in
     fine-tuning: 0.65 to 0.9."""
@@ -73,6 +76,7 @@ ADDED: dict[str, Any] = {
     "objective.sigma": 0.75,
     "optimizer.schedule": "cosine",
     "optimizer.decay_steps": 0,
+    "optimizer.muon_lr_scale": 0.0,
     "optimizer.layer_decay": 1.0,
     "optimizer.freeze_steps": 0,
 }
@@ -85,7 +89,11 @@ LIMITS: tuple[Limit, ...] = (
     (("steps", "batch_size", "feature_dim"), lambda value: value >= 1, "at least 1"),
     (("seed",), lambda value: 0 <= value <= MAX_SEED, f"0 to {MAX_SEED}"),
     (("random_shift", "warmup_steps", "decay_steps", "freeze_steps"), lambda value: value >= 0, "0 or more"),
-    (("head_lr_scale", "weight_decay"), lambda value: 0.0 <= value < math.inf, "0 or more, and finite"),
+    (
+        ("head_lr_scale", "muon_lr_scale", "weight_decay"),
+        lambda value: 0.0 <= value < math.inf,
+        "0 or more, and finite",
+    ),
     (("learning_rate", "epsilon"), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
     (("max_gradient_norm",), lambda value: value > 0.0, "more than 0"),  # inf: no clipping
     (("layer_decay",), lambda value: 0.0 < value <= 1.0, "more than 0, and at most 1"),

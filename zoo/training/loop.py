@@ -37,9 +37,10 @@ from zoo.training.checkpoint import (
     run_identity,
     save_checkpoint,
 )
-from zoo.training.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig, flat
+from zoo.training.config import COMPUTE, ComputeConfig, RunConfig, flat
 from zoo.training.gradient_reducer import GradientReducer
 from zoo.training.log import LOG, RunLog
+from zoo.training.optimizer import clip_gradients, make_optimizer, set_learning_rates, trained
 from zoo.training.ranks import ALONE, WHOLE, Shard, World
 
 LOG_EVERY = 50
@@ -57,38 +58,6 @@ class TrainingProgress:
     losses: dict[str, float]
     worst: str = ""
     """The game whose values are farthest from its returns, and both; empty before the first are known."""
-
-
-def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Linear warm-up, then down to `min_lr_ratio` as the schedule says; `step` counts from 0."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        left = min(1.0, (steps - step) / max(1, config.decay_steps))
-        return config.min_lr_ratio + (1.0 - config.min_lr_ratio) * left
-    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    return config.min_lr_ratio + (1.0 - config.min_lr_ratio) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-
-
-def make_optimizer(objective: Objective, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only, and learning rates of their own for the heads and, if asked, for each layer.
-
-    A group's `rate` is its share of the learning rate, `from_step` the step from which on it is trained.
-    """
-    encoder, heads = objective.parameter_groups()
-    parts = [(encoder, 1.0, config.freeze_steps)]
-    if config.layer_decay != 1.0:
-        layers = list(objective.encoder_layers())
-        rates = [config.layer_decay**depth for depth in range(len(layers), 0, -1)]
-        parts = [(layer, rate, config.freeze_steps) for layer, rate in zip(layers, rates, strict=True)]
-    groups: list[dict[str, Any]] = []
-    for parameters, rate, from_step in (*parts, (heads, config.head_lr_scale, 0)):
-        for matrices in (True, False):
-            chosen = [p for p in parameters if p.requires_grad and (p.ndim > 1) == matrices]
-            if chosen:
-                decay = config.weight_decay if matrices else 0.0
-                groups.append({"params": chosen, "weight_decay": decay, "rate": rate, "from_step": from_step})
-    return torch.optim.AdamW(groups, lr=config.learning_rate, eps=config.epsilon, fused=True)
 
 
 def train(
@@ -139,7 +108,7 @@ def train(
     keep_freed_memory()
     path = out / CHECKPOINT
     dtype = pick_precision(config.precision, device)
-    optimizer = make_optimizer(objective, config.optimizer)
+    optimizer = make_optimizer(objective, config.optimizer, dtype)
     with ExitStack() as stack:
         stack.enter_context(alone_in(out, world))
         held = world.union(store.sizes)
@@ -224,19 +193,6 @@ def not_finite(out: Path, step: int, loss: float | str) -> QzooError:
     return QzooError(f"{out}: the loss is {loss} at step {step}; lower `learning_rate`")
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, config: RunConfig) -> None:
-    """The rates of a step, by the schedule and what each group says."""
-    factor = learning_rate_factor(step, config.steps, config.optimizer)
-    for group in optimizer.param_groups:
-        frozen = step < group["from_step"]
-        group["lr"] = 0.0 if frozen else config.optimizer.learning_rate * group["rate"] * factor
-
-
-def trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """All parameters of an optimizer."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
 def backward_order(objective: Objective) -> list[nn.Parameter]:
     """The trained parameters about as a backward pass gets to them: heads, then the encoder from its end."""
     encoder, heads = objective.parameter_groups()
@@ -268,16 +224,6 @@ def train_step(
     norm = clip_gradients(parameters, config.optimizer.max_gradient_norm)
     optimizer.step()
     return {**losses, "gradient_norm": norm.detach()}
-
-
-def clip_gradients(parameters: list[Tensor], most: float) -> Tensor:
-    """Scale gradients down where their norm, over all of them together, is more than `most`; returns what it was."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    # To scale by one costs a pass over all gradients. Asking costs nothing on a CPU; a GPU would have to be waited for.
-    if norm.device.type != "cpu" or norm > most:
-        nn.utils.clip_grads_with_norm_(parameters, most, norm)
-    return norm
 
 
 LOCK = ".lock"
