@@ -41,7 +41,7 @@ from zoo.support.metrics import iqm_with_interval
 from zoo.training.config import OptimizerConfig, RunConfig
 from zoo.training.log import VALUES
 from zoo.training.loop import train
-from zoo.training.run import critic_features, new_objective, return_scales
+from zoo.training.run import by_action_gap, critic_features, new_objective, return_scales
 
 BEFORE = {"cql_alpha": 1.0, "cql_temperature": 1.0}
 
@@ -98,6 +98,7 @@ STUDIES = {
                 "objective": "from_critic",
                 "policy_weight": weight,
                 "feature_weight": 0.0,
+                "action_gap_priority": 0.0,
                 "head_lr_scale": heads,
             }
             for weight, heads in ((4.0, 1.0), (4.0, 0.1), (0.1, 0.1), (0.02, 0.1), (0.1, 1.0), (0.0, 0.1))
@@ -111,7 +112,13 @@ STUDIES = {
         per_game=150_000,
         samples=60_000,
         variants={
-            f"weight {weight:g}": {"objective": "from_critic", "feature_weight": weight, "head_lr_scale": 0.1}
+            f"weight {weight:g}": {
+                "objective": "from_critic",
+                "policy_weight": 0.1,
+                "feature_weight": weight,
+                "action_gap_priority": 0.0,
+                "head_lr_scale": 0.1,
+            }
             for weight in (0.0, 2.0, 8.0, 32.0)
         },
     ),
@@ -198,6 +205,7 @@ class Compare:
         life_ends = any(critic.life_ends for critic in critics.values())
         store = store.with_monte_carlo(spec.gamma, spec.reward_clip, life_ends=life_ends)
         inputs = Inputs(return_scales(store, config.objective), critics, critic_features(store, critics))
+        store = by_action_gap(store, config.objective, critics)
         objective = new_objective(config, store.games, inputs)
         out = self.runs / study.page / f"{_slug(name)}.{samples}.{seed}"
         state = train(
@@ -237,7 +245,9 @@ class Compare:
 def settings_of(variant: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The objective's config of a variant, which `objective` names, and its settings of the optimizer."""
     chosen = dict(variant)
-    optimizer = {name: chosen.pop(name) for name in ("head_lr_scale", "muon_lr_scale") if name in chosen}
+    optimizer: dict[str, Any] = {
+        name: chosen.pop(name) for name in ("head_lr_scale", "muon_lr_scale") if name in chosen
+    }
     return objective_named(chosen.pop("objective", "scaled_ql")).Config(**chosen), optimizer
 
 

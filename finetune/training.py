@@ -25,7 +25,7 @@ from zoo.support.device import pick_precision
 from zoo.support.errors import QzooError, unknown_name
 from zoo.training.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig
 from zoo.training.loop import TrainingProgress, train
-from zoo.training.run import critic_features, objective_on, return_scales, start_heads
+from zoo.training.run import by_action_gap, critic_features, objective_on, return_scales, start_heads
 
 Mode = Literal["frozen", "full", "scratch", "frozen_random"]
 MODES: tuple[Mode, ...] = ("scratch", "frozen_random", "frozen", "full")
@@ -184,6 +184,7 @@ def finetune(
     spec = config.objective.batch()
     data = data.with_monte_carlo(spec.gamma, spec.reward_clip, life_ends=critic is not None and critic.life_ends)
     inputs = Inputs(return_scales(data, config.objective), critics, critic_features(data, critics))
+    data = by_action_gap(data, config.objective, critics)
     objective = objective_on(trained, config.objective, inputs).to(device)
     network.return_scales, network.temperatures = trained.return_scales, trained.temperatures
 

@@ -27,9 +27,10 @@ from zoo.models.qnetwork import Head, QNetwork
 from zoo.objectives.base import Inputs
 from zoo.objectives.bc import BehaviourCloning, CloningConfig
 from zoo.objectives.from_critic import FromCritic, FromCriticConfig
+from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.recordings.format import Recording
 from zoo.training.config import RunConfig
-from zoo.training.run import critic_features, new_objective
+from zoo.training.run import action_gaps, by_action_gap, critic_features, new_objective
 
 TINY = CriticConfig(samples=64 * 40, batch_size=64, width=16, n_step=3)
 
@@ -257,6 +258,37 @@ def test_the_loss_of_learning_from_critics_is_that_of_the_equation(
     assert objective.network.temperatures[GAMES[0]] == pytest.approx(
         0.4 * teachers[GAMES[0]].spread / teachers[GAMES[0]].scale
     )
+
+
+def test_states_are_drawn_as_often_as_their_action_gaps_say(
+    recordings: list[Recording], critics: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, teachers, states = build_store(recordings, cache=cache, ram=True), load_critics(critics, GAMES), []
+    every = torch.arange(store.transitions)
+    critic, first = teachers[GAMES[0]], every[: store.sizes[GAMES[0]]]
+    q_values = expectation(critic.network(store.ram_states(first)), critic.support.atoms()).detach()
+    gaps = q_values.max(1).values - q_values.mean(1)
+    torch.testing.assert_close(action_gaps(store, critic, first, states.append), gaps)
+    assert states == [len(first)] and gaps.std() > 0
+
+    gaps = (every % 8).double() ** 3  # of which the highest count as four times the mean
+    monkeypatch.setattr("zoo.training.run.action_gaps", lambda store, critic, index, on_states: gaps[index])
+    config = FromCriticConfig(action_gap_priority=0.9)
+    drawn = by_action_gap(store, config, teachers)
+    again = by_action_gap(store, config, teachers).kept
+    assert drawn.kept is not None and again is not None
+    assert torch.equal(drawn.kept, again) and drawn.sizes == store.sizes
+    times = torch.bincount(drawn.kept, minlength=len(every))
+    for game in GAMES:
+        index = store.locate([game], torch.arange(store.sizes[game])[None])
+        assert times[index].sum() == len(index)
+        wanted = 0.1 + 0.9 * (gaps[index] / gaps[index].mean()).clamp(max=4.0)
+        for rest in range(8):
+            of = index % 8 == rest
+            share = float(wanted[of].sum() / wanted.sum())
+            assert float(times[index][of].sum()) / len(index) == pytest.approx(share, abs=0.04)
+    for plain in (FromCriticConfig(action_gap_priority=0.0), ScaledQLConfig()):
+        assert by_action_gap(store, plain, teachers) is store
 
 
 def test_cloning_is_a_cross_entropy_over_legal_actions(recordings: list[Recording]) -> None:

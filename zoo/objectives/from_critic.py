@@ -46,7 +46,7 @@ class FromCriticConfig(CategoricalConfig):
     needs_critics: ClassVar[bool] = True
     prior_std: float | None = 2.0
     """Heads start at a return distribution of this deviation around the critic's mean value (None: uniform). Ours."""
-    policy_weight: float = 0.1
+    policy_weight: float = 1.0
     """Weight of the divergence between the policies that critic's and network's values give. Ours."""
     policy_temperature: float = 0.5
     """Temperature of those policies, softmax(Q / t), relative to the spread of the critic's values over a game's
@@ -54,6 +54,9 @@ class FromCriticConfig(CategoricalConfig):
     feature_weight: float = 8.0
     """Weight of the squared error of the critic's hidden features, as predicted from the encoder's. Ours, by
     benchmarks/feature_term.md."""
+    action_gap_priority: float = 0.8
+    """Draw states in this proportion by how much the action matters there: by the critic's value of the best action
+    above the mean over actions, relative to the game's mean of that. 0: all alike. Ours."""
 
     def prior(self, critic: Critic | None = None) -> Tensor | None:
         """That of `prior_std`."""
@@ -76,6 +79,7 @@ class FromCriticConfig(CategoricalConfig):
             vars(self),
             (
                 (("policy_weight", "feature_weight"), lambda value: 0.0 <= value < math.inf, "0 or more, and finite"),
+                (("action_gap_priority",), lambda value: 0.0 <= value <= 1.0, "0 to 1"),
                 (("policy_temperature",), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
             ),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,14 @@ from zoo.training.config import COMPUTE, ComputeConfig, RunConfig
 from zoo.training.data import ChosenPlay, DataRecord, TrainingData, refuse_held_out
 from zoo.training.loop import TrainingProgress, train
 from zoo.training.ranks import World, join, shard_of
-from zoo.training.run import check_init, critic_features, new_objective, return_scales, write_run_model
+from zoo.training.run import (
+    by_action_gap,
+    check_init,
+    critic_features,
+    new_objective,
+    return_scales,
+    write_run_model,
+)
 
 IF_FULL = "lower `batch_size`, keep frames off the GPU (`frames` host), or take a smaller `arch`"
 
@@ -37,11 +44,11 @@ IF_FULL = "lower `batch_size`, keep frames off the GPU (`frames` host), or take 
 class PretrainProgress:
     """Where a pretraining stands.
 
-    stage: check (of imported frames), replay, or train. what: the set that is checked, or where frames go. done, total:
-    frames, steps of play, or gradient steps. training: in that stage.
+    stage: check (of imported frames), replay, prioritize (by critics), or train. what: the set that is checked,
+    or where frames go. done, total: frames, steps of play, states, or gradient steps. training: in that stage.
     """
 
-    stage: Literal["check", "replay", "train"]
+    stage: Literal["check", "replay", "prioritize", "train"]
     what: str
     done: int
     total: int
@@ -159,6 +166,7 @@ def pretrain(
             store = place_store(store, on_device, places.frames)
             scales = world.union(return_scales(store, config.objective))
             inputs = Inputs(scales, critics, world.union(critic_features(store, critics)))
+            store = _prioritized(store, config, critics, report)
             objective = new_objective(config, chosen.games, inputs).to(on_device)
         record = DataRecord(chosen.games, chosen.selection, world.union(data.by_game()))
         run = train(
@@ -217,6 +225,18 @@ def _critics(config: RunConfig, chosen: ChosenPlay, folder: Path) -> dict[str, C
     if chosen.origins:
         raise QzooError("imports: imported play has no RAM, which `objective` from_critic needs; leave one out")
     return load_critics(folder, chosen.games)
+
+
+def _prioritized(store: FrameStore, config: RunConfig, critics: Mapping[str, Critic], report: Report) -> FrameStore:
+    """The store with transitions as often as the objective's priorities say."""
+    done = 0
+
+    def advance(states: int) -> None:
+        nonlocal done
+        done += states
+        report(PretrainProgress("prioritize", "by action gap", done, store.transitions))
+
+    return by_action_gap(store, config.objective, critics, advance)
 
 
 def _load(

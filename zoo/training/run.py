@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from zoo.critics.network import Critic, Teachers
 from zoo.frames.returns import return_scale
 from zoo.frames.store import FrameStore
+from zoo.models.distributions import expectation
 from zoo.models.encoder import ARCHS, Encoder
 from zoo.models.hub import find_model, load_qnetwork
 from zoo.models.model_folder import ModelConfig, read_config, write_model
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives import Objective, ObjectiveConfig, objective_named
 from zoo.objectives.base import NOTHING, BootstrapConfig, Inputs
+from zoo.objectives.from_critic import FromCriticConfig
 from zoo.support.device import computed_on
 from zoo.support.errors import QzooError
 from zoo.support.files import read_lines
@@ -71,6 +76,8 @@ def return_scales(store: FrameStore, config: ObjectiveConfig) -> dict[str, float
 
 FEATURE_STATES = 2_000
 """States by which the features of a game's critic are standardized."""
+GAP_STATES = 4_096
+"""States whose action gaps are computed at a time."""
 
 
 def critic_features(store: FrameStore, critics: Mapping[str, Critic]) -> dict[str, tuple[list[float], list[float]]]:
@@ -87,6 +94,47 @@ def critic_features(store: FrameStore, critics: Mapping[str, Critic]) -> dict[st
         deviation[deviation < 1e-3] = 1.0
         found[game] = (features.mean(0).tolist(), deviation.tolist())
     return found
+
+
+MOST_PRIORITY = 4.0
+"""Highest priority of a state, relative to the mean: rare states of very wide gaps would come too often."""
+
+
+def by_action_gap(
+    store: FrameStore,
+    config: ObjectiveConfig,
+    critics: Mapping[str, Critic],
+    on_states: Callable[[int], None] = lambda states: None,
+) -> FrameStore:
+    """The store with transitions drawn anew, as many of each game, so that those where the action matters come often.
+
+    A state's priority is 1 - p + p * gap / mean gap, the latter at most `MOST_PRIORITY`, where p is from_critic's
+    `action_gap_priority`; other objectives draw all alike. The action gap is the critic's value of the best action
+    above the mean over the game's actions. Some transitions are then in the store several times, and some are not.
+
+    Args:
+        on_states: called with the number of states done since the last call.
+    """
+    if not isinstance(config, FromCriticConfig) or not config.action_gap_priority:
+        return store
+    share = config.action_gap_priority
+    drawn = []
+    for game in store.games:
+        index = store.locate([game], torch.arange(store.sizes[game])[None])
+        gaps = torch.cat([action_gaps(store, critics[game], part, on_states) for part in index.split(GAP_STATES)])
+        priority = 1.0 - share + share * (gaps / gaps.mean().clamp_min(1e-6)).clamp(max=MOST_PRIORITY)
+        generator = np.random.default_rng([*game.encode()])  # of the game alone: ranks draw as one process does
+        numbers = generator.choice(len(index), len(index), p=(priority.double() / priority.double().sum()).numpy())
+        drawn.append(index[torch.from_numpy(np.sort(numbers)).to(index.device)])
+    return replace(store, kept=torch.cat(drawn))
+
+
+@torch.no_grad()
+def action_gaps(store: FrameStore, critic: Critic, index: Tensor, on_states: Callable[[int], None]) -> Tensor:
+    """Action gaps of transitions, float32 (B,), computed on the CPU, where critics are."""
+    values = expectation(critic.network(store.ram_states(index).cpu()), critic.support.atoms())
+    on_states(len(index))
+    return values.amax(1) - values.mean(1)
 
 
 def check_init(config: RunConfig) -> None:
