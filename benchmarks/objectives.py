@@ -3,6 +3,7 @@
     python benchmarks/objectives.py mend     # scaled_ql and its settings, on six games: benchmarks/objective.md
     python benchmarks/objectives.py policy   # from_critic's policy term, on six games: benchmarks/policy_term.md
     python benchmarks/objectives.py features # from_critic's feature term, on the same: benchmarks/feature_term.md
+    python benchmarks/objectives.py priority # the same by which states are drawn: benchmarks/action_gap_priority.md
     python benchmarks/objectives.py muon     # the same with the encoder trained by Muon or AdamW: benchmarks/muon.md
     python benchmarks/objectives.py teach    # from_critic, scaled_ql, bc, on all forty: benchmarks/teaching.md
 
@@ -97,6 +98,7 @@ STUDIES = {
             f"weight {weight:g}, heads' rate {heads:g}": {
                 "objective": "from_critic",
                 "policy_weight": weight,
+                "policy_temperature": 0.5,
                 "feature_weight": 0.0,
                 "action_gap_priority": 0.0,
                 "head_lr_scale": heads,
@@ -115,11 +117,30 @@ STUDIES = {
             f"weight {weight:g}": {
                 "objective": "from_critic",
                 "policy_weight": 0.1,
+                "policy_temperature": 0.5,
                 "feature_weight": weight,
                 "action_gap_priority": 0.0,
                 "head_lr_scale": 0.1,
             }
             for weight in (0.0, 2.0, 8.0, 32.0)
+        },
+    ),
+    "priority": Study(
+        page="action_gap_priority",
+        title="Learning from critics: which states are drawn",
+        games=SIX,
+        per_game=150_000,
+        samples=24_000,
+        variants={
+            f"priority {priority:g}, policy's weight {weight:g}, temperature {temperature:g}": {
+                "objective": "from_critic",
+                "policy_weight": weight,
+                "policy_temperature": temperature,
+                "action_gap_priority": priority,
+                "head_lr_scale": 0.1,
+                "muon_lr_scale": 4.0,
+            }
+            for priority, weight, temperature in ((0.0, 0.1, 0.5), (0.0, 1.0, 0.5), (1.0, 1.0, 0.5), (1.0, 1.0, 0.25))
         },
     ),
     "muon": Study(
@@ -159,7 +180,7 @@ STUDIES = {
 class Compare:
     """Train and play the runs of a study, and write its page."""
 
-    study: tyro.conf.Positional[Literal["mend", "policy", "features", "muon", "teach"]]
+    study: tyro.conf.Positional[Literal["mend", "policy", "features", "priority", "muon", "teach"]]
     variants: tuple[str, ...] = ()
     """Which of the variants; by default all."""
     samples: int | None = None

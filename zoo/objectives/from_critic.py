@@ -48,13 +48,13 @@ class FromCriticConfig(CategoricalConfig):
     """Heads start at a return distribution of this deviation around the critic's mean value (None: uniform). Ours."""
     policy_weight: float = 1.0
     """Weight of the divergence between the policies that critic's and network's values give. Ours."""
-    policy_temperature: float = 0.5
+    policy_temperature: float = 0.25
     """Temperature of those policies, softmax(Q / t), relative to the spread of the critic's values over a game's
     actions."""
     feature_weight: float = 8.0
     """Weight of the squared error of the critic's hidden features, as predicted from the encoder's. Ours, by
     benchmarks/feature_term.md."""
-    action_gap_priority: float = 0.8
+    action_gap_priority: float = 1.0
     """Draw states in this proportion by how much the action matters there: by the critic's value of the best action
     above the mean over actions, relative to the game's mean of that. 0: all alike. Ours."""
 
