@@ -121,7 +121,7 @@ def test_a_tiny_zoo_is_retrained_and_resumed(tiny: Path, tmp_path: Path) -> None
     assert not stopped.done and "train" not in steps
     (made,) = retrain([tiny], report=told, **places)  # type: ignore[arg-type]
     assert made.done and made.model is not None
-    assert steps == ["verify", "critics", "play critics", "replay", "train", "evaluate"]
+    assert steps == ["verify", "critics", "play critics", "replay", "prioritize", "train", "evaluate"]
     info = zoo.model_info(made.model)
     assert info["objective"] == "from_critic" and info["results"]["evaluation"]["episodes"] == 1
     assert (made.model / "README.md").read_text().count("zoo retrain nature.critic_tiny") > 0

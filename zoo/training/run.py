@@ -24,7 +24,7 @@ from zoo.models.qnetwork import QNetwork
 from zoo.objectives import Objective, ObjectiveConfig, objective_named
 from zoo.objectives.base import NOTHING, BootstrapConfig, Inputs
 from zoo.objectives.from_critic import FromCriticConfig
-from zoo.support.device import computed_on
+from zoo.support.device import computed_on, pick_precision
 from zoo.support.errors import QzooError
 from zoo.support.files import read_lines
 from zoo.training.checkpoint import RunState
@@ -132,7 +132,10 @@ def by_action_gap(
 @torch.no_grad()
 def action_gaps(store: FrameStore, critic: Critic, index: Tensor, on_states: Callable[[int], None]) -> Tensor:
     """Action gaps of transitions, float32 (B,), computed on the CPU, where critics are."""
-    values = expectation(critic.network(store.ram_states(index).cpu()), critic.support.atoms())
+    dtype = pick_precision("auto", torch.device("cpu"))
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        logits = critic.network(store.ram_states(index).cpu())
+    values = expectation(logits, critic.support.atoms())
     on_states(len(index))
     return values.amax(1) - values.mean(1)
 
