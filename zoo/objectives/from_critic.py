@@ -12,9 +12,11 @@ over the game's minimal actions. The critic saw RAM, which the network never doe
 network, and no successor is needed. t is relative to the spread of the critic's values over actions, so that the
 divergence weighs as much in a game of small differences. W is left behind with the training.
 
-Values of actions differ little from each other, beside how states differ: the first two terms show the encoder late
+Values of actions differ little from each other, beside how states differ: the first term alone shows the encoder late
 where things are that decide between actions. The critic's features hold that, and the third term teaches it early
-(benchmarks/feature_term.md).
+(benchmarks/feature_term.md); and states where the action matters are drawn more often (`by_action_gap` in
+zoo/training/run.py, benchmarks/action_gap_priority.md). What RAM holds and frames don't makes the second term's minimum
+a mixture of the critic's policies over states that look alike, which is how the network should act.
 """
 
 from __future__ import annotations
