@@ -39,6 +39,11 @@ def parse_duration(text: str, setting: str = "time_budget") -> float:
     return seconds
 
 
+def time_budget(text: str) -> float:
+    """Seconds of a `--time-budget`; endless where none is given."""
+    return parse_duration(text) if text else float("inf")
+
+
 def typed_command(*, without: Sequence[str] = ()) -> str:
     """The command line that runs, as one would type it, but for the options `without` and their values."""
     words = ["zoo", *sys.argv[1:]]

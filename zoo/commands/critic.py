@@ -12,12 +12,12 @@ import tyro
 from rich.table import Table
 
 from zoo.atari.games import get_game, parse_games
-from zoo.commands.common import parse_duration, print_table, progress_bar
+from zoo.commands.common import print_table, progress_bar, time_budget
 from zoo.critics.config import CriticConfig
 from zoo.recordings.datasets import CUSTOM
 from zoo.support.errors import QzooError
 from zoo.support.files import make_folder
-from zoo.support.pool import cores
+from zoo.support.pool import pick_workers
 
 if TYPE_CHECKING:
     from zoo.critics.jobs import Played
@@ -65,10 +65,9 @@ class CriticTrain:
         from zoo.critics.jobs import CriticJob, train_critics
         from zoo.recordings.datasets import Selection
 
-        if self.workers < 0:
-            raise QzooError(f"workers {self.workers}: must be at least 1, or 0 for every core")
+        workers = pick_workers(self.workers)
         make_folder(self.out)
-        deadline = time.time() + parse_duration(self.time_budget) if self.time_budget else float("inf")
+        deadline = time.time() + time_budget(self.time_budget)
         jobs = [
             CriticJob(
                 game,
@@ -93,7 +92,7 @@ class CriticTrain:
                     note += f", Q {values['q_data']:.2f} for {values['return_data']:.2f}"
                 bar.update(tasks[progress.game], completed=progress.samples, note=note)
 
-            made = train_critics(jobs, min(self.workers or cores(), len(jobs)), show)
+            made = train_critics(jobs, min(workers, len(jobs)), show)
         if late := [game for game, path in made.items() if path is None]:
             print(f"stopped by --time-budget, not done: {', '.join(late)}; the same command resumes", file=sys.stderr)
         return {game: path and str(path) for game, path in made.items()}
@@ -144,7 +143,7 @@ class CriticEvaluate:
                 bar.advance(task)
                 bar.update(task, note=f"{played.game} {played.score:,.0f}")
 
-            workers = min(self.workers or cores(), len(games))
+            workers = min(pick_workers(self.workers), len(games))
             results = evaluate_critics(self.critics, games, self.episodes, workers, seed=self.seed, report=show)
         if not self.json:
             print_table(critics_table(results))

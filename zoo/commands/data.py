@@ -18,7 +18,7 @@ from zoo.recordings.library import SHIPPED, read_files, recorded_files, sources_
 from zoo.recordings.stats import DatasetStats, SourceStats, dataset_stats, play_stats
 from zoo.recordings.verify import verify_files
 from zoo.support.errors import QzooError
-from zoo.support.pool import cores
+from zoo.support.pool import pick_workers
 
 IQM_NOTE = (
     "IQM human: interquartile mean over games of the human-normalized mean return; sourced: without the games whose "
@@ -128,8 +128,7 @@ class Verify(_Recorded):
         """Verify with every core and show how it goes."""
         if self.sample < 1:
             raise QzooError(f"sample {self.sample}: must be at least 1; `all` takes every episode")
-        if self.workers < 0:
-            raise QzooError(f"workers {self.workers}: must be at least 1, or 0 for every core")
+        workers = pick_workers(self.workers)
         paths = self.files()
         with progress_bar(quiet=self.json) as bar:
             task = bar.add_task("verify", total=None, note=f"{len(paths)} files")
@@ -137,7 +136,7 @@ class Verify(_Recorded):
                 paths,
                 None if self.all else self.sample,
                 self.seed,
-                self.workers or cores(),
+                workers,
                 self.log,
                 lambda total: bar.update(task, total=total),
                 lambda steps: bar.advance(task, steps),

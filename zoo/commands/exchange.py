@@ -15,6 +15,7 @@ from zoo.atari.games import parse_games
 from zoo.commands.common import progress_bar, typed_command
 from zoo.recordings.datasets import CUSTOM
 from zoo.support.errors import QzooError
+from zoo.support.pool import pick_workers
 
 if TYPE_CHECKING:
     from zoo.converters.frame_set import Origin
@@ -139,8 +140,7 @@ class Export:
         games = tuple(parse_games(self.games, self._games()) if self.games else ())
         if self.dataset == CUSTOM and not games:
             raise QzooError("games: name the games to export, or a `dataset`")
-        if self.workers < 0:
-            raise QzooError(f"workers {self.workers}: must be at least 1, or 0 for every core")
+        pick_workers(self.workers)
         selection = Selection(self.dataset, games, self.sources, self.transitions, self.per_game, seed=self.seed)
         recordings = selection.load(self.recordings)
         with progress_bar(quiet=self.json) as bar:

@@ -12,7 +12,7 @@ from rich.progress import TaskID
 
 from finetune.training import FinetuneConfig, Mode, objective_for
 from zoo.commands.choose import ObjectiveName, refuse_limits, sets_of, takes_recordings
-from zoo.commands.common import parse_duration, progress_bar, typed_command
+from zoo.commands.common import progress_bar, time_budget, typed_command
 from zoo.recordings.datasets import CUSTOM, Selection
 from zoo.support.errors import QzooError
 from zoo.training.config import ComputeConfig
@@ -101,7 +101,7 @@ class FinetuneOffline:
         game = get_game(self.game).name
         config = OfflineConfig(self.mode, self.seeds, self.episodes, self.finetune_config)
         config.check()
-        seconds = parse_duration(self.time_budget) if self.time_budget else float("inf")
+        seconds = time_budget(self.time_budget)
         with progress_bar(quiet=self.json) as bar:
             tasks: dict[tuple[str, int], TaskID] = {}
 

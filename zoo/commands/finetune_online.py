@@ -10,7 +10,7 @@ import tyro
 from rich.table import Table
 
 from finetune.online import OnlineConfig
-from zoo.commands.common import parse_duration, print_table, progress_bar, typed_command
+from zoo.commands.common import print_table, progress_bar, time_budget, typed_command
 
 if TYPE_CHECKING:
     from finetune.online import OnlineProgress
@@ -49,7 +49,7 @@ class FinetuneOnline:
         from finetune.online import online
         from zoo.atari.protocol import Variant
 
-        seconds = parse_duration(self.time_budget) if self.time_budget else float("inf")
+        seconds = time_budget(self.time_budget)
         with progress_bar(quiet=self.json) as bar:
             task = bar.add_task(self.game, total=self.config.steps, note="evaluating")
 

@@ -12,7 +12,7 @@ import tyro
 from finetune.sweep import SweepConfig
 from finetune.training import FinetuneConfig, objective_for
 from zoo.commands.choose import ObjectiveName
-from zoo.commands.common import parse_duration, progress_bar, typed_command
+from zoo.commands.common import progress_bar, time_budget, typed_command
 from zoo.support.errors import QzooError
 from zoo.support.markdown import duration_text
 
@@ -60,7 +60,7 @@ class FinetuneSweep:
         from finetune.sweep import estimate, sweep
         from finetune.sweep_page import write_sweep
 
-        budget = parse_duration(self.time_budget) if self.time_budget else float("inf")
+        budget = time_budget(self.time_budget)
         seconds = estimate(self.encoders, self.config, self.out, self.device)
         print(f"about {duration_text(seconds)} to go", file=sys.stderr)
         if self.estimate:

@@ -24,7 +24,7 @@ from zoo.commands.choose import (
     sets_of,
     takes_recordings,
 )
-from zoo.commands.common import parse_duration, progress_bar, typed_command
+from zoo.commands.common import parse_duration, progress_bar, time_budget, typed_command
 from zoo.objectives import objective_named
 from zoo.recordings.datasets import CUSTOM
 from zoo.support.pool import cores
@@ -113,7 +113,7 @@ class Pretrain:
         from zoo.training.pretrain import pretrain
 
         checkpoint_seconds = parse_duration(self.checkpoint_every, "checkpoint_every")
-        seconds = parse_duration(self.time_budget) if self.time_budget else float("inf")
+        seconds = time_budget(self.time_budget)
         chosen = self.choose()
         if "RANK" not in os.environ:  # ranks read their own games alone
             chosen = replace(chosen, loaded=tuple(chosen.recordings()))

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 import tyro
 
 from zoo.atari.games import parse_games
-from zoo.commands.common import parse_duration, progress_bar
+from zoo.commands.common import parse_duration, progress_bar, time_budget
 from zoo.recorders.job import Progress, Source
 from zoo.recorders.record import EPSILONS, record_games
 from zoo.support.errors import QzooError
@@ -50,7 +50,7 @@ class _Record:
     def _run(self, source: Source, **settings: Any) -> list[dict[str, Any]]:
         """Record with every core and show how it goes; `settings` are those that only this source has."""
         games = parse_shard(self.shard, parse_games(self.games))
-        seconds = parse_duration(self.time_budget) if self.time_budget else float("inf")
+        seconds = time_budget(self.time_budget)
         save = parse_duration(self.save_every, "save_every")
         started = time.time()
         with progress_bar(quiet=self.json) as bar:

@@ -11,8 +11,9 @@ import tyro
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from zoo.commands.common import parse_duration, print_table, progress_bar
+from zoo.commands.common import parse_duration, print_table, progress_bar, time_budget
 from zoo.support.errors import QzooError
+from zoo.support.pool import pick_workers
 
 if TYPE_CHECKING:
     from zoo.recipes.estimate import Estimate
@@ -88,9 +89,8 @@ class Retrain:
 
         if bool(self.names) == self.all:
             raise QzooError("names: name the recipes to make, or give `all`; `zoo recipes` lists them")
-        if self.workers < 0:
-            raise QzooError(f"workers {self.workers}: must be at least 1, or 0 for every core")
-        deadline = time.time() + parse_duration(self.time_budget) if self.time_budget else float("inf")
+        pick_workers(self.workers)
+        deadline = time.time() + time_budget(self.time_budget)
         checkpoint_seconds = parse_duration(self.checkpoint_every, "checkpoint_every")
         names = self.names or tuple(name for name in recipe_names() if load_recipe(name).ran)
         recipes = [load_recipe(name) for name in names]

@@ -11,6 +11,7 @@ from zoo.converters.export_minari import export_minari
 from zoo.converters.export_parquet import export_parquet, write_card
 from zoo.recordings.format import Recording
 from zoo.support.errors import QzooError, unknown_name
+from zoo.support.pool import pick_workers
 
 Format = Literal["minari", "parquet"]
 
@@ -51,8 +52,7 @@ def export(
     """
     if format not in get_args(Format):
         raise unknown_name("format", format, get_args(Format))
-    if workers < 0:
-        raise QzooError(f"workers {workers}: must be at least 1, or 0 for every core")
+    pick_workers(workers)
     if any(episode.kept is not None for recording in recordings for episode in recording.episodes):
         raise QzooError("recordings: single transitions were drawn of them (`uniform`); export whole episodes")
     out, parts = Path(out), []

@@ -23,7 +23,7 @@ from zoo.reports.model_card import SCORES_PLOT
 from zoo.reports.report import recorded_data, write_report
 from zoo.support.errors import QzooError
 from zoo.support.files import check_room, make_folder, write_json
-from zoo.support.pool import cores
+from zoo.support.pool import pick_workers
 from zoo.training.pretrain import OutOfTimeError, Places, PretrainProgress, checkpoint_bytes, pretrain
 
 
@@ -121,7 +121,7 @@ def retrain(
     """
     recipes = [load_recipe(name) for name in names]
     deadline = time.time() + seconds
-    workers = workers or cores()
+    workers = pick_workers(workers)
     if new := [recipe for recipe in recipes if not _is_done(recipe, Path(out))]:
         make_folder(Path(out))
         check_room(Path(out), max(checkpoint_bytes(recipe.run, recipe.games) for recipe in new))

@@ -36,7 +36,7 @@ from zoo.recordings.format import Episode
 from zoo.recordings.library import recorded_files, source_paths
 from zoo.support.errors import QzooError, unknown_name
 from zoo.support.files import lock_beside, remove_leftovers, take_lock
-from zoo.support.pool import cores, run_all
+from zoo.support.pool import pick_workers, run_all
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,8 +164,7 @@ def record_games(
         raise unknown_name("source", source, get_args(Source))
     if steps < 1:
         raise QzooError(f"steps {steps}: must be at least 1")
-    if workers < 0:
-        raise QzooError(f"workers {workers}: must be at least 1, or 0 for every core")
+    workers = pick_workers(workers)
     deadline, share = time.time() + seconds, EPSILONS.get(source, 0.0) if epsilon is None else epsilon
     words = _settings_of_source(chosen, source, model, share, plan, taken_over)
     limits = ["--steps", str(steps), "--seed", str(seed)]
@@ -176,7 +175,7 @@ def record_games(
         for game in chosen
         for command in [shlex.join(["zoo", "record", source, *words, "--games", game, *limits])]
     ]
-    return run_all(record, jobs, min(workers or cores(), len(jobs)), report)
+    return run_all(record, jobs, min(workers, len(jobs)), report)
 
 
 def _settings_of_source(

@@ -162,3 +162,14 @@ def _leave_with_parent() -> None:
 def cores() -> int:
     """Cores that this process may use: a scheduler may have given it fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pick_workers(workers: int) -> int:
+    """Processes to start: so many, or one for every core where it is 0.
+
+    Raises:
+        QzooError: below 0.
+    """
+    if workers < 0:
+        raise QzooError(f"workers {workers}: must be at least 1, or 0 for every core")
+    return workers or cores()

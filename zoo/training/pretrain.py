@@ -22,7 +22,7 @@ from zoo.support.device import deterministic, out_of_memory_as_error, pick_devic
 from zoo.support.errors import QzooError
 from zoo.support.files import check_room, make_folder
 from zoo.support.limits import check_choices
-from zoo.support.pool import cores
+from zoo.support.pool import cores, pick_workers
 from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
 from zoo.training.config import COMPUTE, ComputeConfig, RunConfig
 from zoo.training.data import ChosenPlay, DataRecord, TrainingData, refuse_held_out
@@ -210,8 +210,7 @@ def _check(
         raise QzooError(f"name {name}: the network is a {config.arch}; give `arch` {arch} too")
     if checkpoint_seconds <= 0.0:
         raise QzooError(f"checkpoint_seconds {checkpoint_seconds}: must be more than 0")
-    if workers < 0:
-        raise QzooError(f"workers {workers}: must be at least 1, or 0 for every core")
+    pick_workers(workers)
     if not allow_held_out:
         refuse_held_out(chosen.games)
     config.check(len(chosen.games))
