@@ -154,7 +154,7 @@ STUDIES = {
             "AdamW": {"objective": "from_critic", "head_lr_scale": 0.1},
             **{
                 f"Muon, rate {rate:g}": {"objective": "from_critic", "head_lr_scale": 0.1, "muon_lr_scale": rate}
-                for rate in (1.0, 3.0, 6.0)
+                for rate in (1.0, 4.0, 12.0)
             },
         },
     ),
@@ -226,8 +226,8 @@ class Compare:
         life_ends = any(critic.life_ends for critic in critics.values())
         store = store.with_monte_carlo(spec.gamma, spec.reward_clip, life_ends=life_ends)
         inputs = Inputs(return_scales(store, config.objective), critics, critic_features(store, critics))
-        store = by_action_gap(store, config.objective, critics)
         objective = new_objective(config, store.games, inputs)
+        store = by_action_gap(store, config.objective, critics)
         out = self.runs / study.page / f"{_slug(name)}.{samples}.{seed}"
         state = train(
             objective,

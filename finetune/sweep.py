@@ -34,7 +34,7 @@ from zoo.support.device import device_name, pick_device
 from zoo.support.errors import QzooError
 from zoo.support.files import write_json
 from zoo.support.pool import cores
-from zoo.training.config import flat
+from zoo.training.config import flat, settings_now
 from zoo.training.run import objective_on
 
 OWN_WEIGHTS: tuple[Mode, ...] = ("frozen", "full")
@@ -263,8 +263,8 @@ def check_results(folder: Path, wanted: Sequence[tuple[Cell, Mapping[str, Any]]]
     for cell, made in wanted:
         path = folder / "cells" / cell.file
         if path.exists():
-            ours, theirs = flat(dict(made)), flat(read_cell(path))
-            if differing := [name.removeprefix("settings.") for name in ours if theirs.get(name) != ours[name]]:
+            ours, theirs = ({**each, **settings_now(flat(each["settings"]))} for each in (made, read_cell(path)))
+            if differing := [name for name in ours if name != "settings" and theirs.get(name) != ours[name]]:
                 raise QzooError(f"{path}: made with another {', '.join(differing)}; give another `out`")
 
 

@@ -184,8 +184,8 @@ def finetune(
     spec = config.objective.batch()
     data = data.with_monte_carlo(spec.gamma, spec.reward_clip, life_ends=critic is not None and critic.life_ends)
     inputs = Inputs(return_scales(data, config.objective), critics, critic_features(data, critics))
-    data = by_action_gap(data, config.objective, critics)
     objective = objective_on(trained, config.objective, inputs).to(device)
+    data = by_action_gap(data, config.objective, critics)
     network.return_scales, network.temperatures = trained.return_scales, trained.temperatures
 
     def told(progress: TrainingProgress) -> None:

@@ -44,7 +44,7 @@ def bench_frozen(
 
     def turn_of(data: FrameStore, trained: QNetwork) -> Turn:
         objective = ScaledQL(trained, ScaledQLConfig()).to(device)
-        optimizer = make_optimizer(objective, config.optimizer)
+        optimizer = make_optimizer(objective, config.optimizer, dtype)
         numbers = count()
 
         def step() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -272,22 +273,24 @@ def test_states_are_drawn_as_often_as_their_action_gaps_say(
     torch.testing.assert_close(found, gaps, atol=0.05 * float(gaps.std()) + 0.02 * float(gaps.mean()), rtol=0.0)
     assert states == [len(first)] and gaps.std() > 0
 
-    gaps = (every % 8).double() ** 3  # of which the highest count as four times the mean
+    gaps = (every % 8).float() ** 3  # of which the highest count as four times the mean
     monkeypatch.setattr("zoo.training.run.action_gaps", lambda store, critic, index, on_states: gaps[index])
-    config = FromCriticConfig(action_gap_priority=0.9)
-    drawn = by_action_gap(store, config, teachers)
-    again = by_action_gap(store, config, teachers).kept
-    assert drawn.kept is not None and again is not None
-    assert torch.equal(drawn.kept, again) and drawn.sizes == store.sizes
-    times = torch.bincount(drawn.kept, minlength=len(every))
-    for game in GAMES:
-        index = store.locate([game], torch.arange(store.sizes[game])[None])
-        assert times[index].sum() == len(index)
-        wanted = 0.1 + 0.9 * (gaps[index] / gaps[index].mean()).clamp(max=4.0)
-        for rest in range(8):
-            of = index % 8 == rest
-            share = float(wanted[of].sum() / wanted.sum())
-            assert float(times[index][of].sum()) / len(index) == pytest.approx(share, abs=0.04)
+    turned = replace(store, ranges=dict(reversed(store.ranges.items())))
+    for config, held in product((FromCriticConfig(), FromCriticConfig(action_gap_priority=0.9)), (store, turned)):
+        drawn = by_action_gap(held, config, teachers)
+        assert drawn.kept is not None and drawn.sizes == {game: 4 * size for game, size in held.sizes.items()}
+        for game in GAMES:
+            index = store.locate([game], torch.arange(store.sizes[game])[None])
+            times = torch.bincount(drawn.locate([game], torch.arange(drawn.sizes[game])[None]), minlength=len(every))
+            assert times[index].sum() == 4 * len(index)
+            p = config.action_gap_priority
+            wanted = 1 - p + p * (gaps[index] / gaps[index].mean()).clamp(max=4.0)
+            torch.testing.assert_close(
+                times[index].float(), 4 * wanted * len(index) / wanted.sum(), atol=1.001, rtol=0.0
+            )
+    monkeypatch.setattr("zoo.training.run.action_gaps", lambda store, critic, index, on_states: 0.0 * gaps[index])
+    nothing = by_action_gap(store, FromCriticConfig(), teachers).kept
+    assert nothing is not None and torch.equal(torch.bincount(nothing), torch.full((len(every),), 4))
     for plain in (FromCriticConfig(action_gap_priority=0.0), ScaledQLConfig()):
         assert by_action_gap(store, plain, teachers) is store
 

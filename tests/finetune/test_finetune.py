@@ -161,7 +161,7 @@ def test_the_encoder_waits_until_it_thaws(encoder: Encoder, game_store: FrameSto
 def test_layers_may_learn_more_slowly_the_lower_they_are(arch: str) -> None:
     network = QNetwork(Encoder(arch, 16), [GAME], ScaledQLConfig().head())
     objective = ScaledQL(network, ScaledQLConfig())
-    optimizer = make_optimizer(objective, OptimizerConfig(layer_decay=0.5, head_lr_scale=2.0))
+    optimizer = make_optimizer(objective, OptimizerConfig(layer_decay=0.5, head_lr_scale=2.0), torch.float32)
     rates = {id(p): group["rate"] for group in optimizer.param_groups for p in group["params"]}
     assert len(rates) == sum(1 for _ in network.parameters())
     assert rates[id(network.weight)] == 2.0 and rates[id(network.encoder.projection.weight)] == 0.5

@@ -137,7 +137,7 @@ def test_other_settings_are_refused_by_name_unless_forced(
 def test_a_checkpoint_that_is_not_finite_is_not_written(where: str, halfway: Path, store: FrameStore) -> None:
     """Not even where the losses so far were finite."""
     objective = new_objective(SMALL, store.games)
-    optimizer = make_optimizer(objective, SMALL.optimizer)
+    optimizer = make_optimizer(objective, SMALL.optimizer, torch.float32)
     state = restore_checkpoint(halfway, objective, optimizer, {"games": list(store.games)}, resume=True, force=True)
     state.add({"td": torch.tensor(0.5)})
     spoilt = {"objective.target.bias": objective.target.bias, "sums.td": state.sums["td"]}
@@ -245,7 +245,7 @@ def test_another_network_is_refused_even_when_forced(halfway: Path, store: Frame
 def test_settings_that_older_runs_do_not_name_are_what_they_were_then() -> None:
     before = replace(SMALL, objective=replace(SMALL.objective, cql_temperature=1.0))
     info = run_identity(before, {GAMES[0]: 5}, {})
-    for name in ADDED:
+    for name in ADDED.keys() - {"objective.action_gap_priority"}:  # another objective's
         part, setting = name.split(".")
         del info["config"][part][setting]
     assert check_same_run(Path("checkpoint"), info, run_identity(before, {GAMES[0]: 5}, {})) == []

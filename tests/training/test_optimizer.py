@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.recording_helpers import refused
 from tests.training.test_pretrain import CPU, SMALL
 from zoo.frames.store import FrameStore
 from zoo.support.state import load_state
@@ -45,7 +46,7 @@ def test_a_constant_rate_decays_at_the_end_alone() -> None:
 
 def test_optimizer_groups_hold_every_parameter_once(store: FrameStore) -> None:
     objective = new_objective(SMALL, store.games)
-    optimizer = make_optimizer(objective, OptimizerConfig(head_lr_scale=3.0, weight_decay=0.5))
+    optimizer = make_optimizer(objective, OptimizerConfig(head_lr_scale=3.0, weight_decay=0.5), torch.float32)
     grouped = [p for group in optimizer.param_groups for p in group["params"]]
     assert len(grouped) == len(list(objective.network.parameters())) == len({id(p) for p in grouped})
     for group in optimizer.param_groups:
@@ -109,13 +110,25 @@ def test_muon_moves_a_convolution_by_its_orthogonalized_momentum() -> None:
 def test_muon_trains_the_encoders_matrices_alone(store: FrameStore) -> None:
     objective = new_objective(replace(SMALL, arch="resnet18w16"), store.games)
     config = OptimizerConfig(muon_lr_scale=3.0, head_lr_scale=0.5, layer_decay=0.5)
-    optimizer = make_optimizer(objective, config)
+    optimizer = make_optimizer(objective, config, torch.float32)
     assert isinstance(optimizer, MuonAdamW)
     by_muon = {id(p): group["rate"] for group in optimizer.param_groups for p in group["params"] if group["muon"]}
     encoder = objective.network.encoder
     layers = [m for m in encoder.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert by_muon.keys() == {id(layer.weight) for layer in layers} and len(layers) > 20
     assert by_muon[id(encoder.projection.weight)] == 3.0 * 0.5
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.0, 3.0), (3.0, 0.0)])
+def test_a_run_does_not_resume_with_another_optimizer(
+    store: FrameStore, tmp_path: Path, before: float, after: float
+) -> None:
+    def run(scale: float, steps: int) -> None:
+        config = replace(SMALL, steps=steps, optimizer=OptimizerConfig(muon_lr_scale=scale))
+        train(new_objective(config, store.games), store, config, tmp_path, device=CPU, resume=True, force=True)
+
+    run(before, 2)
+    refused(lambda: run(after, 4), "optimizer", "muon_lr_scale", "another `out`")
 
 
 def test_a_run_with_muon_in_two_parts_equals_one_to_the_bit(store: FrameStore, tmp_path: Path) -> None:

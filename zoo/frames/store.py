@@ -103,7 +103,7 @@ class FrameStore:
     actions: int64 (T,). rewards: float32 (T,), raw. frame_index: int64 (T,), the newest frame of a state.
     episode_start: int64 (T,), index of the first frame of its episode. steps_left: int64 (T,), steps to the
     episode's end, this one included. terminated: bool (T,), whether that end is the game's own.
-    kept: int64 (K,), sorted: the transitions that may be drawn; None where all may.
+    kept: int64 (K,): the transitions to draw from, some maybe several times; None where all are, once.
     ram: uint8 (F, 129), RAM and the lives left beside each frame; None where it was not asked for.
     monte_carlo: float32 (T,), what `with_monte_carlo` adds: the return from each state on.
     ranges: for each game the half-open range of its transitions, or of its entries in `kept`.
@@ -123,7 +123,7 @@ class FrameStore:
 
     @property
     def transitions(self) -> int:
-        """Number of transitions of all games that may be drawn."""
+        """Number of transitions of all games to draw from."""
         return len(self.actions if self.kept is None else self.kept)
 
     @property
@@ -133,7 +133,7 @@ class FrameStore:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Number of transitions of each game that may be drawn."""
+        """Number of transitions of each game to draw from."""
         return {game: last - first for game, (first, last) in self.ranges.items()}
 
     def to(self, device: torch.device) -> FrameStore:

@@ -50,7 +50,7 @@ class FromCriticConfig(CategoricalConfig):
     """Heads start at a return distribution of this deviation around the critic's mean value (None: uniform). Ours."""
     policy_weight: float = 1.0
     """Weight of the divergence between the policies that critic's and network's values give. Ours."""
-    policy_temperature: float = 0.25
+    policy_temperature: float = 0.5
     """Temperature of those policies, softmax(Q / t), relative to the spread of the critic's values over a game's
     actions."""
     feature_weight: float = 8.0

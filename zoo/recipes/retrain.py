@@ -24,12 +24,13 @@ from zoo.reports.report import recorded_data, write_report
 from zoo.support.errors import QzooError
 from zoo.support.files import check_room, make_folder, write_json
 from zoo.support.pool import pick_workers
+from zoo.training.config import flat, settings_now
 from zoo.training.pretrain import OutOfTimeError, Places, PretrainProgress, checkpoint_bytes, pretrain
 
 
 @dataclass(frozen=True)
 class RetrainProgress:
-    """step: verify, critics, play critics, train or evaluate. what: of which model or game. note: for people."""
+    """step: verify, critics, play critics, replay, prioritize, train or evaluate. what: of which model or game. note: for people."""
 
     step: str
     what: str
@@ -157,7 +158,8 @@ def _is_done(recipe: Recipe, out: Path) -> bool:
     critics = {game: each["config"] for game, each in training.get("critics", {}).items()}
     return bool(
         training.get("steps", 0) >= recipe.run.steps
-        and read_config(model).pretraining == json.loads(json.dumps(recipe.run.to_dict()))
+        and settings_now(flat(read_config(model).pretraining))
+        == settings_now(flat(json.loads(json.dumps(recipe.run.to_dict()))))
         and training.get("selection") == json.loads(json.dumps(recipe.selection().to_dict()))
         and critics == {game: asdict(recipe.critics[game]) for game in (recipe.games if recipe.critics else ())}
         and _is_scored(recipe, results)

@@ -27,6 +27,7 @@ from zoo.support.state import (
     save_state,
 )
 from zoo.training.config import RunConfig, flat, settings_now
+from zoo.training.optimizer import check_state
 
 CHECKPOINT = "checkpoint.safetensors"
 STATE = ("step", "seconds", "summed", "valued")
@@ -186,9 +187,10 @@ def restore_checkpoint(
     try:
         restore_module(objective, tensors, "objective")
         restore_optimizer(optimizer, tensors, "optimizer")
+        check_state(optimizer)
     except (RuntimeError, IndexError, ValueError) as error:
         raise QzooError(
-            f"{found}: its weights don't fit this run's network ({', '.join(differing)}); `force_resume` can't change "
+            f"{found}: its weights or optimizer don't fit this run's ({', '.join(differing)}); `force_resume` can't change "
             "that, use another `out`"
         ) from error
     device = next(objective.parameters()).device

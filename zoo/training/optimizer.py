@@ -50,9 +50,11 @@ class MuonAdamW(torch.optim.AdamW):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         groups = self.param_groups
-        self.param_groups = [group for group in groups if not group["muon"]]
-        super().step()
-        self.param_groups = groups
+        try:
+            self.param_groups = [group for group in groups if not group["muon"]]
+            super().step()
+        finally:
+            self.param_groups = groups
         for group in groups:
             if group["muon"]:
                 for parameter in group["params"]:
@@ -62,7 +64,9 @@ class MuonAdamW(torch.optim.AdamW):
     def _update(self, parameter: Tensor, gradient: Tensor, lr: float, weight_decay: float) -> None:
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.tensor(0.0)  # which AdamW expects of every parameter that is restored
+            state["step"] = torch.zeros(
+                (), device=gradient.device
+            )  # which AdamW expects of every parameter that is restored
             state["momentum"] = torch.zeros_like(gradient)
         momentum = state["momentum"].lerp_(gradient, 1.0 - MOMENTUM)
         ahead = gradient.lerp(momentum, MOMENTUM)  # Nesterov's
@@ -72,16 +76,14 @@ class MuonAdamW(torch.optim.AdamW):
         parameter.mul_(1.0 - lr * weight_decay).add_(change, alpha=-lr * size)
 
 
-def make_optimizer(
-    objective: Objective, config: OptimizerConfig, dtype: torch.dtype = torch.float32
-) -> torch.optim.AdamW:
+def make_optimizer(objective: Objective, config: OptimizerConfig, dtype: torch.dtype) -> torch.optim.AdamW:
     """AdamW with decay on matrices only, and learning rates of their own for the heads and, if asked, for each layer.
 
     With `muon_lr_scale` above 0 Muon trains the encoder's convolutions and linear layers. A group's `rate` is its share
     of the learning rate, `from_step` the step from which on it is trained.
 
     Args:
-        dtype: in which Muon computes: autocast's.
+        dtype: in which Muon makes matrices orthogonal: autocast's.
     """
     encoder, heads = objective.parameter_groups()
     parts = [(encoder, 1.0, config.freeze_steps)]
@@ -113,6 +115,18 @@ def make_optimizer(
     if config.muon_lr_scale:
         return MuonAdamW(groups, dtype, **settings)
     return torch.optim.AdamW(groups, **settings)
+
+
+def check_state(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a restored state that is another optimizer's.
+
+    Raises:
+        ValueError: a parameter with the state of Muon where AdamW trains it, or the other way about.
+    """
+    for group in optimizer.param_groups:
+        wanted = "momentum" if group["muon"] else "exp_avg"
+        if any(state and wanted not in state for state in (optimizer.state.get(p) for p in group["params"])):
+            raise ValueError("the state is that of another optimizer")
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:

@@ -166,8 +166,8 @@ def pretrain(
             store = place_store(store, on_device, places.frames)
             scales = world.union(return_scales(store, config.objective))
             inputs = Inputs(scales, critics, world.union(critic_features(store, critics)))
-            store = _prioritized(store, config, critics, report)
             objective = new_objective(config, chosen.games, inputs).to(on_device)
+            store = _prioritized(store, config, critics, deadline, report)
         record = DataRecord(chosen.games, chosen.selection, world.union(data.by_game()))
         run = train(
             objective,
@@ -226,7 +226,9 @@ def _critics(config: RunConfig, chosen: ChosenPlay, folder: Path) -> dict[str, C
     return load_critics(folder, chosen.games)
 
 
-def _prioritized(store: FrameStore, config: RunConfig, critics: Mapping[str, Critic], report: Report) -> FrameStore:
+def _prioritized(
+    store: FrameStore, config: RunConfig, critics: Mapping[str, Critic], deadline: float, report: Report
+) -> FrameStore:
     """The store with transitions as often as the objective's priorities say."""
     done = 0
 
@@ -234,6 +236,8 @@ def _prioritized(store: FrameStore, config: RunConfig, critics: Mapping[str, Cri
         nonlocal done
         done += states
         report(PretrainProgress("prioritize", "by action gap", done, store.transitions))
+        if time.time() > deadline:
+            raise OutOfTimeError(f"the time was over before {store.transitions:,} states had their priorities")
 
     return by_action_gap(store, config.objective, critics, advance)
 

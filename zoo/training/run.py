@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,8 +95,11 @@ def critic_features(store: FrameStore, critics: Mapping[str, Critic]) -> dict[st
     return found
 
 
-MOST_PRIORITY = 4.0
-"""Highest priority of a state, relative to the mean: rare states of very wide gaps would come too often."""
+MOST_GAPS = 4.0
+"""Action gap, relative to the mean, above which it counts no more: the few states of very wide ones would come too
+often."""
+ENTRIES = 4
+"""Entries of a prioritized store for each transition: one at a quarter of the mean priority is there for certain."""
 
 
 def by_action_gap(
@@ -106,11 +108,11 @@ def by_action_gap(
     critics: Mapping[str, Critic],
     on_states: Callable[[int], None] = lambda states: None,
 ) -> FrameStore:
-    """The store with transitions drawn anew, as many of each game, so that those where the action matters come often.
+    """The store with each transition as often as its state's priority says: as the action matters there.
 
-    A state's priority is 1 - p + p * gap / mean gap, the latter at most `MOST_PRIORITY`, where p is from_critic's
-    `action_gap_priority`; other objectives draw all alike. The action gap is the critic's value of the best action
-    above the mean over the game's actions. Some transitions are then in the store several times, and some are not.
+    The priority is 1 - p + p * min(gap / mean gap, `MOST_GAPS`), where p is from_critic's `action_gap_priority`; other
+    objectives draw all alike. The action gap is the critic's value of the best action above the mean over the game's
+    actions. Of the `ENTRIES` * T entries of a game with T transitions each has a share as its priority, rounded.
 
     Args:
         on_states: called with the number of states done since the last call.
@@ -118,15 +120,16 @@ def by_action_gap(
     if not isinstance(config, FromCriticConfig) or not config.action_gap_priority:
         return store
     share = config.action_gap_priority
-    drawn = []
-    for game in store.games:
+    kept = torch.empty(ENTRIES * store.transitions, dtype=torch.int64, device=store.actions.device)
+    for game, (first, last) in store.ranges.items():
         index = store.locate([game], torch.arange(store.sizes[game])[None])
         gaps = torch.cat([action_gaps(store, critics[game], part, on_states) for part in index.split(GAP_STATES)])
-        priority = 1.0 - share + share * (gaps / gaps.mean().clamp_min(1e-6)).clamp(max=MOST_PRIORITY)
-        generator = np.random.default_rng([*game.encode()])  # of the game alone: ranks draw as one process does
-        numbers = generator.choice(len(index), len(index), p=(priority.double() / priority.double().sum()).numpy())
-        drawn.append(index[torch.from_numpy(np.sort(numbers)).to(index.device)])
-    return replace(store, kept=torch.cat(drawn))
+        priority = 1.0 - share + share * (gaps.double() / gaps.double().mean().clamp_min(1e-9)).clamp(max=MOST_GAPS)
+        total = (priority + 1e-9).cumsum(0)  # of equal priorities where no action matters
+        places = (torch.arange(ENTRIES * len(index)) + 0.5) / (ENTRIES * len(index)) * total[-1]
+        kept[ENTRIES * first : ENTRIES * last] = index[torch.searchsorted(total, places).to(index.device)]
+    ranges = {game: (ENTRIES * first, ENTRIES * last) for game, (first, last) in store.ranges.items()}
+    return replace(store, kept=kept, ranges=ranges)
 
 
 @torch.no_grad()
