@@ -100,7 +100,7 @@ class FromCritic(Objective):
     metrics: ClassVar[Mapping[str, str]] = {
         "values": "cross-entropy to the critics' distributions",
         "policy": "divergence from the critics' policy",
-        "features": "error of the critics' features, 1 where nothing is known of them",
+        "features": "error of the critics' features, about 1 where nothing is known of them",
         "agreement": "share of states with the critic's best action",
     }
     atoms: Tensor

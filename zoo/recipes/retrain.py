@@ -30,7 +30,8 @@ from zoo.training.pretrain import OutOfTimeError, Places, PretrainProgress, chec
 
 @dataclass(frozen=True)
 class RetrainProgress:
-    """step: verify, critics, play critics, replay, prioritize, train or evaluate. what: of which model or game. note: for people."""
+    """step: verify, critics, play critics, replay, prioritize, train or evaluate. what: of which model or game. note:
+    for people."""
 
     step: str
     what: str
@@ -156,10 +157,10 @@ def _is_done(recipe: Recipe, out: Path) -> bool:
     results = read_results(model) or {}
     training = results.get("training", {})
     critics = {game: each["config"] for game, each in training.get("critics", {}).items()}
+    settings = json.loads(json.dumps(recipe.run.to_dict()))
     return bool(
         training.get("steps", 0) >= recipe.run.steps
-        and settings_now(flat(read_config(model).pretraining))
-        == settings_now(flat(json.loads(json.dumps(recipe.run.to_dict()))))
+        and settings_now(flat(read_config(model).pretraining)) == settings_now(flat(settings))
         and training.get("selection") == json.loads(json.dumps(recipe.selection().to_dict()))
         and critics == {game: asdict(recipe.critics[game]) for game in (recipe.games if recipe.critics else ())}
         and _is_scored(recipe, results)

@@ -190,8 +190,8 @@ def restore_checkpoint(
         check_state(optimizer)
     except (RuntimeError, IndexError, ValueError) as error:
         raise QzooError(
-            f"{found}: its weights or optimizer don't fit this run's ({', '.join(differing)}); `force_resume` can't change "
-            "that, use another `out`"
+            f"{found}: its weights or optimizer don't fit this run's ({', '.join(differing)}); `force_resume` can't "
+            "change that, use another `out`"
         ) from error
     device = next(objective.parameters()).device
     sums, values = (
