@@ -40,7 +40,7 @@ CONFIG = RunConfig(
     batch_size=8,
     random_shift=2,
     precision="float32",
-    optimizer=OptimizerConfig(warmup_steps=5, max_gradient_norm=0.1),  # so that every step is clipped
+    optimizer=OptimizerConfig(warmup_steps=5, muon_lr_scale=1.0, max_gradient_norm=0.1),  # so that every step is clipped
 )
 LOG_EVERY = 5
 PATIENCE = ranks.STEP_TIMEOUT

@@ -64,9 +64,8 @@ class MuonAdamW(torch.optim.AdamW):
     def _update(self, parameter: Tensor, gradient: Tensor, lr: float, weight_decay: float) -> None:
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.zeros(
-                (), device=gradient.device
-            )  # which AdamW expects of every parameter that is restored
+            # AdamW expects the first of every parameter that is restored.
+            state["step"] = torch.zeros((), device=gradient.device)
             state["momentum"] = torch.zeros_like(gradient)
         momentum = state["momentum"].lerp_(gradient, 1.0 - MOMENTUM)
         ahead = gradient.lerp(momentum, MOMENTUM)  # Nesterov's
