@@ -77,6 +77,8 @@ def estimate(recipe: Recipe, speeds: Speeds, transitions: int, games: int, all_p
     samples = recipe.run.steps * recipe.run.per_game(games) * games
     disk = transitions * BLOCKED_BYTES + (all_play * RAM_FILE_BYTES if recipe.critics else 0)
     training = samples / speeds.training[recipe.name]
+    if recipe.critics:  # priorities: a pass through the critics, about a third of a step of theirs
+        training += transitions / (3 * speeds.critic) / cores()
     played = games * recipe.evaluation.episodes * EPISODE_STEPS
     policies = 3 if recipe.critics else 2  # with random play
     # A step of training passes through the encoder some three times: forward, and backward twice the work.
