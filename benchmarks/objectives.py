@@ -148,8 +148,7 @@ STUDIES = {
         title="Learning from critics: AdamW and Muon",
         games=SIX,
         per_game=150_000,
-        samples=40_000,
-        arch="resnet18w16",
+        samples=24_000,
         variants={
             "AdamW": {"objective": "from_critic", "head_lr_scale": 0.1},
             **{
