@@ -326,13 +326,13 @@ def page(study: Study, folder: Path) -> str:
         "human-normalized mean scores, with a 95% interval over trainings and episodes. Beats data: games whose mean "
         f"is above their data's, in a training. {ACTING[study.greedy]}",
         markdown_table(("variant", "samples", "trainings", "IQM", "95%", "beats data", "minutes"), summary),
-        "Mean value of the data's actions divided by the return that followed (1 is right; a policy better than its "
-        "data may have more):",
+        "Mean value of the data's actions divided by the return that followed, in the states drawn (1 is right; a "
+        "policy better than its data may have more):",
         markdown_table(("variant", "samples", *games), values),
     ]
     if agreements:
         parts += [
-            "Share of states in which the network's best action is the critic's, at the end:",
+            "Share of the states drawn in which the network's best action is the critic's, at the end:",
             markdown_table(("variant", "samples", "agreement"), agreements),
         ]
     if len(study.games) <= 8:
