@@ -40,7 +40,8 @@ CONFIG = RunConfig(
     batch_size=8,
     random_shift=2,
     precision="float32",
-    optimizer=OptimizerConfig(warmup_steps=5, muon_lr_scale=1.0, max_gradient_norm=0.1),  # so that every step is clipped
+    # So that every step is clipped.
+    optimizer=OptimizerConfig(warmup_steps=5, muon_lr_scale=1.0, max_gradient_norm=0.1),
 )
 LOG_EVERY = 5
 PATIENCE = ranks.STEP_TIMEOUT
