@@ -58,7 +58,8 @@ class FromCriticConfig(CategoricalConfig):
     benchmarks/feature_term.md."""
     action_gap_priority: float = 1.0
     """Draw states in this proportion by how much the action matters there: by the critic's value of the best action
-    above the mean over actions, relative to the game's mean of that. 0: all alike. Ours, by benchmarks/action_gap_priority.md."""
+    above the mean over actions, relative to the game's mean of that. 0: all alike. Ours, by
+    benchmarks/action_gap_priority.md."""
 
     def prior(self, critic: Critic | None = None) -> Tensor | None:
         """That of `prior_std`."""
