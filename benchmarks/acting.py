@@ -9,7 +9,6 @@ one thread each. What was played is kept; the same command resumes.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from zoo.models.model_folder import read_config, read_json
 from zoo.support.errors import QzooError
 from zoo.support.files import write_json, write_text
 from zoo.support.markdown import markdown_table, score_text
-from zoo.support.pool import cores, run_all
+from zoo.support.pool import pick_workers, run_all
 
 OUT = Path(__file__).with_suffix(".json")
 
@@ -88,7 +87,7 @@ class Acting:
             played = figures["shares"].setdefault(f"{share:g}", {})
             missing = [game for game in config.games if game not in played]
             jobs = [Job(folder, game, share, self.episodes, self.seed) for game in missing]
-            results = run_all(play, jobs, min(self.workers or cores(), len(jobs)), lambda _: None)
+            results = run_all(play, jobs, min(pick_workers(self.workers), len(jobs)), lambda _: None)
             played |= dict(zip(missing, results, strict=True))
             figures |= {
                 "command": self._command(config.name),
@@ -101,15 +100,9 @@ class Acting:
             print(share, human_iqm({game: np.array(one["scores"]) for game, one in played.items()}), file=sys.stderr)
 
     def _command(self, name: str) -> str:
-        settings = [
-            "--shares",
-            *(f"{share:g}" for share in self.shares),
-            "--episodes",
-            self.episodes,
-            "--seed",
-            self.seed,
-        ]
-        return shlex.join(["python", "benchmarks/acting.py", name, *map(str, settings)])
+        shares = " ".join(f"{share:g}" for share in self.shares)
+        settings = f"--shares {shares} --episodes {self.episodes} --seed {self.seed}"
+        return f"python benchmarks/acting.py {name} {settings}"
 
 
 def page(figures: dict[str, Any]) -> str:

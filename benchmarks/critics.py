@@ -29,7 +29,7 @@ from zoo.critics.jobs import CriticJob, evaluate_critics, train_critics
 from zoo.recordings.datasets import Selection
 from zoo.support.files import write_json, write_text
 from zoo.support.markdown import markdown_table, score_text
-from zoo.support.pool import cores
+from zoo.support.pool import pick_workers
 
 BASE = CriticConfig(n_step=7, data_action=0.0, batch_size=256, precision="float32", cql_alpha=0.0)
 RECIPE: dict[str, Any] = {"data_action": 0.25, "batch_size": 512, "precision": "auto"}
@@ -96,7 +96,7 @@ class Choice:
             CriticJob(game, Selection("mixed40", (game,), per_game=changes.get(PLAY)), config, out, self.cache)
             for game in games
         ]
-        workers = min(self.workers or cores(), len(jobs))
+        workers = min(pick_workers(self.workers), len(jobs))
         train_critics(jobs, workers, lambda progress: print(progress, file=sys.stderr, flush=True))
         results = evaluate_critics(out, games, self.episodes, workers, seed=self.play_seed)
         keep = (

@@ -44,7 +44,16 @@ from zoo.training.log import VALUES
 from zoo.training.loop import train
 from zoo.training.run import by_action_gap, critic_features, new_objective, return_scales
 
+SIX = ("Boxing", "Breakout", "Gopher", "Kangaroo", "Qbert", "Seaquest")
 BEFORE = {"cql_alpha": 1.0, "cql_temperature": 1.0}
+TAUGHT = {
+    "objective": "from_critic",
+    "policy_weight": 1.0,
+    "policy_temperature": 0.5,
+    "feature_weight": 8.0,
+    "action_gap_priority": 1.0,
+    "head_lr_scale": 0.1,
+}
 
 
 @dataclass(frozen=True)
@@ -56,10 +65,10 @@ class Study:
 
     page: str
     title: str
-    games: tuple[str, ...]
-    per_game: int
     samples: int
     variants: Mapping[str, Mapping[str, Any]]
+    games: tuple[str, ...] = SIX
+    per_game: int = 150_000
     arch: str = "nature"
     greedy: bool = False
 
@@ -68,13 +77,10 @@ ACTING = {
     True: "Networks take the best action.",
     False: "Networks that critics taught draw actions from softmax(Q / t), others take the best one.",
 }
-SIX = ("Boxing", "Breakout", "Gopher", "Kangaroo", "Qbert", "Seaquest")
 STUDIES = {
     "mend": Study(
         page="objective",
         title="Settings of scaled_ql",
-        games=SIX,
-        per_game=150_000,
         samples=500_000,
         variants={
             "alpha 1, temperature 1": BEFORE,
@@ -91,14 +97,11 @@ STUDIES = {
     "policy": Study(
         page="policy_term",
         title="Learning from critics: the policy term",
-        games=SIX,
-        per_game=150_000,
         samples=180_000,
         variants={
             f"weight {weight:g}, heads' rate {heads:g}": {
-                "objective": "from_critic",
+                **TAUGHT,
                 "policy_weight": weight,
-                "policy_temperature": 0.5,
                 "feature_weight": 0.0,
                 "action_gap_priority": 0.0,
                 "head_lr_scale": heads,
@@ -110,34 +113,22 @@ STUDIES = {
     "features": Study(
         page="feature_term",
         title="Learning from critics: the feature term",
-        games=SIX,
-        per_game=150_000,
         samples=60_000,
         variants={
-            f"weight {weight:g}": {
-                "objective": "from_critic",
-                "policy_weight": 0.1,
-                "policy_temperature": 0.5,
-                "feature_weight": weight,
-                "action_gap_priority": 0.0,
-                "head_lr_scale": 0.1,
-            }
+            f"weight {weight:g}": {**TAUGHT, "policy_weight": 0.1, "feature_weight": weight, "action_gap_priority": 0.0}
             for weight in (0.0, 2.0, 8.0, 32.0)
         },
     ),
     "priority": Study(
         page="action_gap_priority",
         title="Learning from critics: which states are drawn",
-        games=SIX,
-        per_game=150_000,
         samples=24_000,
         variants={
             f"priority {priority:g}, policy's weight {weight:g}, temperature {temperature:g}": {
-                "objective": "from_critic",
+                **TAUGHT,
                 "policy_weight": weight,
                 "policy_temperature": temperature,
                 "action_gap_priority": priority,
-                "head_lr_scale": 0.1,
                 "muon_lr_scale": 4.0,
             }
             for priority, weight, temperature in ((0.0, 0.1, 0.5), (0.0, 1.0, 0.5), (1.0, 1.0, 0.5), (1.0, 1.0, 0.25))
@@ -146,22 +137,16 @@ STUDIES = {
     "muon": Study(
         page="muon",
         title="Learning from critics: AdamW and Muon",
-        games=SIX,
-        per_game=150_000,
         samples=24_000,
         variants={
-            "AdamW": {"objective": "from_critic", "head_lr_scale": 0.1},
-            **{
-                f"Muon, rate {rate:g}": {"objective": "from_critic", "head_lr_scale": 0.1, "muon_lr_scale": rate}
-                for rate in (1.0, 4.0, 12.0)
-            },
+            "AdamW": TAUGHT,
+            **{f"Muon, rate {rate:g}": {**TAUGHT, "muon_lr_scale": rate} for rate in (1.0, 4.0, 12.0)},
         },
     ),
     "teach": Study(
         page="teaching",
         title="Objectives on forty games",
         games=games_of("train"),
-        per_game=150_000,
         samples=50_000,
         variants={
             "scaled_ql before": BEFORE,

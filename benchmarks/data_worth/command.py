@@ -15,7 +15,7 @@ from rich.table import Table
 from zoo.atari.games import parse_games
 from zoo.commands.common import print_table, progress_bar, typed_command
 from zoo.support.errors import QzooError, unknown_name
-from zoo.support.pool import cores
+from zoo.support.pool import pick_workers
 from zoo.training.config import OptimizerConfig, RunConfig
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ class Worth:
             refuse_held_out(games)
         if self.run_config.arch not in ARCHS:
             raise unknown_name("arch", self.run_config.arch, ARCHS)
-        if self.workers < 0:
-            raise QzooError(f"workers {self.workers}: must be at least 1, or 0 for every core")
+        workers = pick_workers(self.workers)
         for name in ("seeds", "episodes", "transitions"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise QzooError(f"--{name} {getattr(self, name)}: must be at least 1")
@@ -138,7 +137,7 @@ class Worth:
             for name, job in {job.name: job for job in missing}.items():
                 steps = sum(recording.steps for recording in play[name])
                 replay = bar.add_task(f"{name}, replay", total=steps, note="")
-                make_frames(job, play[name], self.workers or cores(), partial(bar.advance, replay))
+                make_frames(job, play[name], workers, partial(bar.advance, replay))
             tasks = {
                 (job.name, job.config.seed): bar.add_task(
                     f"{job.name}, seed {job.config.seed}", total=self.run_config.steps, note="waiting"
@@ -151,8 +150,7 @@ class Worth:
                 bar.update(task, completed=progress.done, total=progress.total, note=progress.note)
 
             if missing:
-                workers = min(self.workers or cores(), len(missing))
-                results |= zip(missing, run_all(measure, missing, workers, show), strict=True)
+                results |= zip(missing, run_all(measure, missing, min(workers, len(missing)), show), strict=True)
         rows = summarize_worth([results[job] for job in jobs])
         content = {
             "command": typed_command(),

@@ -30,7 +30,7 @@ from zoo.training.checkpoint import (
     run_identity,
     save_checkpoint,
 )
-from zoo.training.config import ADDED
+from zoo.training.config import ADDED, settings_now
 from zoo.training.loop import train
 from zoo.training.optimizer import make_optimizer
 from zoo.training.run import new_objective
@@ -249,5 +249,6 @@ def test_settings_that_older_runs_do_not_name_are_what_they_were_then() -> None:
         part, setting = name.split(".")
         del info["config"][part][setting]
     assert check_same_run(Path("checkpoint"), info, run_identity(before, {GAMES[0]: 5}, {})) == []
+    assert settings_now({"objective.name": "from_critic"})["objective.action_gap_priority"] == 0.0
     now = run_identity(replace(SMALL, objective=replace(SMALL.objective, cql_temperature=0.1)), {GAMES[0]: 5}, {})
     refused(lambda: check_same_run(Path("checkpoint"), info, now), "config.objective.cql_temperature")

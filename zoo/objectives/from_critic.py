@@ -110,7 +110,7 @@ class FromCritic(Objective):
     feature_deviation: Tensor
 
     def __init__(self, network: QNetwork, config: FromCriticConfig, inputs: Inputs = NOTHING) -> None:
-        chosen = _fitting(network.games, config, inputs.critics)
+        chosen = _checked_critics(network.games, config, inputs.critics)
         super().__init__(network, config, Inputs({critic.game: critic.scale for critic in chosen}))
         self.config = config
         self.passes = Passes(self.outputs, self.outputs)
@@ -204,7 +204,7 @@ class FromCritic(Objective):
         return (predicted - wanted).square().mean()
 
 
-def _fitting(games: Sequence[str], config: FromCriticConfig, critics: Mapping[str, Critic]) -> list[Critic]:
+def _checked_critics(games: Sequence[str], config: FromCriticConfig, critics: Mapping[str, Critic]) -> list[Critic]:
     """The critics of games, checked; raises as `FromCritic`."""
     missing = [game for game in games if game not in critics]
     if missing:

@@ -24,7 +24,7 @@ class OptimizerConfig:
     """Learning rate of the heads relative to that of the encoder. Ours."""
     muon_lr_scale: float = 0.0
     """Train the encoder's convolutions and linear layers by Muon, at this learning rate relative to AdamW's, with a
-    weight decay that grows with it; 0: by AdamW, as all else. Ours: in short runs from 3 to 12 were alike."""
+    weight decay that grows with it; 0: by AdamW, as all else. Ours; benchmarks/muon.md compares."""
     layer_decay: float = 1.0
     """Learning rate of each layer of the encoder relative to that of the layer after it; 1: the same for all. Usual in
     fine-tuning: 0.65 to 0.9."""

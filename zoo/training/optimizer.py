@@ -47,12 +47,12 @@ class MuonAdamW(torch.optim.AdamW):
         self._dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
+    def step(self, closure: Any = None) -> Any:
+        """Update every parameter that has a gradient; arguments and result as AdamW's."""
         groups = self.param_groups
         try:
             self.param_groups = [group for group in groups if not group["muon"]]
-            super().step()
+            loss = super().step(closure)
         finally:
             self.param_groups = groups
         for group in groups:
@@ -60,6 +60,7 @@ class MuonAdamW(torch.optim.AdamW):
                 for parameter in group["params"]:
                     if parameter.grad is not None:
                         self._update(parameter, parameter.grad, group["lr"], group["weight_decay"])
+        return loss
 
     def _update(self, parameter: Tensor, gradient: Tensor, lr: float, weight_decay: float) -> None:
         state = self.state[parameter]

@@ -1,4 +1,4 @@
-"""From settings to an objective, and from a trained objective to a model folder."""
+"""From settings and play to an objective and what it draws, and from a trained objective to a model folder."""
 
 from __future__ import annotations
 
@@ -77,6 +77,11 @@ FEATURE_STATES = 2_000
 """States by which the features of a game's critic are standardized."""
 GAP_STATES = 4_096
 """States whose action gaps are computed at a time."""
+MOST_GAPS = 4.0
+"""Action gap, relative to the mean, above which it counts no more: the few states of very wide ones would come too
+often."""
+ENTRIES = 4
+"""Entries of a prioritized store for each transition: one at a quarter of the mean priority is there for certain."""
 
 
 def critic_features(store: FrameStore, critics: Mapping[str, Critic]) -> dict[str, tuple[list[float], list[float]]]:
@@ -93,13 +98,6 @@ def critic_features(store: FrameStore, critics: Mapping[str, Critic]) -> dict[st
         deviation[deviation < 1e-3] = 1.0
         found[game] = (features.mean(0).tolist(), deviation.tolist())
     return found
-
-
-MOST_GAPS = 4.0
-"""Action gap, relative to the mean, above which it counts no more: the few states of very wide ones would come too
-often."""
-ENTRIES = 4
-"""Entries of a prioritized store for each transition: one at a quarter of the mean priority is there for certain."""
 
 
 def by_action_gap(
@@ -123,8 +121,9 @@ def by_action_gap(
     kept = torch.empty(ENTRIES * store.transitions, dtype=torch.int64, device=store.actions.device)
     for game, (first, last) in store.ranges.items():
         index = store.locate([game], torch.arange(store.sizes[game])[None])
-        gaps = torch.cat([action_gaps(store, critics[game], part, on_states) for part in index.split(GAP_STATES)])
-        priority = 1.0 - share + share * (gaps.double() / gaps.double().mean().clamp_min(1e-9)).clamp(max=MOST_GAPS)
+        parts = [action_gaps(store, critics[game], part, on_states) for part in index.split(GAP_STATES)]
+        gaps = torch.cat(parts).double()
+        priority = 1.0 - share + share * (gaps / gaps.mean().clamp_min(1e-9)).clamp(max=MOST_GAPS)
         total = (priority + 1e-9).cumsum(0)  # of equal priorities where no action matters
         places = (torch.arange(ENTRIES * len(index)) + 0.5) / (ENTRIES * len(index)) * total[-1]
         kept[ENTRIES * first : ENTRIES * last] = index[torch.searchsorted(total, places).to(index.device)]
