@@ -96,7 +96,8 @@ class Run:
         write_json(self.out / "report.json", report)
         split(made.model, self.out / "parts")
         for name in (LOG, VALUES):
-            shutil.copy(self.out / "run" / recipe.name / name, self.out / name)
+            if (path := self.out / "run" / recipe.name / name).exists():  # a run of few steps has no values yet
+                shutil.copy(path, self.out / name)
         return report
 
 
