@@ -21,7 +21,7 @@ import tyro
 
 from benchmarks.speed.timing import machine
 from zoo.critics.jobs import RESULTS
-from zoo.evaluation.episodes import human_iqm, play_episodes, summarize
+from zoo.evaluation.scores import human_iqm, play_episodes, summarize
 from zoo.models.agent import Agent
 from zoo.models.hub import find_model, load_qnetwork
 from zoo.models.model_folder import read_config, read_json

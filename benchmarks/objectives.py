@@ -29,7 +29,7 @@ import tyro
 from benchmarks.speed.timing import machine
 from zoo.atari.games import games_of, get_game
 from zoo.critics.network import critics_identity, load_critics
-from zoo.evaluation.episodes import human_iqm, play_episodes, summarize
+from zoo.evaluation.scores import human_iqm, play_episodes, summarize
 from zoo.frames.build import fingerprint
 from zoo.frames.store import build_store
 from zoo.models.agent import Agent

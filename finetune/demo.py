@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from finetune.training import FinetuneConfig, Mode, finetune
-from zoo.evaluation.episodes import play_episodes, random_policy, summarize
+from zoo.evaluation.scores import play_episodes, random_policy, summarize
 from zoo.frames.store import FrameStore, build_store, place_store
 from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder
@@ -28,6 +29,7 @@ from zoo.reports.video import watch, write_video
 from zoo.support.device import device_name
 from zoo.support.errors import QzooError
 from zoo.support.files import write_json
+from zoo.support.pool import summed
 from zoo.training.checkpoint import CHECKPOINT, previous_checkpoint
 from zoo.training.log import LOG
 from zoo.training.loop import TrainingProgress
@@ -101,13 +103,8 @@ def run_demo(config: DemoConfig, out: Path, device: torch.device, show: Show, co
 def prepare(config: DemoConfig, device: torch.device, show: Show) -> tuple[FrameStore, np.ndarray[Any, Any]]:
     """The recorded play as frames, and the returns of its episodes."""
     recordings = load_recordings([config.game], ("learner",), (), config.transitions, config.finetune.seed)
-    total, done = sum(recording.transitions for recording in recordings), 0
-
-    def advance(steps: int) -> None:
-        nonlocal done
-        done += steps
-        show("replay", done, total, "seeds and actions into frames")
-
+    total = sum(recording.transitions for recording in recordings)
+    advance = summed(lambda done: show("replay", done, total, "seeds and actions into frames"))
     store = place_store(build_store(recordings, on_steps=advance), device)
     returns = [episode.score for recording in recordings for episode in recording.episodes]
     return store, np.array(returns, dtype=np.float64)
@@ -146,24 +143,19 @@ def train_arm(
 
 def score_arm(name: str, policy: Any, config: DemoConfig, show: Show) -> dict[str, Any]:
     """Play the evaluation episodes, the same seeds for every arm."""
-    began, done = time.time(), 0
-
-    def on_episode(score: float) -> None:
-        nonlocal done
-        done += 1
-        show(f"play {name}", done, config.episodes, f"last {score:.0f}")
-
-    scores = play_episodes(policy, config.game, config.episodes, seed=config.finetune.seed, on_episode=on_episode)
+    began, ended = time.time(), count(1)
+    scores = play_episodes(
+        policy,
+        config.game,
+        config.episodes,
+        seed=config.finetune.seed,
+        on_episode=lambda score: show(f"play {name}", next(ended), config.episodes, f"last {score:.0f}"),
+    )
     return {**arm(config.game, scores), "seconds": time.time() - began}
 
 
 def arm(game: str, scores: np.ndarray[Any, Any]) -> dict[str, Any]:
     """An arm's figures from its raw scores."""
     summary = summarize(game, scores)
-    return {
-        "score": summary["mean"],
-        "human_normalized": summary["human_normalized"],
-        "low": summary["low"],
-        "high": summary["high"],
-        "episodes": summary["episodes"],
-    }
+    kept = ("human_normalized", "low", "high", "episodes")
+    return {"score": summary["mean"], **{name: summary[name] for name in kept}}

@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,8 +27,7 @@ from numpy.typing import NDArray
 from finetune.training import FROZEN, FinetuneConfig, Mode, finetune, frozen_features
 from zoo.critics.network import Critic
 from zoo.data import Play
-from zoo.evaluation.episodes import play_episodes, summarize
-from zoo.evaluation.scores import check_evaluation
+from zoo.evaluation.scores import check_evaluation, play_episodes, summarize
 from zoo.frames.store import FrameStore, build_store, place_store
 from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder
@@ -36,9 +36,10 @@ from zoo.models.model_folder import ModelConfig, write_model
 from zoo.support.device import pick_device
 from zoo.support.errors import QzooError, unknown_name
 from zoo.support.files import make_folder, read_lines
+from zoo.support.pool import summed
 from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
 from zoo.training.config import COMPUTE, ComputeConfig
-from zoo.training.data import ChosenPlay, DataRecord, TrainingData
+from zoo.training.data import ChosenPlay, DataRecord, TrainingData, in_time
 from zoo.training.log import LOG
 from zoo.training.loop import TrainingProgress
 from zoo.training.run import thin
@@ -52,9 +53,9 @@ class OfflineConfig:
     """frozen: convolutions fixed, their output computed once; full: end to end; scratch: the
     same architecture from random weights, trained end to end; frozen_random: as frozen, with random convolutions."""
     seeds: int = 1
-    """Trainings: the first with the seed of `training`, each further one with the next."""
+    """Trainings: the first with `seed`, each further one with the next."""
     episodes: int = 32
-    """Episodes to score each agent by, 0 to leave that out."""
+    """Episodes to score an agent by, 0 to leave that out."""
     training: FinetuneConfig = field(default_factory=FinetuneConfig)
     """Settings of a training."""
 
@@ -183,7 +184,11 @@ def offline(
         if not force_resume:
             check_same_settings(there, settings.run_config(loaded.arch, loaded.feature_dim), [game])
     make_folder(Path(out))
-    data = TrainingData(chosen.recordings(), chosen.sets(deadline))
+
+    def checking(name: str, total: int) -> Callable[[int], None]:
+        return in_time(deadline, f"the frames of {name} were checked")
+
+    data = TrainingData(chosen.recordings(), chosen.sets(checking))
     store = store or _replay(chosen, data, Path(cache), needs, report)
     record = DataRecord(chosen.games, chosen.selection, data.by_game())
     store, began = place_store(store, where), time.time()
@@ -234,7 +239,8 @@ def _check(play: ChosenPlay, config: OfflineConfig, critic: Critic | None, label
     (game,) = play.games
     needs = config.training.objective.needs_critics
     if needs != (critic is not None) or (critic is not None and critic.game != game):
-        raise QzooError(f"critic: one of {game} goes with `objective` from_critic, which needs it, and with no other")
+        given = "none given" if critic is None else f"one of {critic.game} given"
+        raise QzooError(f"critic: {given}; `objective` from_critic needs one of {game}, other objectives take none")
     if Path(label).name != label or label == "..":
         raise QzooError(f"name {label!r}: must be a name, not a path; `out` takes the folder")
     return game
@@ -270,14 +276,9 @@ def _replay(
 ) -> FrameStore:
     """The store of what was chosen and read."""
     replayed = None
-    total, done = sum(recording.steps for recording in data.recordings), 0
-
-    def advance(steps: int) -> None:
-        nonlocal done
-        done += steps
-        report(OfflineProgress("replay", 0, done, total))
-
     if chosen.selection:
+        total = sum(recording.steps for recording in data.recordings)
+        advance = summed(lambda done: report(OfflineProgress("replay", 0, done, total)))
         replayed = build_store(data.recordings, cache=cache, on_steps=advance, ram=ram)
     return data.store(chosen.games, replayed, allow_mix=chosen.allow_mix)
 
@@ -286,11 +287,11 @@ def _score(agent: Agent, episodes: int, seed: int, report: Callable[[OfflineProg
     """The agent's scores in seeded episodes, the same for all trainings; None where there are none."""
     if not episodes:
         return None
-    ended = 0
-
-    def on_episode(score: float) -> None:
-        nonlocal ended
-        ended += 1
-        report(OfflineProgress("evaluate", seed, ended, episodes))
-
-    return summarize(agent.game, play_episodes(agent, agent.game, episodes, on_episode=on_episode))
+    ended = count(1)
+    scores = play_episodes(
+        agent,
+        agent.game,
+        episodes,
+        on_episode=lambda score: report(OfflineProgress("evaluate", seed, next(ended), episodes)),
+    )
+    return summarize(agent.game, scores)

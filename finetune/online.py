@@ -26,7 +26,7 @@ from zoo.atari.emulator import minimal_actions
 from zoo.atari.games import get_game
 from zoo.atari.protocol import DEFAULT_VARIANT, FRAME_SIZE, Variant
 from zoo.atari.vector_env import make_variant_env, make_vector_env
-from zoo.evaluation.episodes import EVALUATION_SEED, play_episodes, summarize
+from zoo.evaluation.scores import EVALUATION_SEED, play_episodes, summarize
 from zoo.frames.frames import FRAME_BYTES, RawFrames
 from zoo.frames.store import FrameStore, draw
 from zoo.models.agent import Agent

@@ -22,78 +22,44 @@ import tyro
 from zoo.support.errors import QzooError
 from zoo.support.interrupt import sigterm_interrupts
 
-# name: (module, class, what it does)
+# name: (module.class, what it does); modules without a package are of `zoo.commands`
 COMMANDS = {
-    "list": ("zoo.commands.models", "List", "the models on this machine"),
-    "info": ("zoo.commands.models", "Info", "what is known of one model"),
-    "demo": (
-        "zoo.commands.demo",
-        "Demo",
-        "the whole path on a held-out game: load, fine-tune, play, compare",
-    ),
-    "finetune offline": (
-        "zoo.commands.finetune",
-        "FinetuneOffline",
-        "adapt an encoder to a game by recorded play",
-    ),
-    "finetune online": (
-        "zoo.commands.finetune_online",
-        "FinetuneOnline",
-        "adapt an agent to a game or a variant by playing it",
-    ),
-    "finetune sweep": (
-        "zoo.commands.finetune_sweep",
-        "FinetuneSweep",
-        "what encoders are worth on unseen games: tables and curves",
-    ),
-    "evaluate": ("zoo.commands.evaluate", "Evaluate", "score a model, or random play, in seeded episodes"),
-    "play": ("zoo.commands.play", "PlayGame", "watch a model play a game, in the terminal or as a video"),
-    "pretrain": ("zoo.commands.pretrain", "Pretrain", "train an encoder by offline Q-learning"),
-    "recipes": ("zoo.commands.retrain", "Recipes", "list recipes, and what each costs"),
-    "retrain": ("zoo.commands.retrain", "Retrain", "make models of the zoo again, from the recordings to their cards"),
-    "critic train": ("zoo.commands.critic", "CriticTrain", "train critics on RAM, teachers of encoders"),
-    "critic evaluate": ("zoo.commands.critic", "CriticEvaluate", "let critics play, and compare them with their data"),
-    "report": ("zoo.commands.report", "Report", "evaluate a model folder and write its card"),
-    "probe": ("zoo.commands.probe", "ProbeModel", "linear probe of RAM in an encoder's features"),
-    "embed": ("zoo.commands.embed", "EmbedModel", "a map of an encoder's features, by game and by value"),
-    "results": ("zoo.commands.results", "Results", "write a page that compares models, with plots"),
-    "export": (
-        "zoo.commands.export",
-        "ExportModel",
-        "a model as an ONNX file, a torch.export program or a timm folder",
-    ),
-    "record critic": (
-        "zoo.commands.record",
-        "RecordCritic",
-        "record critics on RAM, disturbed, for what learns from them",
-    ),
-    "record learner": (
-        "zoo.commands.record",
-        "RecordLearner",
-        "record an agent as it learns, from random play to good",
-    ),
-    "record planner": ("zoo.commands.record", "RecordPlanner", "record lookahead on the emulator, without learning"),
-    "record policy": ("zoo.commands.record", "RecordPolicy", "record play of a model of the zoo"),
-    "record random": ("zoo.commands.record", "RecordRandom", "record random play"),
-    "data list": ("zoo.commands.data", "List", "the recordings and where they are"),
-    "data page": ("zoo.commands.data", "Page", "the page of the recordings, with its picture"),
-    "data stats": ("zoo.commands.data", "Stats", "the named datasets, and scores and sizes of recordings"),
-    "data verify": ("zoo.commands.data", "Verify", "replay recordings and compare"),
-    "data import": ("zoo.commands.exchange", "Import", "read play of DQN Replay or Minari as frames"),
-    "data export": ("zoo.commands.exchange", "Export", "write recordings as Minari or Parquet datasets"),
+    "list": ("models.List", "the models on this machine"),
+    "info": ("models.Info", "what is known of one model"),
+    "demo": ("demo.Demo", "the whole path on a held-out game: load, fine-tune, play, compare"),
+    "finetune offline": ("finetune.FinetuneOffline", "adapt an encoder to a game by recorded play"),
+    "finetune online": ("finetune.FinetuneOnline", "adapt an agent to a game or a variant by playing it"),
+    "finetune sweep": ("finetune.FinetuneSweep", "what encoders are worth on unseen games: tables and curves"),
+    "evaluate": ("evaluate.Evaluate", "score a model, or random play, in seeded episodes"),
+    "play": ("play.PlayGame", "watch a model play a game, in the terminal or as a video"),
+    "pretrain": ("pretrain.Pretrain", "train an encoder by offline Q-learning"),
+    "recipes": ("retrain.Recipes", "list recipes, and what each costs"),
+    "retrain": ("retrain.Retrain", "make models of the zoo again, from the recordings to their cards"),
+    "critic train": ("critic.CriticTrain", "train critics on RAM, teachers of encoders"),
+    "critic evaluate": ("critic.CriticEvaluate", "let critics play, and compare them with their data"),
+    "report": ("report.Report", "evaluate a model folder and write its card"),
+    "probe": ("probe.ProbeModel", "linear probe of RAM in an encoder's features"),
+    "embed": ("probe.EmbedModel", "a map of an encoder's features, by game and by value"),
+    "results": ("report.Results", "write a page that compares models, with plots"),
+    "export": ("export.ExportModel", "a model as an ONNX file, a torch.export program or a timm folder"),
+    "record critic": ("record.RecordCritic", "record critics on RAM, disturbed, for what learns from them"),
+    "record learner": ("record.RecordLearner", "record an agent as it learns, from random play to good"),
+    "record planner": ("record.RecordPlanner", "record lookahead on the emulator, without learning"),
+    "record policy": ("record.RecordPolicy", "record play of a model of the zoo"),
+    "record random": ("record.RecordRandom", "record random play"),
+    "data list": ("data.List", "the recordings and where they are"),
+    "data page": ("data.Page", "the page of the recordings, with its picture"),
+    "data stats": ("data.Stats", "the named datasets, and scores and sizes of recordings"),
+    "data verify": ("data.Verify", "replay recordings and compare"),
+    "data import": ("exchange.Import", "read play of DQN Replay or Minari as frames"),
+    "data export": ("exchange.Export", "write recordings as Minari or Parquet datasets"),
 }
 if importlib.util.find_spec("benchmarks") and importlib.util.find_spec("benchmarks.speed"):
     # Measuring code is in a checkout, not in the wheel.
-    COMMANDS["bench"] = (
-        "benchmarks.speed.command",
-        "Bench",
-        "speed of training and replay against the machine's limit",
-    )
-    COMMANDS["data worth"] = (
-        "benchmarks.data_worth.command",
-        "Worth",
-        "compare play by what is learned from it",
-    )
+    COMMANDS |= {
+        "bench": ("benchmarks.speed.command.Bench", "speed of training and replay against the machine's limit"),
+        "data worth": ("benchmarks.data_worth.command.Worth", "compare play by what is learned from it"),
+    }
 RENAMED_FLAGS = {
     "--alpha": "--cql-alpha",
     "--target-rate": "--tau",
@@ -112,7 +78,7 @@ def usage(group: str = "") -> str:
         "Atari encoders pretrained offline by Q-learning.",
         "",
     ]
-    lines += [f"  zoo {name:<18} {COMMANDS[name][2]}" for name in names]
+    lines += [f"  zoo {name:<18} {COMMANDS[name][1]}" for name in names]
     return "\n".join([*lines, "", "zoo COMMAND --help says a command's settings; --json prints results as JSON."])
 
 
@@ -203,8 +169,9 @@ def with_flags(message: str, command: Any) -> str:
 
 def parse_command(name: str, arguments: Sequence[str]) -> Any:
     """The command of that name with its settings, ready to run."""
-    module, class_name, _ = COMMANDS[name]
+    module, _, class_name = COMMANDS[name][0].rpartition(".")
     try:
+        module = module if "." in module else f"zoo.commands.{module}"
         command_class: Any = getattr(importlib.import_module(module), class_name)
     except ImportError:
         hiding = sys.modules.get("finetune")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from rich.table import Table
 
 from zoo.atari.games import parse_games
-from zoo.commands.common import print_table, progress_bar, typed_command
+from zoo.commands.common import Command, print_table, progress_bar, typed_command
 from zoo.support.errors import QzooError, unknown_name
 from zoo.support.pool import pick_workers
 from zoo.training.config import OptimizerConfig, RunConfig
@@ -35,7 +35,7 @@ def _run_config() -> RunConfig:
 
 
 @dataclass
-class Worth:
+class Worth(Command):
     """Train a small encoder on each candidate with the same settings, let it play, and compare.
 
     A dataset is worth the score of the policy learned from it. Candidates that were measured before with the same
@@ -73,8 +73,6 @@ class Worth:
     """Where runs go, and what was found: worth.json, and worth.md to read."""
     cache: Path = Path("runs/frames")
     """Folder of compressed frames, shared by seeds and candidates that take the same play; delete it when you like."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     def run(self) -> list[dict[str, Any]]:
         """Measure every candidate; one row each, best first."""

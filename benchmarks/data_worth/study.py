@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from zoo.atari.games import get_game
-from zoo.evaluation.episodes import play_episodes, summarize
+from zoo.evaluation.scores import play_episodes, summarize
 from zoo.frames.build import fingerprint
 from zoo.frames.store import build_store, place_store
 from zoo.models.agent import Agent

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from zoo.commands.common import console, progress_bar
+from zoo.commands.common import Command, console, progress_bar
 from zoo.support.errors import QzooError
 from zoo.support.pool import cores
 from zoo.training.config import RunConfig
@@ -23,7 +23,7 @@ MEASURED = ("archs", "games", "batch_size", "random_shift", "turn_seconds", "rep
 
 
 @dataclass
-class Bench:
+class Bench(Command):
     """Measure speed against this machine's limit and against peers: training steps, replay, batches, fine-tuning.
 
     What is compared is measured in one run, in turns. Leave the machine to it: other work spoils the figures. Beside
@@ -52,8 +52,6 @@ class Bench:
     """auto, cpu, cuda."""
     out: Path = Path("runs/bench/results.json")
     """Where the figures go."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     def run(self) -> dict[str, Any]:
         """Measure; returns what the file holds."""

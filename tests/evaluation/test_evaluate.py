@@ -15,8 +15,8 @@ from zoo.atari.emulator import make_ale, minimal_actions, play_step
 from zoo.atari.games import get_game
 from zoo.atari.protocol import PROTOCOL
 from zoo.cli import main
-from zoo.evaluation import episodes as evaluate
-from zoo.evaluation.episodes import EVALUATION_SEED, human_iqm, play_episodes, random_policy, summarize
+from zoo.evaluation import scores as evaluate
+from zoo.evaluation.scores import EVALUATION_SEED, human_iqm, play_episodes, random_policy, summarize
 from zoo.models.hub import load_agent
 from zoo.models.model_folder import write_model
 

@@ -237,7 +237,9 @@ def test_a_critic_of_the_game_may_teach(encoder: Encoder, recordings_dir: Path, 
     )
     refused(lambda: run_command("finetune offline", [*taught, str(tmp_path / "Breakout.safetensors")]), "of Breakout")
     refused(lambda: run_command("finetune offline", taught[:-1]), "--critic")
-    refused(lambda: run_command("finetune offline", [*tune, "--critic", "any"]), "--critic")
+    refused(
+        lambda: run_command("finetune offline", [*tune, "--critic", str(tmp_path / f"{GAME}.safetensors")]), "--critic"
+    )
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ import torch
 from tests.command_helpers import run_command
 from tests.model_helpers import frames, make_config, make_network
 from tests.recording_helpers import refused
-from zoo.integrations.export import export_model
-from zoo.integrations.timm import export_timm
+from zoo.integrations.export import export_model, export_timm
 from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder
 from zoo.models.model_folder import write_model

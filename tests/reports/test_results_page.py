@@ -11,7 +11,7 @@ from tests.command_helpers import run_command
 from tests.model_helpers import edit_config, make_config, make_network
 from tests.recording_helpers import refused
 from zoo.atari.games import get_game
-from zoo.evaluation.episodes import human_iqm
+from zoo.evaluation.scores import human_iqm
 from zoo.models.model_folder import read_config, read_results, write_model
 from zoo.reports.results_page import fit_parameters, ladders, read_models, write_results_page
 from zoo.support.metrics import interquartile_mean

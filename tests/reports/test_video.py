@@ -12,7 +12,7 @@ from tests.command_helpers import run_command
 from tests.model_helpers import make_config, make_network
 from tests.recording_helpers import refused
 from zoo.atari.protocol import Variant
-from zoo.evaluation.episodes import EVALUATION_SEED, play_episodes, random_policy
+from zoo.evaluation.scores import EVALUATION_SEED, play_episodes, random_policy
 from zoo.models.agent import Agent
 from zoo.models.model_folder import write_model
 from zoo.reports.video import terminal_lines, watch

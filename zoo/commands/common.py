@@ -1,4 +1,4 @@
-"""What the commands share: durations, the command as typed, progress bars, tables."""
+"""What the commands share: --json, durations, the command as typed, progress bars, tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -26,6 +27,14 @@ from zoo.support.errors import QzooError
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 console = Console(stderr=True)
+
+
+@dataclass(kw_only=True)
+class Command:
+    """What every command takes."""
+
+    json: bool = False
+    """Print the result as JSON on standard output."""
 
 
 def parse_duration(text: str, setting: str = "time_budget") -> float:
@@ -83,6 +92,35 @@ def print_table(table: Table) -> None:
     """Print on standard output; into a file or a pipe with every column whole, however many there are."""
     width = None if sys.stdout.isatty() else max(120, Console(width=10_000).measure(table).maximum)
     Console(width=width).print(table)
+
+
+def print_rows(head: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """Print a table: its first column, what the rows are of, to the left and never broken, the others to the right."""
+    table = Table(title=title)
+    for number, name in enumerate(head):
+        table.add_column(name, justify="right" if number else "left", no_wrap=not number)
+    for row in rows:
+        table.add_row(*map(str, row))
+    print_table(table)
+
+
+def interval_text(row: Mapping[str, Any], digits: int = 1) -> str:
+    """The interval of `low` and `high` as a table shows it."""
+    return f"{row['low']:,.{digits}f} to {row['high']:,.{digits}f}"
+
+
+class Bars:
+    """A bar for each name, made when it is first heard of."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar = bar
+        self.tasks: dict[str, TaskID] = {}
+
+    def __call__(self, name: str, done: float, total: float | None, note: str = "") -> None:
+        """Show how far `name` is."""
+        if name not in self.tasks:
+            self.tasks[name] = self.bar.add_task(name, total=total, note=note)
+        self.bar.update(self.tasks[name], completed=done, total=total, note=note)
 
 
 def progress_bar(*, quiet: bool) -> Progress:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import tyro
-from rich.table import Table
 
 from zoo.atari.games import get_game, parse_games
-from zoo.commands.common import print_table, progress_bar, time_budget
+from zoo.commands.common import Command, print_rows, progress_bar, time_budget
 from zoo.critics.config import CriticConfig
 from zoo.recordings.datasets import CUSTOM
 from zoo.support.errors import QzooError
@@ -29,7 +28,7 @@ DATASET_OF_SPLIT = {"train": "mixed40", "held_out": "heldout5"}
 
 
 @dataclass
-class CriticTrain:
+class CriticTrain(Command):
     """Train a critic for each game: offline C51 Q-learning on RAM, over recorded play.
 
     A critic is a small network that sees the emulator's RAM (two successive states) and so learns values in minutes. It
@@ -57,8 +56,6 @@ class CriticTrain:
     """Folder of the critics, GAME.safetensors."""
     time_budget: str = ""
     """Stop cleanly after this long, as in 9m or 1.5h."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     def run(self) -> dict[str, Any]:
         """Train; returns each game's file, None where it is not finished."""
@@ -104,7 +101,7 @@ def default_dataset(game: str) -> str:
 
 
 @dataclass
-class CriticEvaluate:
+class CriticEvaluate(Command):
     """Let critics play seeded episodes and compare them with their data; results.json beside them keeps the figures.
 
     Critics whose figures of these episodes it holds are not played again.
@@ -120,12 +117,10 @@ class CriticEvaluate:
     """Evaluation run; runs of different seeds share no episode."""
     workers: int = 0
     """Processes, one game each; 0 takes every core."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     def run(self) -> dict[str, Any]:
         """Play; returns what results.json holds."""
-        from zoo.critics.jobs import evaluate_critics, played_before
+        from zoo.critics.jobs import HEAD, critic_rows, evaluate_critics, played_before
         from zoo.evaluation.scores import check_evaluation
 
         check_evaluation(self.episodes, 0.0, self.seed)
@@ -146,30 +141,10 @@ class CriticEvaluate:
             workers = min(pick_workers(self.workers), len(games))
             results = evaluate_critics(self.critics, games, self.episodes, workers, seed=self.seed, report=show)
         if not self.json:
-            print_table(critics_table(results))
+            print_rows(HEAD, critic_rows(results["games"]))
             iqm = results["iqm"]
             print(
                 f"IQM, human-normalized: {iqm['value']:.3f} [{iqm['low']:.3f}, {iqm['high']:.3f}], data's mean "
                 f"{results['data_iqm']:.3f}; above its data's mean in {results['beats_data']} of {results['of']} games"
             )
         return results
-
-
-def critics_table(results: dict[str, Any]) -> Table:
-    """One row a game; Q is the mean value of what the critic played, earned the mean return that followed."""
-    table = Table("game", "score", "95%", "data, mean", "data, last 20%", "human-normalized", "Q", "earned")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for game, result in sorted(results["games"].items()):
-        last = result["data_last20"]
-        table.add_row(
-            game,
-            f"{result['mean']:,.1f}",
-            f"{result['low']:,.1f} to {result['high']:,.1f}",
-            f"{result['data_mean']:,.1f}",
-            "–" if last is None else f"{last:,.1f}",
-            f"{result['human_normalized']:.2f}",
-            f"{result['value']:.2f}",
-            f"{result['earned']:.2f}",
-        )
-    return table

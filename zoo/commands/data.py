@@ -11,7 +11,7 @@ import tyro
 from rich.table import Table
 
 from zoo.atari.games import get_game, parse_games
-from zoo.commands.common import print_table, progress_bar
+from zoo.commands.common import Command, print_table, progress_bar
 from zoo.recordings.datasets import Selection, dataset_files, datasets_stats, get_dataset
 from zoo.recordings.format import Recording
 from zoo.recordings.library import SHIPPED, read_files, recorded_files, sources_of
@@ -28,7 +28,7 @@ Paths = tyro.conf.Positional[tuple[Path, ...]]
 
 
 @dataclass
-class _Recorded:
+class _Recorded(Command):
     paths: Paths = ()
     """Recording files or folders; by default those that travel with the package."""
     dataset: str | None = None
@@ -65,9 +65,6 @@ class List(_Recorded):
 
     Of a dataset, episodes and transitions are those that it takes of each file; bytes are those of the whole file.
     """
-
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     def run(self) -> list[dict[str, Any]]:
         """List; one entry a file."""
@@ -120,8 +117,6 @@ class Verify(_Recorded):
     """Draws the sample."""
     workers: int = 0
     """Processes; 0 takes every core."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
     exit_code: int = field(default=0, init=False)
 
     def run(self) -> dict[str, Any]:
@@ -162,9 +157,6 @@ class Stats(_Recorded):
     Of a dataset, episodes and transitions are those that it takes; bytes are those of the whole files.
     """
 
-    json: bool = False
-    """Print the result as JSON on standard output."""
-
     def run(self) -> dict[str, Any]:
         """Compute the figures: in all, by dataset, by game and source."""
         recordings = self.read()
@@ -194,7 +186,7 @@ class Stats(_Recorded):
 
 
 @dataclass
-class Page:
+class Page(Command):
     """Write the page of a folder of recordings: what there is, how good it is, how it was made; with a picture."""
 
     folder: tyro.conf.Positional[Path] = SHIPPED
@@ -202,8 +194,6 @@ class Page:
     out: Path | None = None
     """The page's file; by default README.md in the folder. The picture goes beside it,
     where there is a learner or random play to draw."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     def run(self) -> dict[str, Any]:
         """Write; returns where."""

@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rich.table import Table
-
 from finetune.training import FinetuneConfig
-from zoo.commands.common import print_table, progress_bar, typed_command
-from zoo.reports.transfer_card import ARMS
+from zoo.commands.common import Bars, Command, interval_text, print_rows, progress_bar, typed_command
+from zoo.reports.card_sections import ARMS
 
 
 @dataclass
-class Demo:
+class Demo(Command):
     """Load a pretrained encoder, fine-tune it on recorded play of a game it never saw, play, and compare.
 
     Three agents get the same number of gradient steps on the same play: on frozen features, end to end, and the same
@@ -37,8 +35,6 @@ class Demo:
     """auto, cpu, cuda."""
     out: Path = Path("runs/demo")
     """Where the results go."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     def run(self) -> dict[str, Any]:
         """Run the demo; returns what results.json holds."""
@@ -55,35 +51,28 @@ class Demo:
         make_folder(self.out)
         started = time.time()
         with progress_bar(quiet=self.json) as bar:
-            tasks: dict[str, Any] = {}
-
-            def show(part: str, done: int, total: int, note: str) -> None:
-                if part not in tasks:
-                    tasks[part] = bar.add_task(part, total=total, note=note)
-                bar.update(tasks[part], completed=done, note=note)
-
-            results = run_demo(config, self.out, pick_device(self.device), show, typed_command(without=["--out"]))
+            command = typed_command(without=["--out"])
+            results = run_demo(config, self.out, pick_device(self.device), Bars(bar), command)
         if not self.json:
-            print_table(arms_table(results))
+            print_arms(results)
             print(f"{self.out}/results.json, curves.png, play.mp4 ({results['video']}); {time.time() - started:.0f} s")
         return results
 
 
-def arms_table(results: dict[str, Any]) -> Table:
+def print_arms(results: dict[str, Any]) -> None:
     """The arms, one a row."""
     title = (
         f"{results['game']}, never seen by {results['encoder']}: {results['transitions']} transitions, "
         f"{results['steps']} steps of {results['batch_size']}"
     )
-    table = Table(title=title)
-    for column in ("", "score", "95% interval", "human-normalized", "seconds"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, arm in results["arms"].items():
-        table.add_row(
+    rows = [
+        (
             ARMS[name],
             f"{arm['score']:.1f}",
-            f"[{arm['low']:.1f}, {arm['high']:.1f}]",
+            interval_text(arm),
             f"{arm['human_normalized']:.3f}",
             f"{arm['seconds']:.0f}",
         )
-    return table
+        for name, arm in results["arms"].items()
+    ]
+    print_rows(("", "score", "95% interval", "human-normalized", "seconds"), rows, title)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
-from rich.console import Console
-from rich.progress import Progress, TaskID
-from rich.table import Table
+from rich.progress import Progress
 
-from zoo.commands.common import print_table, progress_bar
+from zoo.commands.common import Bars, Command, interval_text, print_rows, progress_bar
 from zoo.support.errors import QzooError
 from zoo.support.files import refuse_folder, write_json
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Evaluate:
+class Evaluate(Command):
     """Play seeded episodes with a model, or at random, and score them beside the human reference.
 
     The games are played as in training (sticky actions, no life-loss ends, 27,000 steps at most). The same
@@ -46,8 +45,6 @@ class Evaluate:
     """Play the same games at random as well and put it beside (key `random` of the result)."""
     out: Path | None = None
     """Write the result to this file as JSON."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     def run(self) -> dict[str, Any]:
         """Play; returns scores by game and their interquartile mean."""
@@ -55,7 +52,7 @@ class Evaluate:
 
         refuse_folder(self.out)
         with progress_bar(quiet=self.json) as bar:
-            run: dict[str, Any] = {"episodes": self.episodes, "seed": self.seed, "report": EpisodeBars(bar)}
+            run: dict[str, Any] = {"episodes": self.episodes, "seed": self.seed, "report": episode_bars(bar)}
             result = evaluate(
                 self.name, self.games, epsilon=self.epsilon, greedy=self.greedy, device=self.device, **run
             )
@@ -71,43 +68,29 @@ class Evaluate:
         return result
 
 
-class EpisodeBars:
+def episode_bars(bar: Progress) -> Callable[[EvaluationProgress], None]:
     """A bar for each game that a policy plays."""
+    bars = Bars(bar)
 
-    def __init__(self, bar: Progress) -> None:
-        self.bar = bar
-        self.tasks: dict[tuple[str, str], TaskID] = {}
-
-    def __call__(self, progress: EvaluationProgress) -> None:
-        """Show how far a game is."""
-        key = progress.policy, progress.game
-        if key not in self.tasks:
-            self.tasks[key] = self.bar.add_task(f"{progress.policy}, {progress.game}", total=progress.episodes, note="")
+    def show(progress: EvaluationProgress) -> None:
         mean = "" if progress.mean is None else f"mean {progress.mean:,.1f}"
         steps = f"{progress.steps:,} steps of each emulator" if progress.steps else ""
-        self.bar.update(self.tasks[key], completed=progress.ended, note=", ".join(filter(None, (mean, steps))))
+        note = ", ".join(filter(None, (mean, steps)))
+        bars(f"{progress.policy}, {progress.game}", progress.ended, progress.episodes, note)
+
+    return show
 
 
 def _show(result: dict[str, Any]) -> None:
     beside = result.get("random", {}).get("games", {})
-    columns = ["game", "score", "95% interval", "human-normalized", "episodes"]
-    table = Table(*columns, *(["random play"] if beside else []))
+    head = ["game", "score", "95% interval", "human-normalized", "episodes", *(["random play"] if beside else [])]
+    rows = []
     for game, row in result["games"].items():
-        cells = [
-            game,
-            f"{row['mean']:,.1f}",
-            f"{row['low']:,.1f} to {row['high']:,.1f}",
-            f"{row['human_normalized']:z.2f}",
-            str(row["episodes"]),
-        ]
-        table.add_row(*cells, *([f"{beside[game]['mean']:,.1f}"] if beside else []))
-    console = Console()
-    print_table(table)
-    for key, title in (
-        ("iqm_human", "all games"),
-        ("iqm_human_sourced", "games with DeepMind's human scores"),
-    ):
+        cells = [f"{row['mean']:,.1f}", interval_text(row), f"{row['human_normalized']:z.2f}", row["episodes"]]
+        rows.append([game, *cells, *([f"{beside[game]['mean']:,.1f}"] if beside else [])])
+    print_rows(head, rows)
+    for key, title in (("iqm_human", "all games"), ("iqm_human_sourced", "games with DeepMind's human scores")):
         if key in result:
             iqm = result[key]
-            text = f"human-normalized interquartile mean, {title}: {iqm['value']:.3f} "
-            console.print(f"{text}(95% interval {iqm['low']:.3f} to {iqm['high']:.3f})", highlight=False)
+            text = f"human-normalized interquartile mean, {title}: {iqm['value']:.3f}"
+            print(f"{text} (95% interval {interval_text(iqm, 3)})")

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
-from rich.progress import TaskID
 
 from zoo.atari.games import parse_games
-from zoo.commands.common import progress_bar, typed_command
+from zoo.commands.common import Bars, Command, progress_bar, typed_command
 from zoo.recordings.datasets import CUSTOM
 from zoo.support.errors import QzooError
 from zoo.support.pool import pick_workers
@@ -24,7 +23,7 @@ Format = Literal["dqn_replay", "minari"]
 
 
 @dataclass
-class Import:
+class Import(Command):
     """Import play that others recorded, as frames: a folder GAME.SOURCE.frames.
 
     Its seeds are unknown, so it is no recording: it can't be replayed or verified, and it is much larger. Its
@@ -48,8 +47,6 @@ class Import:
     """dqn_replay: numbers of the checkpoints to read, as in 0 1 2; by default all. The first fifth is 0 to 9."""
     out: Path = Path("runs/imports")
     """Folder of the imported sets. A frame takes 7,056 bytes."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     def run(self) -> dict[str, Any]:
         """Import, and tell what came of it."""
@@ -98,7 +95,7 @@ class Import:
 
 
 @dataclass
-class Export:
+class Export(Command):
     """Export recordings, replayed into frames, for other libraries.
 
     minari: one dataset GAME/SOURCE-v0 a game and source; MINARI_DATASETS_PATH=OUT lets Minari find it. Frames as
@@ -129,12 +126,10 @@ class Export:
     """Draws those episodes."""
     workers: int = 0
     """Processes that replay; 0 takes every core."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     def run(self) -> dict[str, Any]:
         """Export, one game and source after the other."""
-        from zoo.converters.export import ExportProgress, export
+        from zoo.converters.export import export
         from zoo.recordings.datasets import Selection
 
         games = tuple(parse_games(self.games, self._games()) if self.games else ())
@@ -144,16 +139,14 @@ class Export:
         selection = Selection(self.dataset, games, self.sources, self.transitions, self.per_game, seed=self.seed)
         recordings = selection.load(self.recordings)
         with progress_bar(quiet=self.json) as bar:
-            tasks: dict[tuple[str, str], TaskID] = {}
-
-            def show(progress: ExportProgress) -> None:
-                key = progress.game, progress.source
-                if key not in tasks:
-                    tasks[key] = bar.add_task(".".join(key), total=progress.total, note="")
-                bar.update(tasks[key], completed=progress.steps)
-
+            bars = Bars(bar)
             parts = export(
-                recordings, self.format, self.out, workers=self.workers, command=typed_command(), report=show
+                recordings,
+                self.format,
+                self.out,
+                workers=self.workers,
+                command=typed_command(),
+                report=lambda p: bars(f"{p.game}.{p.source}", p.steps, p.total),
             )
         for part in parts:
             print(f"{part['path']}: {part['steps']:,} steps of {part['episodes']:,} episodes", file=sys.stderr)

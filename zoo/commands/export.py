@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import tyro
 
+from zoo.commands.common import Command
 from zoo.support.errors import QzooError
 
 
 @dataclass
-class ExportModel:
+class ExportModel(Command):
     """Export a model's encoder, or its agent for a game, as an ONNX file or a torch.export program, a ResNet to timm.
 
     Input `observations` is uint8 (batch, 4, 84, 84), raw stacks of grey frames, oldest first; output is float32:
@@ -30,13 +31,10 @@ class ExportModel:
     """Export the agent for this game; by default the encoder."""
     out: Path | None = None
     """The file; by default NAME.onnx or NAME.pt2, with the game in it, or the folder NAME.timm, here."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     def run(self) -> dict[str, Any]:
         """Load, export; returns where the file is."""
-        from zoo.integrations.export import export_model
-        from zoo.integrations.timm import export_timm
+        from zoo.integrations.export import export_model, export_timm
         from zoo.models.hub import load, load_agent
 
         if self.to == "timm":

@@ -7,17 +7,13 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from zoo.commands.common import print_table
+from zoo.commands.common import Command, interval_text, print_rows
 
 
 @dataclass
-class List:
+class List(Command):
     """List the models on this machine: size, how they were made, and their score."""
-
-    json: bool = False
-    """Print the models as JSON on standard output."""
 
     def run(self) -> list[dict[str, Any]]:
         """Show the table; returns what `zoo.list_models` gives."""
@@ -30,15 +26,13 @@ class List:
 
 
 @dataclass
-class Info:
+class Info(Command):
     """Show what is known of one model: settings, games, training, scores. Reads no weights."""
 
     name: tyro.conf.Positional[str]
     """A name that `zoo list` shows, a model folder, or a repository of the Hub."""
     revision: str | None = None
     """Of the Hub repository; by default the one that belongs to this version."""
-    json: bool = False
-    """Print it all as JSON on standard output."""
 
     def run(self) -> dict[str, Any]:
         """Show it; returns the entry of `zoo list`, every field of config.json, the results and the path."""
@@ -74,20 +68,18 @@ def _show_list(models: list[dict[str, Any]]) -> None:
         where = ", ".join(str(path) for path in models_dirs()) or "no folder of models"
         console.print(f"no model here ({where})", markup=False)
         return
-    table = Table()
-    table.add_column("name", no_wrap=True)  # it is what one copies
-    for column in ("params", "features", "dataset", "size", "human IQM"):
-        table.add_column(column)
-    for model in models:
-        table.add_row(
+    rows = [
+        (
             model["name"],
             f"{model['parameters'] / 1e6:.1f}M",
-            str(model["feature_dim"]),
+            model["feature_dim"],
             model["dataset"],
             size_text(model["bytes"]),
             iqm_text(model["results"]),
         )
-    print_table(table)
+        for model in models
+    ]
+    print_rows(("name", "params", "features", "dataset", "size", "human IQM"), rows)
 
 
 def heads_text(info: dict[str, Any]) -> str:
@@ -120,17 +112,9 @@ def _show_info(info: dict[str, Any], name: str) -> None:
     for fact, value in facts.items():
         console.print(f"  {fact}: {value}", markup=False, highlight=False, soft_wrap=True)
     scores = evaluation_of(info["results"])["games"]
-    table = Table("game", "score", "95% interval", "human-normalized")
+    rows = []
     for game in info["games"]:
         row = scores.get(game)
-        cells = (
-            (
-                f"{row['mean']:,.1f}",
-                f"{row['low']:,.1f} to {row['high']:,.1f}",
-                f"{row['human_normalized']:z.2f}",
-            )
-            if row
-            else ("not evaluated", "", "")
-        )
-        table.add_row(game, *cells)
-    print_table(table)
+        known = row and (f"{row['mean']:,.1f}", interval_text(row), f"{row['human_normalized']:z.2f}")
+        rows.append((game, *(known or ("not evaluated", "", ""))))
+    print_rows(("game", "score", "95% interval", "human-normalized"), rows)

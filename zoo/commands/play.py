@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from zoo.commands.common import progress_bar
+from zoo.commands.common import Command, progress_bar
 from zoo.support.errors import QzooError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class PlayGame:
+class PlayGame(Command):
     """Watch a model play one episode: in the terminal, or as a video with score and values beside the screen."""
 
     name: tyro.conf.Positional[str]
@@ -41,8 +41,6 @@ class PlayGame:
     """A difficulty that ALE lists for the game; by default its own."""
     max_steps: int = 5_400
     """Stop after so many steps; 15 are a second of play."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     def run(self) -> dict[str, Any]:
         """Play; returns score and steps."""
@@ -79,8 +77,7 @@ class PlayGame:
         """The episode, step by step; whatever can't work is refused here."""
         from zoo.atari.games import get_game
         from zoo.atari.protocol import Variant
-        from zoo.evaluation.episodes import EVALUATION_SEED, random_policy
-        from zoo.evaluation.scores import RANDOM, check_evaluation
+        from zoo.evaluation.scores import EVALUATION_SEED, RANDOM, check_evaluation, random_policy
         from zoo.models.hub import load_agent
         from zoo.reports.video import watch
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import tyro
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from zoo.commands.choose import (
     ObjectiveName,
@@ -24,7 +24,7 @@ from zoo.commands.choose import (
     sets_of,
     takes_recordings,
 )
-from zoo.commands.common import parse_duration, progress_bar, time_budget, typed_command
+from zoo.commands.common import Bars, Command, parse_duration, progress_bar, time_budget, typed_command
 from zoo.objectives import objective_named
 from zoo.recordings.datasets import CUSTOM
 from zoo.support.pool import cores
@@ -40,7 +40,7 @@ LONG_REPLAY = 100_000
 
 
 @dataclass
-class Pretrain:
+class Pretrain(Command):
     """Pretrain an encoder by offline Q-learning (Scaled Q-learning) on recorded play.
 
     Replays the recordings into frames, trains, and writes a model folder that `zoo.load` opens. A run that was
@@ -99,8 +99,6 @@ class Pretrain:
     """Where the run's folder goes."""
     allow_held_out: bool = False
     """Let held-out games into a pretraining set."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     @classmethod
     def default(cls, objective: str) -> Pretrain:
@@ -133,7 +131,7 @@ class Pretrain:
                 force_resume=self.force_resume,
                 allow_held_out=self.allow_held_out,
                 command=self._command(),
-                report=PretrainBars(bar, tuple(objective_named(self.run_config.objective.name).metrics)),
+                report=pretrain_bars(bar, tuple(objective_named(self.run_config.objective.name).metrics)),
             )
         if made is None:
             return None
@@ -205,27 +203,16 @@ class Pretrain:
         return shlex.join(word for word in words if word != "--resume")
 
 
-class PretrainBars:
-    """A bar for each stage of a pretraining.
+def pretrain_bars(bar: Progress, shown: Sequence[str]) -> Callable[[PretrainProgress], None]:
+    """A bar for each stage of a pretraining; `shown` are the losses to show."""
+    bars = Bars(bar)
 
-    shown: losses to show.
-    """
+    def show(progress: PretrainProgress) -> None:
+        trains = progress.stage == "train"
+        name, note = (progress.what, "") if trains else (progress.stage, progress.what)
+        if (told := progress.training) is not None:
+            losses = [f"{name} {told.losses[name]:.3f}" for name in shown if name in told.losses]
+            note = ", ".join(filter(None, (f"{told.samples_per_second:.0f} samples/s", *losses, told.worst)))
+        bars(name, progress.done, progress.total, note)
 
-    def __init__(self, bar: Progress, shown: Sequence[str]) -> None:
-        self.bar, self.shown = bar, shown
-        self.tasks: dict[tuple[str, str], TaskID] = {}
-
-    def __call__(self, progress: PretrainProgress) -> None:
-        """Show how far a stage is."""
-        key = progress.stage, progress.what
-        if key not in self.tasks:
-            name = progress.what if progress.stage == "train" else progress.stage
-            note = "" if progress.stage == "train" else progress.what
-            self.tasks[key] = self.bar.add_task(name, total=progress.total, note=note)
-        changes: dict[str, Any] = {}
-        if progress.training is not None:
-            told = progress.training
-            losses = [f"{name} {told.losses[name]:.3f}" for name in self.shown if name in told.losses]
-            parts = [f"{told.samples_per_second:.0f} samples/s", *losses, told.worst]
-            changes = {"note": ", ".join(filter(None, parts))}
-        self.bar.update(self.tasks[key], completed=progress.done, **changes)
+    return show

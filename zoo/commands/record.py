@@ -13,14 +13,14 @@ from typing import Annotated, Any, ClassVar
 import tyro
 
 from zoo.atari.games import parse_games
-from zoo.commands.common import parse_duration, progress_bar, time_budget
+from zoo.commands.common import Command, parse_duration, progress_bar, time_budget
 from zoo.recorders.job import Progress, Source
 from zoo.recorders.record import EPSILONS, record_games
 from zoo.support.errors import QzooError
 
 
 @dataclass
-class _Record:
+class _Record(Command):
     IF_INTERRUPTED: ClassVar[str] = (
         "every episode that ended is kept, the last ones perhaps in `state` alone; the same command resumes"
     )
@@ -44,8 +44,6 @@ class _Record:
     out: Path = Path("runs/recordings")
     """Folder of the recordings; what to resume from is kept in its subfolder `state`. A killed recorder's last episodes
     may stand there: let the same command finish before you take the recordings elsewhere."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     def _run(self, source: Source, **settings: Any) -> list[dict[str, Any]]:
         """Record with every core and show how it goes; `settings` are those that only this source has."""

@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import tyro
-from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from zoo.commands.common import parse_duration, print_table, progress_bar, time_budget
+from zoo.commands.common import Bars, Command, parse_duration, print_table, progress_bar, time_budget
 from zoo.support.errors import QzooError
 from zoo.support.pool import pick_workers
 
 if TYPE_CHECKING:
     from zoo.recipes.estimate import Estimate
     from zoo.recipes.recipe import Recipe
-    from zoo.recipes.retrain import RetrainProgress
 
 
 @dataclass
-class Recipes:
+class Recipes(Command):
     """List the recipes: one TOML file a model, which names every setting."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -31,8 +29,6 @@ class Recipes:
     """Measure this machine for some seconds a recipe, and say what each would take of time and disk on it."""
     device: str = "auto"
     """auto, cpu, cuda."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     def run(self) -> list[dict[str, Any]]:
         """Read, measure if asked to, print."""
@@ -42,7 +38,7 @@ class Recipes:
         recipes = [load_recipe(name) for name in self.names or recipe_names()]
         costs = plan(recipes, self.device) if self.cost else []
         if not self.json:
-            print_table(recipes_table(recipes, costs))
+            print_recipes(recipes, costs)
         return [
             {"name": recipe.name, "about": recipe.about, "ran": recipe.ran, **(asdict(costs[number]) if costs else {})}
             for number, recipe in enumerate(recipes)
@@ -50,7 +46,7 @@ class Recipes:
 
 
 @dataclass
-class Retrain:
+class Retrain(Command):
     """Make models of the zoo again, from the recordings to their cards.
 
     Verifies the recordings, replays them once into a cache, trains critics on RAM, then each encoder, scores it, and
@@ -79,8 +75,6 @@ class Retrain:
     """Folder of the files of frames and RAM, shared by all models; delete it when you like."""
     critics: Path = Path("runs/critics")
     """Folder of the critics, a folder in it for each dataset."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
 
     def run(self) -> list[dict[str, Any]]:
         """Plan, check the disk, make; returns where each model stands."""
@@ -96,11 +90,12 @@ class Retrain:
         recipes = [load_recipe(name) for name in names]
         costs = plan(recipes, self.device, cache=self.cache)
         if not self.json:
-            print_table(recipes_table(recipes, costs))
+            print_recipes(recipes, costs)
         check_disk(self.cache, costs)
         if self.dry_run:
             return [asdict(cost) for cost in costs]
         with progress_bar(quiet=self.json) as bar:
+            bars = Bars(bar)
             made = retrain(
                 names,
                 out=self.out,
@@ -110,27 +105,12 @@ class Retrain:
                 seconds=deadline - time.time(),
                 checkpoint_seconds=checkpoint_seconds,
                 workers=self.workers,
-                report=RetrainBars(bar),
+                report=lambda p: bars(f"{p.step} {p.what}", p.done, p.total, p.note),
             )
         return [{"name": one.name, "model": one.model and str(one.model), "done": one.done} for one in made]
 
 
-class RetrainBars:
-    """A bar for each step, of each model or game."""
-
-    def __init__(self, bar: Progress) -> None:
-        self.bar = bar
-        self.tasks: dict[tuple[str, str], TaskID] = {}
-
-    def __call__(self, progress: RetrainProgress) -> None:
-        """Show how far a step is."""
-        key = progress.step, progress.what
-        if key not in self.tasks:
-            self.tasks[key] = self.bar.add_task(f"{progress.step} {progress.what}", total=progress.total, note="")
-        self.bar.update(self.tasks[key], completed=progress.done, total=progress.total, note=progress.note)
-
-
-def recipes_table(recipes: list[Recipe], costs: list[Estimate]) -> Table:
+def print_recipes(recipes: list[Recipe], costs: list[Estimate]) -> None:
     """One row a recipe; with its cost on this machine, where that was measured."""
     head = ["recipe", "what it makes", "objective", "data", "samples"]
     table = Table(*head, *(["replay", "critics", "training", "scoring", "disk"] if costs else []))
@@ -141,15 +121,10 @@ def recipes_table(recipes: list[Recipe], costs: list[Estimate]) -> Table:
         if costs:
             cost = costs[number]
             critics = hours(cost.critics) if recipe.critics else "none"
-            cells += [
-                hours(cost.replay),
-                critics,
-                hours(cost.training),
-                hours(cost.scoring),
-                f"{cost.disk / 1e9:.1f} GB",
-            ]
+            spent = hours(cost.replay), critics, hours(cost.training), hours(cost.scoring)
+            cells += [*spent, f"{cost.disk / 1e9:.1f} GB"]
         table.add_row(*cells)
-    return table
+    print_table(table)
 
 
 def hours(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,7 +12,7 @@ from zoo.converters.export_minari import export_minari
 from zoo.converters.export_parquet import export_parquet, write_card
 from zoo.recordings.format import Recording
 from zoo.support.errors import QzooError, unknown_name
-from zoo.support.pool import pick_workers
+from zoo.support.pool import pick_workers, summed
 
 Format = Literal["minari", "parquet"]
 
@@ -26,6 +27,9 @@ class ExportProgress:
     total: int
 
 
+Report = Callable[[ExportProgress], None]
+
+
 def export(
     recordings: Sequence[Recording],
     format: Format,
@@ -33,7 +37,7 @@ def export(
     *,
     workers: int = 0,
     command: str = "zoo.export",
-    report: Callable[[ExportProgress], None] = lambda progress: None,
+    report: Report = lambda progress: None,
 ) -> list[dict[str, Any]]:
     """Replay recordings into frames and write them for other libraries; what is complete already is kept.
 
@@ -57,13 +61,8 @@ def export(
         raise QzooError("recordings: single transitions were drawn of them (`uniform`); export whole episodes")
     out, parts = Path(out), []
     for (game, source), group in by_source(recordings).items():
-        total, done = sum(recording.steps for recording in group), 0
-
-        def advance(steps: int, game: str = game, source: str = source, total: int = total) -> None:
-            nonlocal done
-            done += steps
-            report(ExportProgress(game, source, done, total))
-
+        total = sum(recording.steps for recording in group)
+        advance = summed(partial(_tell, report, game, source, total))
         part: dict[str, Any] = {"game": game, "source": source, "steps": total}
         part["episodes"] = sum(len(recording.episodes) for recording in group)
         settings: dict[str, Any] = {"command": command, "workers": workers or None, "on_steps": advance}
@@ -84,3 +83,7 @@ def by_source(recordings: Sequence[Recording]) -> dict[tuple[str, str], list[Rec
     for recording in recordings:
         groups.setdefault((recording.metadata.game, recording.metadata.source), []).append(recording)
     return groups
+
+
+def _tell(report: Report, game: str, source: str, total: int, done: int) -> None:
+    report(ExportProgress(game, source, done, total))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from zoo.atari.emulator import make_ale, play_step, reseed
 from zoo.atari.protocol import PROTOCOL
 from zoo.critics.network import Critic
-from zoo.evaluation.episodes import EVALUATION_SEED
+from zoo.evaluation.scores import EVALUATION_SEED
 from zoo.frames.returns import lost_lives, monte_carlo_returns, steps_to_end
 from zoo.models.distributions import expectation
 
@@ -48,7 +48,7 @@ def play_critic(
     epsilon: float = 0.001,
     on_episode: Callable[[float], None] = lambda score: None,
 ) -> CriticPlay:
-    """Let a critic play seeded episodes, the same as `zoo.evaluation.episodes.play_episodes` has, every one to its end.
+    """Let a critic play seeded episodes, the same as `zoo.evaluation.scores.play_episodes` has, every one to its end.
 
     Args:
         seed: evaluation run; runs of different seeds share no episode (below 1,000 episodes).

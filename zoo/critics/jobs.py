@@ -19,7 +19,7 @@ from zoo.critics.data import critic_data
 from zoo.critics.evaluate import play_critic
 from zoo.critics.network import Critic
 from zoo.critics.train import CriticProgress, train_critic
-from zoo.evaluation.episodes import human_iqm, summarize
+from zoo.evaluation.scores import human_iqm, summarize
 from zoo.frames.build import fingerprint
 from zoo.frames.ram import ram_rows
 from zoo.models.model_folder import read_json
@@ -29,7 +29,7 @@ from zoo.support.errors import QzooError
 from zoo.support.files import write_json, write_text
 from zoo.support.markdown import markdown_table, score_text
 from zoo.support.metrics import interquartile_mean
-from zoo.support.pool import run_all
+from zoo.support.pool import run_all, summed
 
 RESULTS, PAGE = "results.json", "README.md"
 Report = Callable[[CriticProgress], None]
@@ -88,17 +88,15 @@ def _train(job: CriticJob, report: Report) -> Path | None:
         if differing := [name for name in wanted if facts.get(name) != wanted[name]]:
             raise QzooError(f"{finished}: made with other settings ({', '.join(differing)}); name another folder")
         return finished
-    total, done = sum(recording.steps for recording in recordings), 0
+    total = sum(recording.steps for recording in recordings)
 
-    def replayed(steps: int) -> None:
-        nonlocal done
-        done += steps
+    def replayed(done: int) -> None:
         if time.time() >= job.deadline:
             raise _OutOfTimeError
         report(CriticProgress(job.game, 0, job.config.samples, 0.0, replayed=done / total))
 
     try:
-        rows = ram_rows(recordings, job.cache, replayed)
+        rows = ram_rows(recordings, job.cache, summed(replayed))
     except _OutOfTimeError:
         return None
     data = critic_data(recordings, rows, job.config)
@@ -141,7 +139,7 @@ def evaluate_critics(
     What it holds already of these critics in these episodes is kept, of other games as well, and not played again.
 
     Returns:
-        `games`: for each game its scores as `zoo.evaluation.episodes.summarize` gives them, mean and last 20% of its
+        `games`: for each game its scores as `zoo.evaluation.scores.summarize` gives them, mean and last 20% of its
         data, and how it was made; `iqm` over those games, as `human_iqm`, and `beats_data`, in how many its mean is
         above its data's.
     """
@@ -189,13 +187,12 @@ def critics_summary(games: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def critics_page(results: Mapping[str, Any]) -> str:
-    """What results.json says, as a page in Markdown."""
-    games = dict(sorted(results["games"].items()))
-    first = next(iter(games.values()))
-    configs = [one["config"] for one in games.values()]
-    shared = {name: value for name, value in first["config"].items() if all(value == one[name] for one in configs)}
-    rows = [
+HEAD = ("game", "score", "95%", "data, mean", "data, last 20%", "human-normalized", "Q", "earned")
+
+
+def critic_rows(games: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A row a game, under `HEAD`: Q is the mean value of what the critic played, earned the return that followed."""
+    return [
         (
             game,
             score_text(one["mean"]),
@@ -205,13 +202,21 @@ def critics_page(results: Mapping[str, Any]) -> str:
             f"{one['human_normalized']:.2f}",
             f"{one['value']:.2f}",
             f"{one['earned']:.2f}",
-            f"{one['config']['cql_alpha']:g}",
-            f"{one['transitions']:,}",
-            f"{one['seconds']:,}",
         )
-        for game, one in games.items()
+        for game, one in sorted(games.items())
     ]
-    head = ("game", "score", "95%", "data, mean", "data, last 20%", "human-normalized", "Q", "earned")
+
+
+def critics_page(results: Mapping[str, Any]) -> str:
+    """What results.json says, as a page in Markdown."""
+    games = dict(sorted(results["games"].items()))
+    first = next(iter(games.values()))
+    configs = [one["config"] for one in games.values()]
+    shared = {name: value for name, value in first["config"].items() if all(value == one[name] for one in configs)}
+    rows = [
+        (*row, f"{one['config']['cql_alpha']:g}", f"{one['transitions']:,}", f"{one['seconds']:,}")
+        for row, one in zip(critic_rows(games), games.values(), strict=True)
+    ]
     iqm = results["iqm"]
     mean = f"{iqm['value']:.3f} [{iqm['low']:.3f}, {iqm['high']:.3f}]"
     parts = [
@@ -223,7 +228,7 @@ def critics_page(results: Mapping[str, Any]) -> str:
         f"its data's mean in {results['beats_data']} games. Q is the mean value of what a critic played, earned the "
         "mean return that followed, discounted, of clipped rewards: Q above earned is overestimation. Seconds: of "
         "training, on one thread. Alpha: weight of the conservative term.",
-        markdown_table((*head, "alpha", "transitions", "seconds"), rows),
+        markdown_table((*HEAD, "alpha", "transitions", "seconds"), rows),
         "Settings that all share:",
         f"```json\n{json.dumps(shared, indent=2)}\n```",
     ]

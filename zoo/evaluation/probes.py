@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,8 @@ from zoo.atari.protocol import RAM_BYTES
 from zoo.data import Play
 from zoo.frames.store import FrameStore
 from zoo.models.encoder import Encoder
-from zoo.support.device import pick_precision
+from zoo.models.hub import load
+from zoo.support.device import pick_device, pick_precision
 from zoo.support.errors import QzooError
 
 FOLDS = 5
@@ -26,25 +26,6 @@ LEAST_VALUES, MOST_COMMON = 4, 0.95
 RIDGES = tuple(10.0**power for power in range(-4, 4))
 """Weights of the penalty, times the number of states."""
 BLOCK = 256
-
-
-@dataclass(frozen=True)
-class Probe:
-    """How well a linear map of features gives the bytes of RAM, in episodes that it was not fitted on.
-
-    bytes: the numbers of those probed. r2: of each the share of variance explained, float (bytes,); 0 where a constant
-    does better. states: fitted on, and tested on.
-    """
-
-    game: str
-    bytes: tuple[int, ...]
-    r2: NDArray[np.float64]
-    states: tuple[int, int]
-
-    @property
-    def mean(self) -> float:
-        """Over the bytes."""
-        return float(self.r2.mean())
 
 
 def encode_states(encoder: Encoder, store: FrameStore, index: Tensor) -> Tensor:
@@ -60,11 +41,16 @@ def encode_states(encoder: Encoder, store: FrameStore, index: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def probe_ram(encoders: Mapping[str, Encoder], store: FrameStore, states: int = 10_000) -> dict[str, Probe]:
-    """Probe each encoder on the same states of one game, evenly spread over its play.
+def probe_ram(encoders: Mapping[str, Encoder], store: FrameStore, states: int = 10_000) -> dict[str, Any]:
+    """How well linear maps of encoders' features give the bytes of RAM, in episodes that they were not fitted on.
 
     Args:
+        encoders: by name; each is probed on the same states of one game, evenly spread over its play.
         store: with RAM, as `play.store(ram=True)` gives it.
+
+    Returns:
+        By each encoder's name the share of variance explained, a mean over the bytes, 0 for those that a constant
+        gives better; `bytes`, the numbers of those probed; `states`, how many were fitted on, and tested on.
 
     Raises:
         QzooError: play of several games, of too few episodes, or without a byte that varies.
@@ -84,13 +70,12 @@ def probe_ram(encoders: Mapping[str, Encoder], store: FrameStore, states: int = 
     if not chosen:
         raise QzooError(f"{store.games[0]}: no byte of RAM varies enough in this play to be probed")
     targets = ram[:, chosen]
-    found = {}
+    found: dict[str, Any] = {"bytes": chosen, "states": [int((~test).sum()), int(test.sum())]}
     for name, encoder in encoders.items():
         features = encode_states(encoder, store, index).double()
         scores = {ridge: explained(features, targets, fit, choose, ridge).mean() for ridge in RIDGES}
         best = max(scores, key=lambda ridge: float(scores[ridge]))
-        r2 = explained(features, targets, ~test, test, best)
-        found[name] = Probe(store.games[0], tuple(chosen), r2.numpy(), (int((~test).sum()), int(test.sum())))
+        found[name] = float(explained(features, targets, ~test, test, best).mean())
     return found
 
 
@@ -145,9 +130,6 @@ def probe(
     Raises:
         QzooError: no such model; as `probe_ram`.
     """
-    from zoo.models.hub import load
-    from zoo.support.device import pick_device
-
     where = pick_device(device)
     trained = load(model, device=where)
     torch.manual_seed(0)
@@ -156,9 +138,6 @@ def probe(
     for play in plays:
         game = play.games[0]
         store = play.store(cache=cache, ram=True, on_steps=partial(report, game))
-        found = probe_ram({"r2": trained, "random": random}, store, states)
-        one = found["r2"]
-        means = {name: each.mean for name, each in found.items()}
-        games[game] = {**means, "bytes": list(one.bytes), "states": list(one.states)}
+        games[game] = probe_ram({"r2": trained, "random": random}, store, states)
     means = {name: float(np.mean([each[name] for each in games.values()])) for name in ("r2", "random")}
     return {**means, "games": games}

@@ -6,26 +6,27 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from zoo.critics.jobs import CriticJob, evaluate_critics, played_before, train_critics
 from zoo.data import Play
-from zoo.evaluation.scores import evaluate
 from zoo.frames.build import disk_needed
-from zoo.models.model_folder import CONFIG, RESULTS, read_config, read_results
+from zoo.models.model_folder import CONFIG, read_config, read_results
 from zoo.recipes.estimate import Estimate, Speeds, estimate, measure_speeds
 from zoo.recipes.recipe import Recipe, load_recipe
 from zoo.recordings.datasets import Selection
 from zoo.recordings.library import SHIPPED
 from zoo.recordings.verify import verify_files
 from zoo.reports.model_card import SCORES_PLOT
-from zoo.reports.report import recorded_data, write_report
+from zoo.reports.report import score_model, write_report
 from zoo.support.errors import QzooError
-from zoo.support.files import check_room, make_folder, write_json
-from zoo.support.pool import pick_workers
+from zoo.support.files import check_room, make_folder
+from zoo.support.pool import pick_workers, summed
 from zoo.training.config import flat, settings_now
-from zoo.training.pretrain import OutOfTimeError, Places, PretrainProgress, checkpoint_bytes, pretrain
+from zoo.training.data import OutOfTimeError
+from zoo.training.pretrain import Places, PretrainProgress, checkpoint_bytes, pretrain
 
 
 @dataclass(frozen=True)
@@ -190,18 +191,9 @@ def check_disk(folder: Path, estimates: Sequence[Estimate]) -> int:
 def _verify(games: Collection[str], report: Report, workers: int) -> None:
     """An episode of each shipped file of the games is replayed; where a file's digest differs, all of it is."""
     paths = [path for path in sorted(SHIPPED.glob("*.parquet")) if path.name.split(".")[0] in games]
-    total = done = 0
-
-    def begin(steps: int) -> None:
-        nonlocal total
-        total = steps
-
-    def advance(steps: int) -> None:
-        nonlocal done
-        done += steps
-        report(RetrainProgress("verify", "recordings", done, total))
-
-    found = verify_files(paths, 1, workers=workers, begin=begin, on_steps=advance)
+    total: list[int] = []
+    advance = summed(lambda done: report(RetrainProgress("verify", "recordings", done, total[0])))
+    found = verify_files(paths, 1, workers=workers, begin=total.append, on_steps=advance)
     if wrong := [*found.unreadable, *map(str, found.mismatches)]:
         raise QzooError(f"{wrong[0]}; install the package again")
 
@@ -223,14 +215,14 @@ def _critics(recipe: Recipe, folder: Path, cache: Path, deadline: float, workers
     known = played_before(folder, episodes)
     new = [game for game in recipe.games if game not in known]
     if new and time.time() < deadline:
-        done = 0
-
-        def ended(told: Any) -> None:
-            nonlocal done
-            done += 1
-            report(RetrainProgress("play critics", told.game, done, episodes * len(new)))
-
-        evaluate_critics(folder, new, episodes, workers, report=ended)
+        ended, total = count(1), episodes * len(new)
+        evaluate_critics(
+            folder,
+            new,
+            episodes,
+            workers,
+            report=lambda told: report(RetrainProgress("play critics", told.game, next(ended), total)),
+        )
     return True
 
 
@@ -274,22 +266,21 @@ def _model(
         return Retrained(recipe.name, None, False)
     if not made.done or time.time() >= deadline:
         return Retrained(recipe.name, made.model, False)
-    score_model(made.model, recipe, device, report)
+    score_once(made.model, recipe, device, report)
     return Retrained(recipe.name, made.model, True)
 
 
-def score_model(model: Path, recipe: Recipe, device: str = "auto", report: Report = lambda progress: None) -> None:
+def score_once(model: Path, recipe: Recipe, device: str = "auto", report: Report = lambda progress: None) -> None:
     """Play the recipe's episodes with a model and at random, and write results.json and card; done once."""
     results, wanted = read_results(model) or {}, recipe.evaluation
     if not _is_scored(recipe, results):
-        config = read_config(model)
-        results["data"] = recorded_data(config, results)
-        settings: dict[str, Any] = {"episodes": wanted.episodes, "seed": wanted.seed}
-        settings["report"] = lambda told: report(
-            RetrainProgress("evaluate", f"{told.policy}, {told.game}", told.ended, told.episodes)
+        score_model(
+            model,
+            episodes=wanted.episodes,
+            epsilon=wanted.epsilon,
+            seed=wanted.seed,
+            device=device,
+            command=f"zoo retrain {recipe.name}",
+            report=lambda p: report(RetrainProgress("evaluate", f"{p.policy}, {p.game}", p.ended, p.episodes)),
         )
-        results["random"] = evaluate("random", config.games, **settings)
-        results["evaluation"] = evaluate(model, epsilon=wanted.epsilon, device=device, **settings)
-        results["evaluation"]["command"] = f"zoo retrain {recipe.name}"
-        write_json(model / RESULTS, results)
     write_report(model)

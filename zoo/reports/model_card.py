@@ -19,12 +19,11 @@ from zoo.models.values import DRIFT, drift
 from zoo.objectives import OBJECTIVES, Objective
 from zoo.recordings.datasets import DATASETS
 from zoo.recordings.stats import commands
-from zoo.reports.imports_card import imports_limits, imports_text, reproduction_text
-from zoo.reports.transfer_card import transfer_section
+from zoo.reports.card_sections import imports_limits, imports_text, reproduction_text, transfer_section
 from zoo.support.errors import QzooError
 from zoo.support.markdown import bullets, duration_text, markdown_table, score_text
+from zoo.support.plot_style import VALUES_PLOT
 from zoo.training.config import flat, settings_now
-from zoo.training.values_plot import VALUES_PLOT
 
 SCORES_PLOT, TRAINING_PLOT = "scores.png", "training.png"
 

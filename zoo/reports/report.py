@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from zoo.models.model_folder import CARD, ModelConfig, read_config, read_results, training_facts
+from zoo.evaluation.scores import RANDOM, EvaluationProgress, check_evaluation, evaluate
+from zoo.models.model_folder import CARD, RESULTS, ModelConfig, read_config, read_results, training_facts
 from zoo.objectives import OBJECTIVES, Objective
 from zoo.recordings.datasets import CUSTOM, DATASETS, Selection
 from zoo.recordings.format import Recording
 from zoo.recordings.stats import play_stats
-from zoo.reports.imports_card import imported_data, imports_of
+from zoo.reports.card_sections import imported_data, imports_of
 from zoo.reports.model_card import SCORES_PLOT, TRAINING_PLOT, known_values, render_card, score_rows
 from zoo.reports.plots import draw_scores, draw_training
 from zoo.support.errors import QzooError
-from zoo.support.files import write_text
-from zoo.training.values_plot import VALUES_PLOT, draw_values
+from zoo.support.files import refuse_folder, write_json, write_text
+from zoo.support.plot_style import VALUES_PLOT, draw_values
+
+
+def score_model(
+    folder: Path,
+    *,
+    episodes: int,
+    epsilon: float,
+    seed: int,
+    device: str = "auto",
+    paths: Sequence[Path] = (),
+    dataset: str | None = None,
+    command: str = "",
+    report: Callable[[EvaluationProgress], None] = lambda progress: None,
+) -> None:
+    """Play with a model and at random: `evaluation`, `random` and `data` of its results.json; the rest of it stays.
+
+    Args:
+        episodes, epsilon, seed, device: as `zoo.evaluation.scores.evaluate` takes them.
+        paths, dataset: as `recorded_data` takes them.
+        command: what results.json says made the scores; by default the command that plays the like.
+
+    Raises:
+        QzooError: no sound model, settings that can't be played, or recordings that are not those it was trained on.
+    """
+    check_evaluation(episodes, epsilon, seed)
+    refuse_folder(folder / RESULTS)
+    config, results = read_config(folder), read_results(folder) or {}
+    results["data"] = recorded_data(config, results, paths, dataset)
+    results["random"] = evaluate(RANDOM, config.games, episodes=episodes, seed=seed, report=report)
+    played = evaluate(folder, episodes=episodes, epsilon=epsilon, seed=seed, device=device, report=report)
+    results["evaluation"] = {**played, "command": command or played["command"]}
+    write_json(folder / RESULTS, results)
 
 
 def recorded_data(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.atari.games import OTHER_PLAYERS, Game, get_game
-from zoo.evaluation.episodes import human_iqm
+from zoo.evaluation.scores import human_iqm
 from zoo.models.model_folder import ModelConfig, read_config, read_json, read_results
 from zoo.reports.model_card import score_rows
 from zoo.reports.plots import Fit, draw_curves, draw_ladder, draw_profiles

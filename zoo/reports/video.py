@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from zoo.atari.emulator import ACTION_NAMES, FrameEmulator, minimal_actions
 from zoo.atari.protocol import DEFAULT_VARIANT, FRAME_SIZE, PROTOCOL, STACK, Variant
-from zoo.evaluation.episodes import EVALUATION_SEED, Policy
+from zoo.evaluation.scores import EVALUATION_SEED, Policy
 from zoo.models.agent import Agent
 from zoo.support.errors import QzooError
 from zoo.support.files import replacing

@@ -1,8 +1,10 @@
-"""What the figures share: colours, the axis of human-normalized scores, and how a file is written."""
+"""What the figures share: colours, the axis of human-normalized scores, how a file is written; and a run's values."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,10 @@ LABELS = {"random": "random play", "data": "data, mean", "last20": "data, last 2
 TICKS = (-5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50)
 LINEAR_UP_TO = 3.0
 """Human-normalized scores above this make the axis logarithmic beyond 1, or one game flattens the rest."""
+
+VALUES_PLOT = "values.png"
+COLUMNS = 8
+"""Panels side by side."""
 
 
 def human_axis(axes: Axes, values: NDArray[np.float64]) -> None:
@@ -61,3 +67,33 @@ def save_png(figure: Figure, path: Path, figures: Any = None) -> None:
     metadata = {"Software": None} | ({} if figures is None else {"Description": json.dumps(figures)})
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata=metadata)
+
+
+def draw_values(path: Path, lines: Sequence[Mapping[str, Any]], title: str) -> None:
+    """A panel a game: a run's mean value of the actions that were played, and the mean return, over gradient steps.
+
+    Args:
+        path: a PNG file, written whole or not at all.
+        lines: of the log of values: `step` and, for each of the `games`, what `value_diagnostics` gives.
+    """
+    games = [game for game, numbers in lines[-1]["games"].items() if "return_data" in numbers]
+    rows = math.ceil(len(games) / COLUMNS)
+    figure = Figure(figsize=(1.9 * min(len(games), COLUMNS) + 1.0, 1.5 * rows + 0.9), layout="constrained")
+    grid = figure.subplots(rows, min(len(games), COLUMNS), squeeze=False, sharex=True).flatten()
+    steps = [line["step"] for line in lines]
+    for axes, game in zip(grid, games, strict=False):
+        for name, label, colour in (
+            ("return_data", "return that followed in the data", COLOURS["data"]),
+            ("q_critic", "critic's value", COLOURS["critic"]),
+            ("q_data", "network's value of the action played", COLOURS["policy"]),
+        ):
+            if name in lines[-1]["games"][game]:
+                axes.plot(steps, [line["games"][game][name] for line in lines], label=label, color=colour)
+        axes.set_title(game, fontsize=8)
+        axes.tick_params(labelsize=6)
+        tidy(axes)
+    for axes in grid[len(games) :]:
+        axes.set_visible(False)
+    figure.suptitle(title, fontsize=10)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    save_png(figure, path)

@@ -159,6 +159,18 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
+def summed(tell: Callable[[int], object]) -> Callable[[int], None]:
+    """What takes how much was done since its last call, and tells how much is done in all."""
+    done = 0
+
+    def add(more: int) -> None:
+        nonlocal done
+        done += more
+        tell(done)
+
+    return add
+
+
 def cores() -> int:
     """Cores that this process may use: a scheduler may have given it fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

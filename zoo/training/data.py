@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,10 +19,24 @@ from zoo.recordings.datasets import Selection
 from zoo.recordings.format import Recording
 from zoo.support.errors import QzooError
 
-OnFrames = Callable[[str, int, int], None]
-"""Called with a set's name, the frames checked since the last call, and the number of all its frames."""
+OnFrames = Callable[[str, int], Callable[[int], None]]
+"""Given a set's name and the number of its frames, what is called with the frames checked since its last call."""
 IMPORTED = "imported"
 """What data of imported sets is called, as far as a dataset's name goes."""
+
+
+class OutOfTimeError(QzooError):
+    """The time was over before the training began; what was replayed into finished files is kept."""
+
+
+def in_time(deadline: float, late: str) -> Callable[[object], None]:
+    """What raises that error when it is called after the deadline (`time.time()`), before `late`."""
+
+    def check(done: object) -> None:
+        if time.time() > deadline:
+            raise OutOfTimeError(f"the time was over before {late}")
+
+    return check
 
 
 @dataclass(frozen=True)
@@ -121,23 +134,16 @@ class ChosenPlay:
             return [recording for recording in self.loaded if recording.metadata.game in self.games]
         return self.selection.load(self.paths)
 
-    def sets(
-        self, deadline: float = math.inf, on_frames: OnFrames = lambda name, frames, total: None
-    ) -> list[FrameSet]:
+    def sets(self, checking: OnFrames = lambda name, total: lambda frames: None) -> list[FrameSet]:
         """The imported sets, every frame of them checked, with about `transitions` drawn of each.
 
         Raises:
-            QzooError: a damaged set; or the deadline (`time.time()`) came before all were read.
+            QzooError: a damaged set.
         """
         opened = []
         for path, origin in self.origins.items():
-
-            def advance(frames: int, path: Path = path, total: int = origin.frames) -> None:
-                on_frames(path.name, frames, total)
-                if time.time() > deadline:
-                    raise QzooError(f"the time was over before the frames of {path} were checked")
-
-            opened.append(draw_episodes(open_frame_set(path, on_frames=advance), self.transitions, self.seed))
+            frame_set = open_frame_set(path, on_frames=checking(path.name, origin.frames))
+            opened.append(draw_episodes(frame_set, self.transitions, self.seed))
         return opened
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,10 +22,10 @@ from zoo.support.device import deterministic, out_of_memory_as_error, pick_devic
 from zoo.support.errors import QzooError
 from zoo.support.files import check_room, make_folder
 from zoo.support.limits import check_choices
-from zoo.support.pool import cores, pick_workers
+from zoo.support.pool import cores, pick_workers, summed
 from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
 from zoo.training.config import COMPUTE, ComputeConfig, RunConfig
-from zoo.training.data import ChosenPlay, DataRecord, TrainingData, refuse_held_out
+from zoo.training.data import ChosenPlay, DataRecord, TrainingData, in_time, refuse_held_out
 from zoo.training.loop import TrainingProgress, train
 from zoo.training.ranks import World, join, shard_of
 from zoo.training.run import (
@@ -40,6 +40,9 @@ from zoo.training.run import (
 IF_FULL = "lower `batch_size`, keep frames off the GPU (`frames` host), or take a smaller `arch`"
 
 
+Stage = Literal["check", "replay", "prioritize", "train"]
+
+
 @dataclass(frozen=True)
 class PretrainProgress:
     """Where a pretraining stands.
@@ -48,7 +51,7 @@ class PretrainProgress:
     or where frames go. done, total: frames, steps of play, states, or gradient steps. training: in that stage.
     """
 
-    stage: Literal["check", "replay", "prioritize", "train"]
+    stage: Stage
     what: str
     done: int
     total: int
@@ -68,10 +71,6 @@ class Pretrained:
     def done(self) -> bool:
         """Whether all steps were taken."""
         return self.step >= self.steps
-
-
-class OutOfTimeError(QzooError):
-    """The time was over before the training began; what was replayed into finished files is kept."""
 
 
 Report = Callable[[PretrainProgress], None]
@@ -167,7 +166,9 @@ def pretrain(
             scales = world.union(return_scales(store, config.objective))
             inputs = Inputs(scales, critics, world.union(critic_features(store, critics)))
             objective = new_objective(config, chosen.games, inputs).to(on_device)
-            store = _prioritized(store, config, critics, deadline, report)
+            late = f"{store.transitions:,} states had their priorities"
+            advance = _counted("prioritize", "by action gap", store.transitions, deadline, late, report)
+            store = by_action_gap(store, config.objective, critics, advance)
         record = DataRecord(chosen.games, chosen.selection, world.union(data.by_game()))
         run = train(
             objective,
@@ -226,34 +227,27 @@ def _critics(config: RunConfig, chosen: ChosenPlay, folder: Path) -> dict[str, C
     return load_critics(folder, chosen.games)
 
 
-def _prioritized(
-    store: FrameStore, config: RunConfig, critics: Mapping[str, Critic], deadline: float, report: Report
-) -> FrameStore:
-    """The store with transitions as often as the objective's priorities say."""
-    done = 0
+def _counted(stage: Stage, what: str, total: int, deadline: float, late: str, report: Report) -> Callable[[int], None]:
+    """What takes how much of a stage was done since its last call, tells it, and keeps the time."""
+    check = in_time(deadline, late)
 
-    def advance(states: int) -> None:
-        nonlocal done
-        done += states
-        report(PretrainProgress("prioritize", "by action gap", done, store.transitions))
-        if time.time() > deadline:
-            raise OutOfTimeError(f"the time was over before {store.transitions:,} states had their priorities")
+    def tell(done: int) -> None:
+        report(PretrainProgress(stage, what, done, total))
+        check(done)
 
-    return by_action_gap(store, config.objective, critics, advance)
+    return summed(tell)
 
 
 def _load(
     chosen: ChosenPlay, config: RunConfig, places: Places, deadline: float, world: World, report: Report
 ) -> tuple[TrainingData, FrameStore]:
     """What was chosen, read, and the store that it gives."""
-    recordings, checked = chosen.recordings(), 0
+    recordings = chosen.recordings()
 
-    def check(what: str, frames: int, total: int) -> None:
-        nonlocal checked
-        checked += frames
-        report(PretrainProgress("check", what, checked, total))
+    def checking(what: str, total: int) -> Callable[[int], None]:
+        return _counted("check", what, total, deadline, f"the frames of {what} were checked", report)
 
-    data = TrainingData(recordings, chosen.sets(deadline, check))
+    data = TrainingData(recordings, chosen.sets(checking))
     replayed = _replay(recordings, config, places, deadline, world, report) if chosen.selection else None
     return data, data.store(chosen.games, replayed, allow_mix=chosen.allow_mix)
 
@@ -263,16 +257,9 @@ def _replay(
 ) -> FrameStore:
     placement = places.store if places.store != "auto" else choose_placement(recordings, world.local_size)
     workers = places.workers or max(1, cores() // world.local_size)
-    total, done, ram = sum(recording.steps for recording in recordings), 0, config.objective.batch().ram
+    total, ram = sum(recording.steps for recording in recordings), config.objective.batch().ram
     needed = disk_needed(recordings, placement, places.cache, ram)
     check_room(places.cache, needed)
     where = placement + (f", {needed / 1e9:.1f} GB in {places.cache}" if needed else "")
-
-    def advance(steps: int) -> None:
-        nonlocal done
-        done += steps
-        report(PretrainProgress("replay", where, done, total))
-        if time.time() > deadline:
-            raise OutOfTimeError(f"the time was over before the {total:,} steps were replayed")
-
+    advance = _counted("replay", where, total, deadline, f"the {total:,} steps were replayed", report)
     return build_store(recordings, placement, places.cache, workers, advance, ram=ram)

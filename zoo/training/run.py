@@ -30,7 +30,6 @@ from zoo.training.checkpoint import RunState
 from zoo.training.config import RunConfig
 from zoo.training.data import DataRecord
 from zoo.training.log import LOG, VALUES
-from zoo.training.values_plot import VALUES_PLOT, draw_values
 
 RETURN_SPAN = 10.0
 """Where values have no support: `return_scale` brings the 99th percentile of |returns| to 80% of this."""
@@ -241,6 +240,8 @@ def write_run_model(
     results = {"training": training, "curve": thin(curve), "values": _rounded(thin(values, VALUES_POINTS))}
     write_model(network, model_config, model, results=results)
     if values and "return_data" in next(iter(values[-1]["games"].values())):
+        from zoo.support.plot_style import VALUES_PLOT, draw_values  # matplotlib is slow to import
+
         draw_values(folder / VALUES_PLOT, values, name)
     return model
 

@@ -1,14 +1,24 @@
-"""What a card says of imported sets, from what the training wrote of them (`zoo.converters.imports.set_facts`)."""
+"""Sections of a card that few models have: on imported play, as the training wrote of it, and on transfer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from zoo.atari.games import get_game
-from zoo.models.model_folder import training_facts
-from zoo.support.markdown import bullets
+from zoo.models.model_folder import ModelConfig, read_json, training_facts
+from zoo.support.errors import QzooError
+from zoo.support.markdown import bullets, markdown_table, score_text
 
+ARMS = {
+    "random": "random play",
+    "data": "data, mean",
+    "scratch": "from scratch",
+    "frozen": "pretrained, frozen",
+    "full": "pretrained, end to end",
+}
 KINDS = {"dqn_replay": "DQN Replay", "minari": "Minari"}
 
 
@@ -22,12 +32,12 @@ def imported_data(imports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, d
         sources, number = data.setdefault(facts["game"], {}), 1
         while (name := f"{facts['source']}, imported" + (f" {number}" if number > 1 else "")) in sources:
             number += 1
-        mean = facts["mean_return"]
+        score = facts["mean_return"]
         sources[name] = {
             "episodes": facts["episodes"],
             "transitions": facts["transitions"],
-            "mean_return": mean,
-            "human_normalized": None if mean is None else get_game(facts["game"]).human_normalized(mean),
+            "mean_return": score,
+            "human_normalized": None if score is None else get_game(facts["game"]).human_normalized(score),
             "last20_return": None,
             "last20_human_normalized": None,
             "command": facts["command"],
@@ -89,3 +99,49 @@ def imports_of(results: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """What the training wrote of imported sets."""
     imports: Sequence[Mapping[str, Any]] = training_facts(results).get("imports", ())
     return imports
+
+
+def read_transfer(paths: Sequence[Path], config: ModelConfig) -> list[dict[str, Any]]:
+    """The results.json of runs of `zoo demo`, by game and seed.
+
+    Raises:
+        QzooError: a file that is none, or a run of other weights than the model's.
+    """
+    runs = []
+    for path in paths:
+        run = read_json(path) if path.is_file() else {}
+        if not {"arms", "game", "seed", "encoder_sha256"} <= run.keys():
+            raise QzooError(f"{path}: not the results.json of a run of `zoo demo`; name one with `transfer`")
+        if run["encoder_sha256"] != config.digest:
+            raise QzooError(
+                f"{path}: encoder_sha256 is not that of {config.name}; run `zoo demo` with this model again"
+            )
+        runs.append(run)
+    return sorted(runs, key=lambda run: (run["game"], run["seed"]))
+
+
+def transfer_section(runs: Sequence[Mapping[str, Any]]) -> str:
+    """A table with a row for each game and length of training, the mean over runs with the lowest and the highest."""
+    groups: dict[tuple[str, int, int], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault((run["game"], run["steps"], run["batch_size"]), []).append(run)
+    rows = []
+    for (game, steps, batch), alike in groups.items():
+        cells = [_range([run["arms"][arm]["score"] for run in alike]) for arm in ARMS]
+        transitions = round(mean(run["transitions"] for run in alike), -3)
+        rows.append((game, f"{transitions:,.0f}", f"{steps:,} x {batch}", len(alike), *cells))
+    head = ("game", "transitions", "steps", "runs", *ARMS.values())
+    episodes = sorted({run["episodes"] for run in runs})
+    commands = "\n".join(dict.fromkeys(run["command"] for run in runs))
+    return (
+        "## Transfer to games it never saw\n\nFine-tuned offline on recorded play of a game held out, with new heads: "
+        "the convolutions frozen, end to end, and the same network from scratch, each for the same gradient steps on "
+        "the same play. Mean scores over runs, with the lowest and the highest run; runs differ in the play drawn, in "
+        f"the seed of training and in the {' or '.join(map(str, episodes))} episodes played.\n\n"
+        f"{markdown_table(head, rows)}\n\n```bash\n{commands}\n```"
+    )
+
+
+def _range(scores: Sequence[float]) -> str:
+    text = score_text(mean(scores))
+    return text if len(scores) == 1 else f"{text} ({score_text(min(scores))} to {score_text(max(scores))})"
