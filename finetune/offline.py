@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,9 @@ from zoo.models.encoder import Encoder
 from zoo.models.hub import load
 from zoo.models.model_folder import ModelConfig, write_model
 from zoo.support.device import pick_device
-from zoo.support.errors import QzooError, unknown_name
+from zoo.support.errors import QzooError
 from zoo.support.files import make_folder, read_lines
+from zoo.support.limits import Count, check_settings
 from zoo.support.pool import summed
 from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
 from zoo.training.config import COMPUTE, ComputeConfig
@@ -52,7 +53,7 @@ class OfflineConfig:
     mode: Mode = "frozen"
     """frozen: convolutions fixed, their output computed once; full: end to end; scratch: the
     same architecture from random weights, trained end to end; frozen_random: as frozen, with random convolutions."""
-    seeds: int = 1
+    seeds: Count = 1
     """Trainings: the first with `seed`, each further one with the next."""
     episodes: int = 32
     """Episodes to score an agent by, 0 to leave that out."""
@@ -65,10 +66,7 @@ class OfflineConfig:
         Raises:
             QzooError: names the setting.
         """
-        if self.mode not in get_args(Mode):
-            raise unknown_name("mode", self.mode, get_args(Mode))
-        if self.seeds < 1:
-            raise QzooError(f"seeds {self.seeds}: must be at least 1")
+        check_settings(self)
         self.training.check()
         if self.mode in FROZEN and self.training.optimizer.freeze_steps:
             raise QzooError("freeze_steps: not in a frozen mode, whose convolutions stay as they are in every step")

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,9 +38,10 @@ from zoo.objectives import Objective
 from zoo.objectives.base import Inputs
 from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.support.device import free_memory, pick_device, pick_precision
-from zoo.support.errors import QzooError, unknown_name
+from zoo.support.errors import QzooError
 from zoo.support.files import write_json, writing
 from zoo.support.interrupt import stop_signals
+from zoo.support.limits import Count, Share, check_settings
 from zoo.support.pool import cores
 from zoo.training.config import OptimizerConfig, RunConfig
 from zoo.training.loop import train_step
@@ -69,25 +70,25 @@ class OnlineConfig:
     start: Start = "model"
     """model: its encoder and its head for the game, where it has one (else a new head); encoder: a new head in any
     case; scratch: the same architecture, randomly initialised."""
-    steps: int = 100_000
+    steps: Count = 100_000
     """Steps of play in all. Ours, for a CPU; the paper's curves are of 200,000 and more."""
-    envs: int = 8
+    envs: Count = 8
     """Emulators side by side."""
     batch_size: int = 64
     """Transitions a gradient step."""
-    steps_per_update: int = 8
+    steps_per_update: Count = 8
     """Steps of play for each gradient step."""
     learning_starts: int = 2_000
     """Steps of play before the first gradient step."""
-    epsilon_start: float = 0.2
+    epsilon_start: Share = 0.2
     """Share of random actions at first; from scratch more, such as 1, is usual."""
-    epsilon_end: float = 0.01
+    epsilon_end: Share = 0.01
     """Share that it falls to."""
-    epsilon_steps: int = 20_000
+    epsilon_steps: Count = 20_000
     """Steps of play over which it falls."""
-    evaluate_every: int = 20_000
+    evaluate_every: Count = 20_000
     """Steps of play between evaluations; the first is before any learning, of the unadapted agent."""
-    episodes: int = 8
+    episodes: Count = 8
     """Episodes of an evaluation."""
     seed: int = 0
     """Seeds new layers, play and batches."""
@@ -104,14 +105,7 @@ class OnlineConfig:
         Raises:
             QzooError: names the setting.
         """
-        if self.start not in get_args(Start):
-            raise unknown_name("start", self.start, get_args(Start))
-        for name in ("envs", "steps_per_update", "evaluate_every", "episodes", "epsilon_steps"):
-            if getattr(self, name) < 1:
-                raise QzooError(f"{name} {getattr(self, name)}: must be at least 1")
-        for name in ("epsilon_start", "epsilon_end"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise QzooError(f"{name} {getattr(self, name)}: must be 0 to 1")
+        check_settings(self)
         if self.objective.scaled:
             raise QzooError("scaled: online there is no recorded play to take the scale of returns from")
         if self.learning_starts < self.envs:
@@ -121,16 +115,7 @@ class OnlineConfig:
     def run_config(self, arch: str, feature_dim: int) -> RunConfig:
         """The training's part, in the form of the training loop."""
         updates = max(1, (self.steps - self.learning_starts) // self.steps_per_update)
-        return RunConfig(
-            arch=arch,
-            feature_dim=feature_dim,
-            steps=updates if self.steps > 0 else 0,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            precision=self.precision,
-            objective=self.objective,
-            optimizer=self.optimizer,
-        )
+        return RunConfig.of(self, arch=arch, feature_dim=feature_dim, steps=updates)
 
 
 @dataclass(frozen=True)

@@ -64,51 +64,30 @@ class FinetuneConfig:
 
     def run_config(self, arch: str, feature_dim: int) -> RunConfig:
         """The same, in the form of the training loop."""
-        return RunConfig(
-            arch=arch,
-            feature_dim=feature_dim,
-            steps=self.steps,
-            batch_size=self.batch_size,
-            random_shift=self.random_shift,
-            seed=self.seed,
-            precision=self.precision,
-            objective=self.objective,
-            optimizer=self.optimizer,
-        )
+        return RunConfig.of(self, arch=arch, feature_dim=feature_dim)
 
 
-class FullyConnected(nn.Module):
-    """An encoder's layers behind its convolutions, sharing their weights: float (B, C*H*W) -> float32 (B, D)."""
+class BehindFeatures(nn.Module):
+    """Stands in for an encoder where a part of its output is there already, and shares the weights of the rest.
 
-    def __init__(self, encoder: Encoder) -> None:
+    With `hidden` the layers behind the convolutions, float (B, C*H*W) to float32 (B, D); else none, bfloat16 (B, D) to
+    float32 (B, D).
+    """
+
+    def __init__(self, encoder: Encoder, hidden: bool) -> None:
         super().__init__()
-        self.feature_dim = encoder.feature_dim
-        self.feature_norm = encoder.feature_norm
-        self.projection = encoder.projection
+        self.feature_dim, self.feature_norm = encoder.feature_dim, encoder.feature_norm
+        self.projection = encoder.projection if hidden else None
 
-    def forward(self, trunk_map: Tensor) -> Tensor:
-        """As `Encoder.project`."""
-        return project_features(self.projection, trunk_map.to(self.projection.weight.dtype), self.feature_norm)
+    def forward(self, features: Tensor) -> Tensor:
+        """As `Encoder.project`, or the features themselves."""
+        if self.projection is None:
+            return features.float()
+        return project_features(self.projection, features.to(self.projection.weight.dtype), self.feature_norm)
 
     def layers(self) -> list[list[nn.Parameter]]:
         """As `Encoder.layers`."""
-        return [list(self.projection.parameters())]
-
-
-class NoLayers(nn.Module):
-    """In the place of an encoder whose features are computed already: bfloat16 (B, D) -> float32 (B, D)."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.feature_dim = encoder.feature_dim
-
-    def forward(self, features: Tensor) -> Tensor:
-        """The features themselves."""
-        return features.float()
-
-    def layers(self) -> list[list[nn.Parameter]]:
-        """None."""
-        return [[]]
+        return [list(self.parameters())]
 
 
 def start_network(
@@ -222,7 +201,7 @@ def weights_digest(encoder: Encoder, without: tuple[str, ...] = ()) -> str:
 def behind_features(network: QNetwork, game: str, config: FinetuneConfig) -> QNetwork:
     """The part of a network that learns on features, on the same weights: it takes features for frames."""
     # Typed as an encoder, since it stands in for one.
-    behind = (FullyConnected if config.head == "hidden" else NoLayers)(network.encoder)
+    behind = BehindFeatures(network.encoder, config.head == "hidden")
     part = QNetwork(cast(Encoder, behind), [game], config.objective.head())
     part.weight, part.bias = network.weight, network.bias
     return part

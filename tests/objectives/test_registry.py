@@ -16,7 +16,7 @@ from zoo.models.hub import load_agent
 from zoo.models.qnetwork import Head, QNetwork
 from zoo.objectives import OBJECTIVES, Objective, ObjectiveConfig, objective_named
 from zoo.objectives.base import NOTHING, Inputs
-from zoo.support.limits import check_limits
+from zoo.support.limits import Clip
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class StillnessConfig(ObjectiveConfig):
     """stillness: outputs that change little from state to state."""
 
     name: ClassVar[str] = "stillness"
-    weight: float = 2.0
+    weight: Clip = 2.0
     """Of the change."""
 
     def head(self) -> Head:
@@ -32,9 +32,6 @@ class StillnessConfig(ObjectiveConfig):
 
     def batch(self) -> BatchSpec:
         return BatchSpec(length=3)
-
-    def check(self) -> None:
-        check_limits(vars(self), ((("weight",), lambda value: value > 0.0, "more than 0"),))
 
 
 class Stillness(Objective):

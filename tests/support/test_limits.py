@@ -9,7 +9,7 @@ from tests.recording_helpers import refused
 from zoo.critics.config import CriticConfig
 from zoo.objectives.mse_ql import MseQLConfig
 from zoo.objectives.scaled_ql import ScaledQLConfig
-from zoo.support.limits import check_choices
+from zoo.support.limits import check_settings
 from zoo.training.config import OptimizerConfig, RunConfig
 from zoo.training.pretrain import Places
 
@@ -26,8 +26,8 @@ from zoo.training.pretrain import Places
     ],
 )
 def test_a_choice_that_there_is_not(part: Any, setting: str, value: str) -> None:
-    check_choices(part)
-    refused(lambda: check_choices(replace(part, **{setting: value})), f"unknown {setting} '{value}'")
+    check_settings(part)
+    refused(lambda: check_settings(replace(part, **{setting: value})), f"unknown {setting} '{value}'")
 
 
 def test_a_run_checks_the_choices_of_all_its_parts() -> None:

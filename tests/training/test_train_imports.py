@@ -160,7 +160,7 @@ def test_time_may_be_over_before_all_is_read(imports: dict[str, Path], tmp_path:
     refused(
         lambda: pretrained(tmp_path, "--imports", imports["dqn"], "--time-budget", "0.001s"),
         "the time was over before the frames of",
-        imports["dqn"],
+        imports["dqn"].name,
     )
 
 

@@ -13,7 +13,9 @@ All give the same rewards, ends and frames for the same seed and actions.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from zoo.support.limits import Limit
 
 NUM_ACTIONS = 18
 FRAME_SIZE = 84
@@ -23,6 +25,7 @@ ROW_BYTES = RAM_BYTES + 1
 """RAM of a state, and the lives left."""
 MAX_SEED = 1_000_000
 """Of a training or an evaluation: the seeds of its episodes are made of it, and stay below 2**31."""
+Seed = Annotated[int, Limit(lambda value: 0 <= value <= MAX_SEED, f"0 to {MAX_SEED}")]
 
 
 @dataclass(frozen=True)

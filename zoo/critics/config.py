@@ -6,33 +6,33 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.atari.protocol import MAX_SEED
-from zoo.models.distributions import Support
+from zoo.atari.protocol import Seed
+from zoo.models.distributions import Atoms, Support
 from zoo.support.errors import QzooError
-from zoo.support.limits import Limit, check_choices, check_limits
+from zoo.support.limits import Clip, Count, Positive, Rate, Share, Weight, check_settings
 
 
 @dataclass(frozen=True)
 class CriticConfig:
     """Offline C51 Q-learning on RAM."""
 
-    samples: int = 4_000_000
+    samples: Count = 4_000_000
     """Transitions drawn in training."""
-    batch_size: int = 512
+    batch_size: Count = 512
     """Transitions a step."""
-    width: int = 512
+    width: Count = 512
     """Units of each of the two hidden layers."""
-    n_step: int = 7
+    n_step: Count = 7
     """Rewards summed before bootstrapping."""
-    gamma: float = 0.99
+    gamma: Rate = 0.99
     """Discount."""
     v_min: float = -10.0
     """Lowest atom."""
     v_max: float = 10.0
     """Highest atom."""
-    num_atoms: int = 51
+    num_atoms: Atoms = 51
     """Atoms of the return distribution."""
-    reward_clip: float = 1.0
+    reward_clip: Clip = 1.0
     """Rewards are clipped to [-c, c]."""
     scaled: bool = True
     """Scale a game's rewards so that the 99th percentile of its |returns| lies at 80% of `v_max`."""
@@ -40,24 +40,24 @@ class CriticConfig:
     """Take a lost life for an end of the return."""
     double_q: bool = False
     """Choose the bootstrapped action with the online network."""
-    data_action: float = 0.25
+    data_action: Share = 0.25
     """Chance that a sample bootstraps from the action that was played next, not from the best one: 0 is Q-learning, 1
     values the data's own policy. In between, values lean on actions that were seen."""
-    cql_alpha: float = 0.0
+    cql_alpha: Weight = 0.0
     """Weight of the conservative term; 0 leaves it out. For games whose critic earns far less than its values say."""
-    cql_temperature: float = 0.1
+    cql_temperature: Positive = 0.1
     """Temperature of the conservative term, in scaled values."""
-    learning_rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """Peak learning rate of AdamW."""
-    min_lr_ratio: float = 0.1
+    min_lr_ratio: Share = 0.1
     """What a half cosine leaves of the learning rate at the end."""
-    tau: float = 0.005
+    tau: Rate = 0.005
     """Share of the online network that moves into the target network at each step."""
-    max_gradient_norm: float = 10.0
+    max_gradient_norm: Clip = 10.0
     """Clipping by global norm."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of products in training: bfloat16 autocast where the processor has it (auto), or as set."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds the network and the batches."""
 
     @property
@@ -76,19 +76,6 @@ class CriticConfig:
         Raises:
             QzooError: names the setting.
         """
-        check_limits(vars(self), LIMITS)
-        check_choices(self)
+        check_settings(self)
         if not -math.inf < self.v_min < self.v_max < math.inf:
             raise QzooError(f"v_min {self.v_min}, v_max {self.v_max}: must be finite, and the first below the second")
-
-
-LIMITS: tuple[Limit, ...] = (
-    (("samples", "batch_size", "width", "n_step"), lambda value: value >= 1, "at least 1"),
-    (("num_atoms",), lambda value: value >= 2, "at least 2"),
-    (("seed",), lambda value: 0 <= value <= MAX_SEED, f"0 to {MAX_SEED}"),
-    (("learning_rate", "cql_temperature"), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
-    (("cql_alpha",), lambda value: 0.0 <= value < math.inf, "0 or more, and finite"),
-    (("reward_clip", "max_gradient_norm"), lambda value: value > 0.0, "more than 0"),
-    (("gamma", "tau"), lambda value: 0.0 < value <= 1.0, "more than 0, and at most 1"),
-    (("min_lr_ratio", "data_action"), lambda value: 0.0 <= value <= 1.0, "0 to 1"),
-)

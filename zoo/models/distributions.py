@@ -7,9 +7,14 @@ and White (2018), as Farebrother et al., "Stop Regressing" (2024), use it for Q-
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
+
+from zoo.support.limits import Limit
+
+Atoms = Annotated[int, Limit(lambda value: value >= 2, "at least 2")]
 
 
 @dataclass(frozen=True)

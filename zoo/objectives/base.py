@@ -21,11 +21,11 @@ from zoo.atari.emulator import action_mask
 from zoo.critics.network import Critic
 from zoo.frames.store import Batch, BatchSpec
 from zoo.models.compiled import Passes, compiled_passes
-from zoo.models.distributions import Support, prior_logits
+from zoo.models.distributions import Atoms, Support, prior_logits
 from zoo.models.qnetwork import Head, QNetwork
 from zoo.models.values import conservative_term, value_diagnostics
 from zoo.support.errors import QzooError
-from zoo.support.limits import check_limits
+from zoo.support.limits import Clip, Count, Positive, Rate, Weight, check_settings
 
 OF_GAMES = "games."
 """What the names of metrics begin with that are vectors, a number for each game."""
@@ -64,6 +64,7 @@ class ObjectiveConfig:
         Raises:
             QzooError: names the setting.
         """
+        check_settings(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -74,20 +75,10 @@ class ObjectiveConfig:
 class ReturnConfig(ObjectiveConfig):
     """What objectives share whose values are discounted returns of clipped rewards."""
 
-    gamma: float = 0.99
+    gamma: Rate = 0.99
     """Discount. The usual value; the paper's is unverified."""
-    reward_clip: float = 1.0
+    reward_clip: Clip = 1.0
     """Rewards are clipped to [-c, c]. Paper: 1."""
-
-    def check(self) -> None:
-        """As in the base."""
-        check_limits(
-            vars(self),
-            (
-                (("gamma",), lambda value: 0.0 < value <= 1.0, "more than 0, and at most 1"),
-                (("reward_clip",), lambda value: value > 0.0, "more than 0"),  # inf: no clipping
-            ),
-        )
 
 
 @dataclass(frozen=True)
@@ -98,9 +89,9 @@ class CategoricalConfig(ReturnConfig):
     """Lowest atom. Paper, by "Stop Regressing"."""
     v_max: float = 10.0
     """Highest atom. Paper, by "Stop Regressing"."""
-    num_atoms: int = 51
+    num_atoms: Atoms = 51
     """Atoms of the return distribution. C51's own number; the paper's is unverified."""
-    prior_std: float | None = 1.0
+    prior_std: Positive | None = 1.0
     """Heads start at a return distribution of this deviation around 0 (None: uniform). Ours, for small budgets."""
 
     def head(self) -> Head:
@@ -115,13 +106,6 @@ class CategoricalConfig(ReturnConfig):
     def check(self) -> None:
         """As in the base."""
         super().check()
-        check_limits(
-            vars(self),
-            (
-                (("num_atoms",), lambda value: value >= 2, "at least 2"),
-                (("prior_std",), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
-            ),
-        )
         if not -math.inf < self.v_min < self.v_max < math.inf:
             ends = f"`v_min` {self.v_min}, `v_max` {self.v_max}"
             raise QzooError(f"{ends}: must be finite, and the first below the second")
@@ -134,39 +118,26 @@ class BootstrapConfig(ReturnConfig):
     scaled: bool = False
     """Scale each game's clipped rewards so that the 99th percentile of its |returns| lies at 80% of `v_max` (without
     atoms, at 8)."""
-    n_step: int = 5
+    n_step: Count = 5
     """Rewards summed before bootstrapping. Ours: longer suits short runs. The paper's is unverified."""
-    cql_alpha: float = 0.1
+    cql_alpha: Weight = 0.1
     """Weight of the conservative term (CQL). Ours: at 1, which runs had before, values leave what rewards give and
     climb to the end of the support. The paper's is unverified; 0.1 is usual in work on this kind of data."""
-    cql_temperature: float = 0.1
+    cql_temperature: Positive = 0.1
     """Temperature t of the conservative term, t * logsumexp(Q / t) - Q(a): the gap between values that it asks for
     shrinks with t. Ours; 1, which runs had before, is the paper's form."""
     double_q: bool = False
     """Choose the bootstrapped action with the online network (double Q-learning). Ours: off."""
     target: Literal["average", "hard"] = "average"
     """Target network: a moving average (ours, for small budgets), or a copy every `target_every` steps (paper)."""
-    tau: float = 0.005
+    tau: Rate = 0.005
     """Share of the online network that moves into the average at each step. Ours."""
-    target_every: int = 2_000
+    target_every: Count = 2_000
     """Gradient steps between hard copies. Paper, by "Stop Regressing"."""
 
     def batch(self) -> BatchSpec:
         """n-step transitions with their successors."""
         return BatchSpec(self.n_step, self.gamma, self.reward_clip, successors=True)
-
-    def check(self) -> None:
-        """As in the base."""
-        super().check()
-        check_limits(
-            vars(self),
-            (
-                (("n_step", "target_every"), lambda value: value >= 1, "at least 1"),
-                (("cql_alpha",), lambda value: 0.0 <= value < math.inf, "0 or more, and finite"),
-                (("cql_temperature",), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
-                (("tau",), lambda value: 0.0 < value <= 1.0, "more than 0, and at most 1"),
-            ),
-        )
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from zoo.models.distributions import Support, expectation, prior_logits
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives.base import NOTHING, CategoricalConfig, Inputs, Objective, chosen_logits
 from zoo.support.errors import QzooError
-from zoo.support.limits import check_limits
+from zoo.support.limits import Positive, Share, Weight
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,17 @@ class FromCriticConfig(CategoricalConfig):
 
     name: ClassVar[str] = "from_critic"
     needs_critics: ClassVar[bool] = True
-    prior_std: float | None = 2.0
+    prior_std: Positive | None = 2.0
     """Heads start at a return distribution of this deviation around the critic's mean value (None: uniform). Ours."""
-    policy_weight: float = 1.0
+    policy_weight: Weight = 1.0
     """Weight of the divergence between the policies that critic's and network's values give. Ours."""
-    policy_temperature: float = 0.5
+    policy_temperature: Positive = 0.5
     """Temperature of those policies, softmax(Q / t), relative to the spread of the critic's values over a game's
     actions."""
-    feature_weight: float = 8.0
+    feature_weight: Weight = 8.0
     """Weight of the squared error of the critic's hidden features, as predicted from the encoder's. Ours, by
     benchmarks/feature_term.md."""
-    action_gap_priority: float = 1.0
+    action_gap_priority: Share = 1.0
     """Draw states in this proportion by how much the action matters there: by the critic's value of the best action
     above the mean over actions, relative to the game's mean of that. 0: all alike. Ours, by
     benchmarks/action_gap_priority.md."""
@@ -74,18 +74,6 @@ class FromCriticConfig(CategoricalConfig):
     def own_parameters(self, games: int, feature_dim: int) -> int:
         """Those that predict the features of critics of the usual width."""
         return games * (feature_dim + 1) * CriticConfig().width if self.feature_weight else 0
-
-    def check(self) -> None:
-        """As in the base."""
-        super().check()
-        check_limits(
-            vars(self),
-            (
-                (("policy_weight", "feature_weight"), lambda value: 0.0 <= value < math.inf, "0 or more, and finite"),
-                (("action_gap_priority",), lambda value: 0.0 <= value <= 1.0, "0 to 1"),
-                (("policy_temperature",), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
-            ),
-        )
 
 
 class FromCritic(Objective):

@@ -15,7 +15,6 @@ of the full set of 18; the logsumexp then takes in the action played as well.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -33,7 +32,7 @@ from zoo.objectives.base import (
     TDObjective,
     chosen_logits,
 )
-from zoo.support.limits import check_limits
+from zoo.support.limits import Positive
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,8 @@ class ScaledQLConfig(CategoricalConfig, BootstrapConfig):
     td_target: Literal["c51", "hl_gauss"] = "c51"
     """c51: the successor's distribution, shifted and projected (paper). hl_gauss: a histogram of a normal around the
     scalar target."""
-    sigma: float = 0.75
+    sigma: Positive = 0.75
     """hl_gauss: the normal's standard deviation in widths of a bin. "Stop Regressing": 0.75."""
-
-    def check(self) -> None:
-        """As in the base."""
-        super().check()
-        check_limits(vars(self), ((("sigma",), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),))
 
 
 class ScaledQL(TDObjective):

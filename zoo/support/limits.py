@@ -1,35 +1,44 @@
-"""Checks of settings by name."""
+"""What settings may be, said in the types of their fields, and checked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from zoo.support.errors import QzooError, unknown_name
 
-Limit = tuple[tuple[str, ...], Callable[[float], bool], str]
-"""Names of settings, what each must fulfil, and that in words."""
+
+@dataclass(frozen=True)
+class Limit:
+    """What a number must fulfil, and that in words; nan fulfils nothing."""
+
+    fits: Callable[[float], bool]
+    wanted: str
 
 
-def check_limits(settings: Mapping[str, Any], limits: Sequence[Limit]) -> None:
-    """Refuse settings that can't work; those that are None or not there are passed over.
+Count = Annotated[int, Limit(lambda value: value >= 1, "at least 1")]
+AtLeastZero = Annotated[int, Limit(lambda value: value >= 0, "0 or more")]
+Positive = Annotated[float, Limit(lambda value: 0.0 < value < math.inf, "more than 0, and finite")]
+Weight = Annotated[float, Limit(lambda value: 0.0 <= value < math.inf, "0 or more, and finite")]
+Clip = Annotated[float, Limit(lambda value: value > 0.0, "more than 0")]
+"""Infinity: no clipping."""
+Share = Annotated[float, Limit(lambda value: 0.0 <= value <= 1.0, "0 to 1")]
+Rate = Annotated[float, Limit(lambda value: 0.0 < value <= 1.0, "more than 0, and at most 1")]
+
+
+def check_settings(config: Any) -> None:
+    """Refuse a dataclass with a number beyond its type's limit, or another choice than its type (`Literal`) has.
 
     Raises:
         QzooError: names the setting, its value, and what it must be.
     """
-    for names, fits, wanted in limits:
-        for name in names:
-            value = settings.get(name)
-            if value is not None and not fits(value):
-                raise QzooError(f"{name} {value}: must be {wanted}")
-
-
-def check_choices(config: Any) -> None:
-    """Refuse a dataclass whose fields of named choices (`Literal`) hold something else.
-
-    Raises:
-        QzooError: names the setting and its choices.
-    """
-    for name, kind in get_type_hints(type(config)).items():
-        if get_origin(kind) is Literal and (value := getattr(config, name)) not in get_args(kind):
+    for name, kind in get_type_hints(type(config), include_extras=True).items():
+        value: Any = getattr(config, name, None)
+        for part in (kind, *get_args(kind)):  # "X | None" is of two
+            for limit in getattr(part, "__metadata__", ()):
+                if isinstance(limit, Limit) and value is not None and not limit.fits(value):
+                    raise QzooError(f"{name} {value}: must be {limit.wanted}")
+        if get_origin(kind) is Literal and value not in get_args(kind):
             raise unknown_name(name, value, get_args(kind))

@@ -2,49 +2,48 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from zoo.atari.protocol import MAX_SEED
+from zoo.atari.protocol import Seed
 from zoo.objectives import OBJECTIVES, ObjectiveConfig
 from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.support.errors import QzooError
-from zoo.support.limits import Limit, check_choices, check_limits
+from zoo.support.limits import AtLeastZero, Clip, Count, Positive, Rate, Share, Weight, check_settings
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW, Muon, warm-up, decay, clipping."""
 
-    learning_rate: float = 2e-4
+    learning_rate: Positive = 2e-4
     """Peak. Paper, by "Stop Regressing": 2e-4 at batch 512. In short runs of `nature` 1e-3 scored better."""
-    head_lr_scale: float = 1.0
+    head_lr_scale: Weight = 1.0
     """Learning rate of the heads relative to that of the encoder. Ours."""
-    muon_lr_scale: float = 0.0
+    muon_lr_scale: Weight = 0.0
     """Train the encoder's convolutions and linear layers by Muon, at this learning rate relative to AdamW's, with a
     weight decay that grows with it; 0: by AdamW, as all else. Ours; benchmarks/muon.md compares."""
-    layer_decay: float = 1.0
+    layer_decay: Rate = 1.0
     """Learning rate of each layer of the encoder relative to that of the layer after it; 1: the same for all. Usual in
     fine-tuning: 0.65 to 0.9."""
-    freeze_steps: int = 0
+    freeze_steps: AtLeastZero = 0
     """Steps at the start in which the encoder stays as it is while the heads learn."""
-    weight_decay: float = 0.01
+    weight_decay: Weight = 0.01
     """Decoupled, on matrices only. Ours."""
-    epsilon: float = 1e-8
+    epsilon: Positive = 1e-8
     """Adam's. PyTorch's own default."""
-    warmup_steps: int = 500
+    warmup_steps: AtLeastZero = 500
     """Steps of linear warm-up. Ours."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """After the warm-up: half a cosine down to the last step, or constant, but for the last `decay_steps`. A constant
     run needs no end: copies of its folder resume with --force-resume, --steps and --decay-steps to models of several
     budgets."""
-    decay_steps: int = 0
+    decay_steps: AtLeastZero = 0
     """With the constant schedule: steps of linear decay at the end. Ours."""
-    min_lr_ratio: float = 0.1
+    min_lr_ratio: Share = 0.1
     """What the decay leaves of the learning rate at the last step. Ours."""
-    max_gradient_norm: float = 10.0
+    max_gradient_norm: Clip = 10.0
     """Clipping by global norm. Ours."""
 
 
@@ -86,23 +85,6 @@ COMPUTE = ComputeConfig()
 """How a run is computed by default."""
 
 
-LIMITS: tuple[Limit, ...] = (
-    (("steps", "batch_size", "feature_dim"), lambda value: value >= 1, "at least 1"),
-    (("seed",), lambda value: 0 <= value <= MAX_SEED, f"0 to {MAX_SEED}"),
-    (("random_shift", "warmup_steps", "decay_steps", "freeze_steps"), lambda value: value >= 0, "0 or more"),
-    (
-        ("head_lr_scale", "muon_lr_scale", "weight_decay"),
-        lambda value: 0.0 <= value < math.inf,
-        "0 or more, and finite",
-    ),
-    (("learning_rate", "epsilon"), lambda value: 0.0 < value < math.inf, "more than 0, and finite"),
-    (("max_gradient_norm",), lambda value: value > 0.0, "more than 0"),  # inf: no clipping
-    (("layer_decay",), lambda value: 0.0 < value <= 1.0, "more than 0, and at most 1"),
-    (("min_lr_ratio",), lambda value: 0.0 <= value <= 1.0, "0 to 1"),
-)
-"""What settings of a run must be; with others it could not train, or would train something else than was meant."""
-
-
 def flat(content: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts as one, with dotted names."""
     if not isinstance(content, dict):
@@ -132,22 +114,28 @@ class RunConfig:
 
     arch: str = "nature"
     """nature, impala, resnet18, resnet34, resnet50, resnet101, or narrow: resnet18w16, resnet18w32, resnet34w32."""
-    feature_dim: int | None = None
+    feature_dim: Count | None = None
     """Width of the features; by default 512 for nature, impala and the narrow ResNets, 2048 for the other ResNets."""
     init: str | None = None
     """Start from the weights of this model (name or folder): its encoder, and its heads for the games in common."""
-    steps: int = 100_000
+    steps: Count = 100_000
     """Gradient steps. The paper's ResNet-101 took 10 million (unverified)."""
-    batch_size: int = 512
+    batch_size: Count = 512
     """Transitions a step, the same number for each game: with 40 games 480 of 512. Paper, by "Stop Regressing": 512."""
-    random_shift: int = 0
+    random_shift: AtLeastZero = 0
     """Augmentation: shift frames by up to this many pixels, the same for a state and its successor."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds the network and the batches."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """bfloat16 autocast where the device has it (auto), or as set."""
     objective: ObjectiveConfig = field(default_factory=ScaledQLConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    @classmethod
+    def of(cls, settings: Any, **own: Any) -> RunConfig:
+        """The run of other settings: what they name as here, and `own`."""
+        shared = {each.name: getattr(settings, each.name) for each in fields(cls) if hasattr(settings, each.name)}
+        return cls(**{**shared, **own})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for checkpoints and model cards."""
@@ -165,7 +153,6 @@ class RunConfig:
         """
         if self.batch_size < num_games:
             raise QzooError(f"batch_size {self.batch_size}: at least one transition for each of {num_games} games")
-        check_limits({**vars(self), **vars(self.optimizer)}, LIMITS)
-        for part in (self, self.optimizer, self.objective):
-            check_choices(part)
+        check_settings(self)
+        check_settings(self.optimizer)
         self.objective.check()

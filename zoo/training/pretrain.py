@@ -21,7 +21,7 @@ from zoo.recordings.format import Recording
 from zoo.support.device import deterministic, out_of_memory_as_error, pick_device
 from zoo.support.errors import QzooError
 from zoo.support.files import check_room, make_folder
-from zoo.support.limits import check_choices
+from zoo.support.limits import check_settings
 from zoo.support.pool import cores, pick_workers, summed
 from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
 from zoo.training.config import COMPUTE, ComputeConfig, RunConfig
@@ -147,7 +147,7 @@ def pretrain(
     with deterministic(compute.deterministic), out_of_memory_as_error(IF_FULL), join() as world:
         with world.together(), out_of_memory_as_error(IF_FULL):
             _check(name, config, chosen, checkpoint_seconds, places.workers, allow_held_out)
-            check_choices(places)
+            check_settings(places)
             folder = out / name
             make_folder(folder)
             check_room(folder, checkpoint_bytes(config, chosen.games))
