@@ -83,7 +83,7 @@ def test_damage_and_other_play_are_refused(recordings: list[Recording], tmp_path
     longest = max(recordings[1].episodes, key=lambda episode: episode.length)
     assert longest.length > CHECK_INTERVAL
     changed = replace(recordings[1], episodes=(replace(longest, checks=longest.checks + 1),))
-    refused(lambda: ram_rows([changed], tmp_path / "other"), "RAM differs from the recording's")
+    refused(lambda: ram_rows([changed], tmp_path / "other"), "differ from the recorded check")
 
 
 def test_a_store_without_ram_says_so(recordings: list[Recording], tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ import torch
 from tests.command_helpers import run_command
 from tests.recording_helpers import refused
 from zoo.atari.emulator import make_ale
+from zoo.atari.protocol import RAM_BYTES
 from zoo.critics.network import Critic, RamNetwork, load_critics
 from zoo.models.distributions import Support, expectation
 from zoo.recorders.critic import CriticPolicy
 from zoo.recorders.job import RecordJob
-from zoo.recorders.learner import replay_ram
 from zoo.recorders.record import record, record_games
 from zoo.recordings.format import Episode, read_recording
-from zoo.recordings.verify import verify_recording
+from zoo.recordings.verify import play_back, verify_recording
 
 GAME = "Riverraid"
 
@@ -36,7 +36,7 @@ def critics(tmp_path: Path) -> Path:
 
 def own_share(critic: Critic, episode: Episode) -> float:
     """Share of an episode's actions that are the critic's best."""
-    ram, _ = replay_ram(make_ale(GAME, seed=0), GAME, episode)
+    ram = play_back(make_ale(GAME, seed=0), GAME, episode.seed, episode.actions).rows[:-1, :RAM_BYTES]
     states = torch.from_numpy(np.stack([np.concatenate([ram[:1], ram[:-1]]), ram], axis=1))
     with torch.inference_mode():
         best = expectation(critic.network(states), critic.support.atoms()).argmax(1).numpy()

@@ -92,7 +92,8 @@ def test_a_model_or_game_that_is_not_there_is_refused(model: Path, tmp_path: Pat
 
 def test_a_second_run_that_differs_is_noticed() -> None:
     refused(lambda: checked_episode("Breakout", 3, [0, 1, 1], [0, 0, 7], False, "policy/x", 0), "seed 3, step 2")
-    refused(lambda: checked_episode("Breakout", 3, [0, 1, 1], [0, 0, 0], True, "policy/x", 0), "ends otherwise")
+    ended = (3, [0, 1, 1], [0, 0, 0], True, "policy/x", 0)
+    refused(lambda: checked_episode("Breakout", *ended), "(0, False), recorded (0, True)")
 
 
 def test_shards_share_out_the_games(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,10 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.atari.emulator import make_ale, play_step, reseed, take_row
-from zoo.atari.protocol import PROTOCOL, RAM_BYTES, ROW_BYTES
+from zoo.atari.emulator import make_ale
+from zoo.atari.protocol import PROTOCOL, ROW_BYTES
 from zoo.frames.replay import num_frames
-from zoo.recordings.format import CHECK_INTERVAL, Episode, Mismatch, Recording, check_value
+from zoo.recordings.format import Episode, Mismatch, Recording
+from zoo.recordings.verify import difference, other_check, play_back
 from zoo.support.errors import QzooError
 from zoo.support.files import lock_beside, set_aside, writing
 
@@ -164,9 +165,8 @@ def ram_rows(recordings: Sequence[Recording], cache: Path, on_steps: OnSteps = l
             count = num_frames(episode)
             if digest not in file.places:
                 ale = ale or make_ale(game, seed=0)
-                file.add(digest, replay_rows(ale, recording, number, on_steps))
-            else:
-                on_steps(episode.length)
+                file.add(digest, replay_rows(ale, recording, number))
+            on_steps(episode.length)
             rows[first : first + count] = file.read(digest)
             first += count
     return torch.from_numpy(rows)
@@ -177,50 +177,22 @@ def keeps_ram(recording: Recording, cache: Path) -> Callable[[int, Rows], None]:
     file = RamFile.of(cache, recording.metadata.game)
 
     def keep(number: int, rows: Rows) -> None:
-        check_rows(recording, number, rows)
-        file.add(episode_digest(recording.metadata.rom_md5, recording.episodes[number]), rows)
+        episode = recording.episodes[number]
+        if (differs := other_check(episode, rows)) is not None:
+            raise QzooError(str(Mismatch(recording.name, number, *differs)))
+        file.add(episode_digest(recording.metadata.rom_md5, episode), rows)
 
     return keep
 
 
-def replay_rows(ale: ale_py.ALEInterface, recording: Recording, number: int, on_steps: OnSteps) -> Rows:
-    """Play an episode of a recording back without screens: its RAM and lives, uint8 (num_frames, 129).
+def replay_rows(ale: ale_py.ALEInterface, recording: Recording, number: int) -> Rows:
+    """Play an episode of a recording back without screens: RAM and lives of its frames, uint8 (num_frames, 129).
 
     Raises:
-        QzooError: a reward or an end differs from the recording.
-    """
-    episode, game = recording.episodes[number], recording.metadata.game
-    rows = np.empty((num_frames(episode), ROW_BYTES), dtype=np.uint8)
-    rewards = np.empty(episode.length, dtype=np.int32)
-    over = np.zeros(episode.length, dtype=np.bool_)
-    reseed(ale, game, episode.seed)
-    for step, action in enumerate(episode.actions.tolist()):
-        take_row(ale, rows[step])
-        rewards[step] = play_step(ale, action)
-        over[step] = ale.game_over()
-        if step % 1024 == 1023 or step == episode.length - 1:
-            on_steps(step % 1024 + 1)
-    if episode.truncated:
-        take_row(ale, rows[-1])
-    wanted = (np.arange(episode.length) == episode.length - 1) & episode.terminated
-    differs = (rewards != episode.rewards) | (over != wanted)
-    if differs.any():
-        step = int(differs.argmax())
-        told = f"replay gives (reward, terminated) {rewards[step], bool(over[step])}"
-        what = f"{told}, recorded {int(episode.rewards[step]), bool(wanted[step])}"
-        raise QzooError(str(Mismatch(recording.name, number, step, what)))
-    check_rows(recording, number, rows)
-    return rows
-
-
-def check_rows(recording: Recording, number: int, rows: Rows) -> None:
-    """Compare an episode's RAM with the checksums that its recording has of it.
-
-    Raises:
-        QzooError: a difference, naming file, episode and step.
+        QzooError: a reward, an end or a checksum differs from the recording.
     """
     episode = recording.episodes[number]
-    for check, step in enumerate(range(CHECK_INTERVAL, episode.length, CHECK_INTERVAL)):
-        found = check_value(bytearray(episode.actions[step - CHECK_INTERVAL : step]), rows[step, :RAM_BYTES])
-        if found != episode.checks[check]:
-            raise QzooError(str(Mismatch(recording.name, number, step - 1, "RAM differs from the recording's")))
+    played = play_back(ale, recording.metadata.game, episode.seed, episode.actions)
+    if (differs := difference(episode, played)) is not None:
+        raise QzooError(str(Mismatch(recording.name, number, *differs)))
+    return played.rows[: num_frames(episode)]

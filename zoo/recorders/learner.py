@@ -13,16 +13,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import ale_py
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zoo.atari.emulator import make_ale, minimal_actions, play_step, reseed
+from zoo.atari.emulator import make_ale, minimal_actions
 from zoo.atari.protocol import RAM_BYTES
+from zoo.critics.network import RamNetwork, encode_ram
 from zoo.models.distributions import Support, cross_entropy, expectation, project
 from zoo.recordings.format import Episode
+from zoo.recordings.verify import play_back
 from zoo.support.device import cpu_computes_bfloat16
 from zoo.support.errors import QzooError
 from zoo.support.state import module_tensors, optimizer_tensors, restore_module, restore_optimizer
@@ -134,11 +135,6 @@ def clip_reward(rewards: NDArray[np.int32]) -> Tensor:
     return torch.from_numpy(np.clip(rewards, -1, 1).astype(np.float32))
 
 
-def encode(states: Tensor) -> Tensor:
-    """uint8 (B, 2, 128) -> float32 (B, 256), centred."""
-    return states.flatten(1).float() / 128.0 - 1.0
-
-
 class Learner:
     """The agent; a `PlayPolicy` of the recording loop."""
 
@@ -165,11 +161,8 @@ class Learner:
         self._begins = torch.ones(config.num_envs, dtype=torch.bool)
 
     def _network(self) -> nn.Module:
-        width, outputs = self.config.width, len(self.actions) * self.support.num_atoms
-        layers: list[nn.Module] = []
-        for inputs in (2 * RAM_BYTES, width):
-            layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.ReLU()]
-        return nn.Sequential(*layers, nn.Linear(width, outputs))
+        network = RamNetwork(len(self.actions), self.config.width, self.support.num_atoms)
+        return nn.Sequential(*network.trunk, network.head)  # as what was saved names its layers
 
     def _logits(self, network: nn.Module, inputs: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
@@ -188,7 +181,7 @@ class Learner:
         before = torch.where(self._begins[:, None], self._ram, self._previous)
         with torch.no_grad():
             states = torch.stack([before, self._ram], dim=1)
-            greedy = expectation(self._logits(self.network, encode(states)), self.atoms).argmax(1)
+            greedy = expectation(self._logits(self.network, encode_ram(states)), self.atoms).argmax(1)
         explore = torch.rand(len(ram), generator=self.generator) < self.epsilon
         random = torch.randint(len(self.actions), (len(ram),), generator=self.generator)
         self._last = torch.where(explore, random, greedy)
@@ -222,10 +215,10 @@ class Learner:
         )
         rows = torch.arange(config.batch_size)
         with torch.no_grad():
-            following = self._logits(self.target, encode(successors))
+            following = self._logits(self.target, encode_ram(successors))
             best = expectation(following, self.atoms).argmax(1)
             target = project(following[rows, best].softmax(-1), returns, discounts, self.support)
-        logits = self._logits(self.network, encode(states))[rows, actions]
+        logits = self._logits(self.network, encode_ram(states))[rows, actions]
         loss = (cross_entropy(logits, target) * weights).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -268,19 +261,8 @@ class Learner:
         choice[self.actions] = np.arange(len(self.actions))
         ale = make_ale(self.game, seed=0)
         for episode in episodes:
-            ram, lost = map(torch.from_numpy, replay_ram(ale, self.game, episode))
+            rows = torch.from_numpy(play_back(ale, self.game, episode.seed, episode.actions).rows)
+            lost = rows[1:, RAM_BYTES] < rows[:-1, RAM_BYTES]
             actions = torch.from_numpy(choice[episode.actions])
-            self.memory.add_episode(ram, actions, clip_reward(episode.rewards), lost, episode.truncated)
-
-
-def replay_ram(ale: ale_py.ALEInterface, game: str, episode: Episode) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """The RAM in which each action of an episode was chosen, uint8 (length, 128), and which ones cost a life."""
-    ram = np.empty((episode.length, RAM_BYTES), dtype=np.uint8)
-    lives = np.empty(episode.length + 1, dtype=np.int64)
-    reseed(ale, game, episode.seed)
-    lives[0] = ale.lives()
-    for step, action in enumerate(episode.actions.tolist()):
-        ale.getRAM(ram[step])
-        play_step(ale, action)
-        lives[step + 1] = ale.lives()
-    return ram, np.diff(lives) < 0
+            rewards = clip_reward(episode.rewards)
+            self.memory.add_episode(rows[:-1, :RAM_BYTES], actions, rewards, lost, episode.truncated)

@@ -7,12 +7,13 @@ played once more on a plain emulator, which compares rewards and ends and gives 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.atari.emulator import make_ale, play_step
+from zoo.atari.emulator import make_ale
 from zoo.atari.vector_env import make_vector_env
 from zoo.recorders.job import (
     Progress,
@@ -24,7 +25,8 @@ from zoo.recorders.job import (
     steps_played,
     unused_seed,
 )
-from zoo.recordings.format import CHECK_INTERVAL, Episode, check_value
+from zoo.recordings.format import Episode
+from zoo.recordings.verify import checks_of, difference, play_back
 from zoo.support.errors import QzooError
 
 MAX_ENVS, STEPS_A_GAME = 16, 5_000
@@ -123,23 +125,18 @@ def checked_episode(
     Raises:
         QzooError: the second run differs, which would be a fault of the emulator.
     """
-    ale, checks = make_ale(game, seed), []
-    for step, (action, reward) in enumerate(zip(actions, rewards, strict=True)):
-        if play_step(ale, action) != reward:
-            raise QzooError(f"{game}: seed {seed}, step {step}: the plain emulator gives another reward")
-        length = step + 1
-        if length == len(actions) or length % CHECK_INTERVAL == 0:
-            since = step // CHECK_INTERVAL * CHECK_INTERVAL
-            checks.append(check_value(bytes(actions[since:length]), ale.getRAM()))
-    if ale.game_over() != terminated:
-        raise QzooError(f"{game}: seed {seed}: the plain emulator ends otherwise")
-    return Episode(
+    episode = Episode(
         seed=seed,
         actions=np.array(actions, dtype=np.uint8),
         rewards=np.array(rewards, dtype=np.int32),
         terminated=terminated,
         truncated=not terminated,
-        checks=np.array(checks, dtype=np.uint32),
+        checks=np.zeros(0, dtype=np.uint32),
         policy=policy,
         policy_step=policy_step,
     )
+    played = play_back(make_ale(game, seed), game, seed, episode.actions)
+    episode = replace(episode, checks=checks_of(episode.actions, played.rows))
+    if (differs := difference(episode, played)) is not None:
+        raise QzooError(f"{game}: seed {seed}, step {differs[0]}: the plain emulator plays otherwise ({differs[1]})")
+    return episode

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import ale_py
 import numpy as np
+from numpy.typing import NDArray
 
-from zoo.atari.emulator import make_ale, play_step, reseed
-from zoo.atari.protocol import PROTOCOL
+from zoo.atari.emulator import make_ale, play_step, reseed, take_row
+from zoo.atari.protocol import RAM_BYTES, ROW_BYTES
 from zoo.recordings.format import CHECK_INTERVAL, Episode, Mismatch, Recording, check_value, read_with_digest
 from zoo.recordings.library import Holders, check_name, claim_episodes
 from zoo.support.errors import QzooError
@@ -64,6 +65,65 @@ class Verified:
     """Files that could not be read, and why."""
 
 
+class Playback(NamedTuple):
+    """What an emulator gave: rewards int32 (N,); over bool (N,), whether the game was; rows uint8 (N + 1, 129), RAM and
+    lives before each step and after the last."""
+
+    rewards: NDArray[np.int32]
+    over: NDArray[np.bool_]
+    rows: NDArray[np.uint8]
+
+
+def play_back(ale: ale_py.ALEInterface, game: str, seed: int, actions: NDArray[np.uint8]) -> Playback:
+    """Play the episode of a seed on an emulator of the game, without screens."""
+    count = len(actions)
+    rows = np.empty((count + 1, ROW_BYTES), dtype=np.uint8)
+    played = Playback(np.empty(count, dtype=np.int32), np.empty(count, dtype=np.bool_), rows)
+    reseed(ale, game, seed)
+    take_row(ale, rows[0])
+    for step, action in enumerate(actions.tolist()):
+        played.rewards[step], played.over[step] = play_step(ale, action), ale.game_over()
+        take_row(ale, rows[step + 1])
+    return played
+
+
+def checks_of(actions: NDArray[np.uint8], rows: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """The checks of an episode, uint32 (C,), as far as the rows go."""
+    ends = [min(start + CHECK_INTERVAL, len(actions)) for start in range(0, len(actions), CHECK_INTERVAL)]
+    checks = [
+        check_value(actions[number * CHECK_INTERVAL : end], rows[end, :RAM_BYTES])
+        for number, end in enumerate(ends)
+        if end < len(rows)
+    ]
+    return np.array(checks, dtype=np.uint32)
+
+
+def difference(episode: Episode, played: Playback) -> tuple[int, str] | None:
+    """The first step at which a recorded episode and its playback differ, and in what; None where they don't."""
+    ends = (np.arange(episode.length) == episode.length - 1) & episode.terminated
+    wrong = (played.rewards != episode.rewards) | (played.over != ends)
+    first = int(wrong.argmax()) if wrong.any() else episode.length
+    other = other_check(episode, played.rows)
+    if other is not None and other[0] < first:
+        return other
+    if first == episode.length:
+        return None
+    gives, wanted = (played.rewards, played.over), (episode.rewards, ends)
+    told, recorded = (tuple(column[first].item() for column in columns) for columns in (gives, wanted))
+    return first, f"replay gives (reward, terminated) {told}, recorded {recorded}"
+
+
+def other_check(episode: Episode, rows: NDArray[np.uint8]) -> tuple[int, str] | None:
+    """As `difference`, of the checks alone; rows, uint8 (N or N + 1, 129), may lack those of the last state."""
+    checks = checks_of(episode.actions, rows)
+    wrong = np.flatnonzero(checks != episode.checks[: len(checks)])
+    if not len(wrong):
+        return None
+    since = int(wrong[0]) * CHECK_INTERVAL
+    step = min(since + CHECK_INTERVAL, episode.length) - 1
+    return step, f"actions or RAM of steps {since} to {step} differ from the recorded check"
+
+
 def verify_episode(game: str, episode: Episode, ale: ale_py.ALEInterface | None = None) -> tuple[int, str] | None:
     """Replay on a plain emulator and compare rewards, ends, and the checks over actions and RAM.
 
@@ -71,30 +131,9 @@ def verify_episode(game: str, episode: Episode, ale: ale_py.ALEInterface | None 
         ale: an emulator of the game to do it on; a new one if not given.
 
     Returns:
-        None where all is equal, else (step, what differs).
+        As `difference`.
     """
-    if ale is None:
-        ale = make_ale(game, episode.seed)
-    else:
-        reseed(ale, game, episode.seed)
-    for step, action in enumerate(episode.actions.tolist()):
-        if ale.game_over():
-            return step, f"the game is over after {step} steps, recorded {episode.length}"
-        reward = play_step(ale, action)
-        if reward != episode.rewards[step]:
-            return step, f"replay gives reward {reward}, recorded {int(episode.rewards[step])}"
-        length = step + 1
-        if length == episode.length or length % CHECK_INTERVAL == 0:
-            since = step // CHECK_INTERVAL * CHECK_INTERVAL
-            check = check_value(episode.actions[since:length], ale.getRAM())
-            if check != episode.checks[step // CHECK_INTERVAL]:
-                return step, f"actions or RAM of steps {since} to {step} differ from the recorded check"
-    last, over = episode.length - 1, bool(ale.game_over())
-    if over != episode.terminated:
-        return last, f"replay gives terminated={over}, recorded {episode.terminated}"
-    if episode.truncated == episode.terminated or (episode.truncated and last + 1 != PROTOCOL.max_steps):
-        return last, f"truncated={episode.truncated} after {last + 1} steps contradicts the protocol"
-    return None
+    return difference(episode, play_back(ale or make_ale(game, seed=0), game, episode.seed, episode.actions))
 
 
 def verify_recording(
@@ -104,13 +143,11 @@ def verify_recording(
 ) -> list[Mismatch]:
     """Verify the episodes `numbers` of a recording, all by default."""
     mismatches, game = [], recording.metadata.game
-    chosen = list(range(len(recording.episodes)) if numbers is None else numbers)
-    # The first start by state costs as much as a few by loading the ROM.
-    ale = make_ale(game, seed=0) if len(chosen) > 4 else None
-    for number in chosen:
-        difference = verify_episode(game, recording.episodes[number], ale)
-        if difference is not None:
-            mismatches.append(Mismatch(str(recording.path), number, *difference))
+    ale = make_ale(game, seed=0)
+    for number in range(len(recording.episodes)) if numbers is None else numbers:
+        differs = verify_episode(game, recording.episodes[number], ale)
+        if differs is not None:
+            mismatches.append(Mismatch(str(recording.path), number, *differs))
         on_steps(recording.episodes[number].length)
     return mismatches
 
