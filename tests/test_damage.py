@@ -14,7 +14,7 @@ import zoo
 from tests.command_helpers import run_command
 from tests.model_helpers import make_config, make_network
 from tests.recording_helpers import made_up, refused
-from zoo.converters.frame_set import FrameSet, FrameSetWriter, Piece, open_frame_set
+from zoo.converters.frame_set import FrameSet, FrameSetWriter, Origin, Piece, open_frame_set
 from zoo.frames.blocks import open_blocks, write_blocks
 from zoo.frames.features import cached_feature_store
 from zoo.frames.ram import RamFile
@@ -115,7 +115,7 @@ def frame_set(tmp_path: Path) -> FrameSet:
         writer.add_piece(Piece(0, 0, np.zeros(4, dtype=np.uint8), np.zeros(4, dtype=np.float32), True, whole=True))
         writer.commit(1)
         about: dict[str, Any] = {"recorded": {}, "differs": [], "scores_unknown": "", "command": ""}
-        writer.finish(game="Breakout", source="x", kind="minari", read_from="there", **about)
+        writer.finish(Origin(game="Breakout", source="x", kind="minari", read_from="there", **about))
     return open_frame_set(path)
 
 

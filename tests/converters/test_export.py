@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tracemalloc
@@ -279,27 +278,16 @@ def test_two_exports_at_once_do_not_disturb_each_other(
             others.append(start_export(recordings_dir, tmp_path))
 
     _, folder = export_minari(recordings[:1], tmp_path, workers=1, on_steps=meanwhile)
-    assert others[0].returncode == 0, others[0].stderr
+    assert others[0].returncode != 0 and "another export writes it" in others[0].stderr
     assert minari.MinariDataset(folder / "data").total_steps == recordings[0].transitions
     assert [path.name for path in folder.parent.iterdir()] == ["random-v0"]
 
 
-def test_what_killed_exports_left_is_removed_and_what_others_write_is_not(
-    recordings: list[Recording], tmp_path: Path
-) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as alive:
-        here = platform.node()
-        left, *kept = (
-            tmp_path / GAMES[0] / f".random-v0.{where}.partial"
-            for where in (f"{here}-{ended.pid}", f"{here}-{alive.pid}", f"elsewhere-{ended.pid}")
-        )
-        for folder in (left, *kept):
-            (folder / "data").mkdir(parents=True)
-        export_minari(recordings[:1], tmp_path, workers=1)
-        assert not left.exists() and all(folder.exists() for folder in kept)
-        alive.kill()
+def test_what_a_killed_export_left_is_removed(recordings: list[Recording], tmp_path: Path) -> None:
+    left = tmp_path / GAMES[0] / ".random-v0.partial"
+    (left / "data").mkdir(parents=True)
+    export_minari(recordings[:1], tmp_path, workers=1)
+    assert [path.name for path in left.parent.iterdir()] == ["random-v0"]
 
 
 def test_without_minari_there_is_a_hint(

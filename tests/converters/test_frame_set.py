@@ -16,7 +16,7 @@ import torch
 from tests.converters.dqn_replay_helpers import BLANK, Row, rows_of, write_dqn_replay
 from tests.recording_helpers import refused
 from zoo.converters.dqn_replay import import_dqn_replay
-from zoo.converters.frame_set import FrameSet, FrameSetWriter, Piece, open_frame_set
+from zoo.converters.frame_set import FrameSet, FrameSetWriter, Origin, Piece, open_frame_set
 from zoo.converters.imports import OURS, find_sets, join_stores
 from zoo.frames.features import feature_store
 from zoo.frames.frames import RawFrames, raw_copy
@@ -46,14 +46,16 @@ def small_set(folder: Path, game: str, value: int, differs: list[str]) -> FrameS
             writer.add_piece(Piece(start, start, actions, rewards, terminated, whole=terminated))
         writer.commit(1)
         writer.finish(
-            game=game,
-            source="x",
-            kind="minari",
-            read_from="there",
-            command="",
-            recorded={},
-            differs=differs,
-            scores_unknown="",
+            Origin(
+                game=game,
+                source="x",
+                kind="minari",
+                read_from="there",
+                command="",
+                recorded={},
+                differs=differs,
+                scores_unknown="",
+            )
         )
     return open_frame_set(folder / f"{game}{value}")
 

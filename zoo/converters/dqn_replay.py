@@ -120,7 +120,7 @@ def import_dqn_replay(
             cutter.end()
             writer.commit(position + 1)
         recorded = {"checkpoints": numbers, "rows": sum(lengths)}
-        origin = writer.finish(
+        about = Origin(
             game=game,
             source=source,
             kind=KIND,
@@ -130,6 +130,7 @@ def import_dqn_replay(
             differs=DIFFERS,
             scores_unknown=SCORES_UNKNOWN,
         )
+        origin = writer.finish(about)
     return target, origin
 
 

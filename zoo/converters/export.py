@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from zoo.converters.export_minari import export_minari
 from zoo.converters.export_parquet import export_parquet, write_card
 from zoo.recordings.format import Recording
+from zoo.recordings.library import by_source
 from zoo.support.errors import QzooError, unknown_name
 from zoo.support.pool import pick_workers, summed
 
@@ -75,14 +76,6 @@ def export(
     if format == "parquet":
         write_card(out)
     return parts
-
-
-def by_source(recordings: Sequence[Recording]) -> dict[tuple[str, str], list[Recording]]:
-    """Recordings by game and source: each is exported as a dataset of its own."""
-    groups: dict[tuple[str, str], list[Recording]] = {}
-    for recording in recordings:
-        groups.setdefault((recording.metadata.game, recording.metadata.source), []).append(recording)
-    return groups
 
 
 def _tell(report: Report, game: str, source: str, total: int, done: int) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -25,7 +23,7 @@ from zoo.frames.frames import FRAME_BYTES
 from zoo.frames.replay import replayed
 from zoo.recordings.format import Recording
 from zoo.support.errors import QzooError
-from zoo.support.files import check_room, reserve, writing
+from zoo.support.files import alone_at, check_room, reserve, writing
 
 if TYPE_CHECKING:
     from minari.dataset.minari_storage import MinariStorage
@@ -63,12 +61,12 @@ def export_minari(
     metadata = recordings[0].metadata
     name = f"{metadata.game}/{re.sub('[^-_A-Za-z0-9]', '-', metadata.source)}-v0"
     target = out / name
-    building = _building(target, os.getpid())
-    with writing(target):
+    building = target.with_name(f".{target.name}.partial")
+    with writing(target), alone_at(target, "another export writes it; let it end, or give another `out`", once=True):
         if _is_there(target, recordings):
             on_steps(sum(recording.steps for recording in recordings))
             return name, target
-        _remove_leftovers(target)
+        shutil.rmtree(building, ignore_errors=True)  # what a killed one left
         try:
             building.mkdir(parents=True)
             check_room(out, FRAME_BYTES * sum(recording.steps + len(recording.episodes) for recording in recordings))
@@ -81,8 +79,7 @@ def export_minari(
             )
             storage.update_metadata(_metadata(name, recordings, command))
             _write_episodes(storage, recordings, workers, on_steps)
-            if not _is_there(target, recordings):  # else another process was faster
-                building.replace(target)
+            building.replace(target)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     return name, target
@@ -178,29 +175,6 @@ def _is_there(target: Path, recordings: Sequence[Recording]) -> bool:
         return False
     if _exported(target) != fingerprint(recordings):
         raise QzooError(f"{target}: holds another selection; move it away, or give another `out`")
-    return True
-
-
-def _building(target: Path, process: object) -> Path:
-    """Where a process of this machine builds a dataset."""
-    return target.with_name(f".{target.name}.{platform.node()}-{process}.partial")
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Remove what processes of this machine that are gone have left half written."""
-    for left in target.parent.glob(_building(target, "*").name):
-        process = left.name.removesuffix(".partial").rpartition("-")[2]
-        if process.isdigit() and (int(process) == os.getpid() or not _runs(int(process))):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
     return True
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from zoo.frames.replay import Frames, replayed
 from zoo.recordings.format import Episode, Recording
 from zoo.recordings.library import file_name
 from zoo.support.errors import QzooError
-from zoo.support.files import lock_beside, remove_leftovers, replacing, take_lock, unlink_lock, write_text, writing
+from zoo.support.files import alone_at, replacing, write_text, writing
 
 METADATA_KEY = b"qzoo"
 ABOUT = {"fingerprint", "game", "source", "steps", "episodes", "license", "command"}
@@ -99,7 +98,7 @@ def export_parquet(
         "rom_md5": metadata.rom_md5,
         "license": metadata.license,
     }
-    with _alone(path):
+    with alone_at(path, "another export writes it; let it end, or give another `out`", once=True):
         if not path.exists():
             _write(path, about, recordings, workers, on_steps)
         elif read_about(path).get("fingerprint") == about["fingerprint"]:
@@ -107,18 +106,6 @@ def export_parquet(
         else:
             raise QzooError(f"{path}: holds another selection; move it away, or give another `out`")
     return path
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    lock = lock_beside(path)
-    take_lock(lock, path, "another export writes it; let it end, or give another `out`")
-    try:
-        remove_leftovers(path)
-        yield
-    finally:
-        unlink_lock(lock)
-        lock.release()
 
 
 def _write(

@@ -2,7 +2,7 @@
 
 A set is a folder, GAME.SOURCE.frames:
 
-    frames.u8             the frames (see `frame_file`)
+    frames.u8             the frames, uint8 (84, 84), one after the other and nothing else, so that it opens as memory
     pieces/NNNNN.parquet  what was done in them. A row is a piece, an unbroken run of transitions:
         start       int64        the first frame that its stacks may reach back to
         first       int64        the frame of its first transition; the others follow, one frame each
@@ -21,14 +21,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,9 +38,8 @@ import torch
 from numpy.typing import NDArray
 
 from zoo.atari.games import all_games
-from zoo.atari.protocol import NUM_ACTIONS
-from zoo.converters.frame_file import FrameFile, open_frames
-from zoo.frames.frames import RawFrames
+from zoo.atari.protocol import FRAME_SIZE, NUM_ACTIONS
+from zoo.frames.frames import FRAME_BYTES, RawFrames
 from zoo.frames.replay import Frames
 from zoo.frames.store import FrameStore
 from zoo.recordings.format import check_size
@@ -59,6 +59,8 @@ FORMAT_VERSION = 1
 SUFFIX = ".frames"
 ORIGIN, FRAMES, PIECES = "origin.json", "frames.u8", "pieces"
 METADATA_KEY = b"qzoo"
+CHECK_FRAMES = 4096
+"""Frames read at a time to compare their checksum."""
 SCHEMA = pa.schema(
     [
         ("start", pa.int64()),
@@ -100,11 +102,11 @@ class Origin:
     recorded: dict[str, Any]
     differs: list[str]
     scores_unknown: str
-    left_out: dict[str, int]
-    frames: int
-    transitions: int
-    pieces: int
-    frames_crc32: int
+    left_out: dict[str, int] = field(default_factory=dict)
+    frames: int = 0
+    transitions: int = 0
+    pieces: int = 0
+    frames_crc32: int = 0
     format_version: int = FORMAT_VERSION
     digest: str = ""
     """Of all that the pieces hold and of the frames; sets of before have none."""
@@ -132,7 +134,7 @@ class FrameSetWriter:
     Attributes:
         position: how far an earlier, killed run came, as it gave `commit`; 0 for a fresh one.
         left_out: rows that became no transition, by reason; for the caller to count in.
-        transitions, pieces: how many were written.
+        transitions, pieces, frames: how many were written; the last is the index of the next frame.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
@@ -168,32 +170,40 @@ class FrameSetWriter:
             self.transitions: int = state.get("transitions", 0)
             self.pieces: int = state.get("pieces", 0)
             self.left_out: Counter[str] = Counter(state.get("left_out", {}))
-            self._frames = FrameFile(self._folder / FRAMES, state.get("frames", 0), state.get("crc32", 0))
+            self.frames: int = state.get("frames", 0)
+            self._crc32: int = state.get("crc32", 0)
+            self._file = _append_after(self._folder / FRAMES, self.frames)
             undo.pop_all()
 
     def __enter__(self) -> FrameSetWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         # What stopped the work matters more than that the frames behind the last commit can't be written.
         try:
-            self._frames.close()
+            with writing(self._folder / FRAMES):
+                self._file.close()
         except QzooError:
             if error is None:
                 raise
         finally:
             self._lock.release()
 
-    @property
-    def frames(self) -> int:
-        """Frames written so far: the index of the next one."""
-        return self._frames.count
-
     def add_frames(self, frames: Frames) -> None:
-        """Append frames, uint8 (N, 84, 84)."""
-        self._frames.append(frames)
+        """Append frames, uint8 (N, 84, 84).
+
+        Raises:
+            QzooError: they are of another type or shape, or the disk is full.
+        """
+        if frames.dtype != np.uint8 or frames.shape[1:] != (FRAME_SIZE, FRAME_SIZE):
+            size = f"{FRAME_SIZE}, {FRAME_SIZE}"
+            raise QzooError(
+                f"{self._folder / FRAMES}: frames are {frames.dtype} {frames.shape}, expected uint8 (N, {size})"
+            )
+        data = np.ascontiguousarray(frames).data
+        with writing(self._folder / FRAMES):
+            self._file.write(data)
+        self.frames, self._crc32 = self.frames + len(frames), zlib.crc32(data, self._crc32)
 
     def add_piece(self, piece: Piece) -> None:
         """Append a piece of at least one transition, whose frames are written already."""
@@ -207,12 +217,14 @@ class FrameSetWriter:
         Raises:
             QzooError: the disk is full.
         """
-        self._frames.flush()
+        with writing(self._folder / FRAMES):
+            self._file.flush()
+            os.fsync(self._file.fileno())
         state = {
             "identity": self._identity,
             "position": position,
             "frames": self.frames,
-            "crc32": self._frames.crc32,
+            "crc32": self._crc32,
             "transitions": self.transitions,
             "pieces": self.pieces,
             "left_out": dict(self.left_out),
@@ -227,19 +239,8 @@ class FrameSetWriter:
         self._rows.clear()
         self.position = position
 
-    def finish(
-        self,
-        *,
-        game: str,
-        source: str,
-        kind: str,
-        read_from: str,
-        command: str,
-        recorded: dict[str, Any],
-        differs: list[str],
-        scores_unknown: str,
-    ) -> Origin:
-        """Write the origin of what was committed, and give the folder its name.
+    def finish(self, origin: Origin) -> Origin:
+        """Write the origin of what was committed, with its numbers, and give the folder its name.
 
         Raises:
             QzooError: there is no transition in it, and it is removed; or the disk is full.
@@ -247,22 +248,16 @@ class FrameSetWriter:
         if self.transitions == 0:
             shutil.rmtree(self._folder, ignore_errors=True)
             unlink_lock(self._lock)
-            raise QzooError(f"{read_from}: no transition is left of it: {dict(self.left_out)}")
-        self._frames.close()
-        origin = Origin(
-            game=game,
-            source=source,
-            kind=kind,
-            read_from=read_from,
-            command=command,
-            recorded=recorded,
-            differs=differs,
-            scores_unknown=scores_unknown,
+            raise QzooError(f"{origin.read_from}: no transition is left of it: {dict(self.left_out)}")
+        with writing(self._folder / FRAMES):
+            self._file.close()
+        origin = replace(
+            origin,
             left_out=dict(self.left_out),
             frames=self.frames,
             transitions=self.transitions,
             pieces=self.pieces,
-            frames_crc32=self._frames.crc32,
+            frames_crc32=self._crc32,
         )
         origin = replace(origin, digest=_digest(origin, _read_pieces(self._folder, origin)))
         with writing(self._path):
@@ -270,6 +265,16 @@ class FrameSetWriter:
             self._folder.replace(self._path)
         unlink_lock(self._lock)
         return origin
+
+
+def _append_after(path: Path, count: int) -> IO[bytes]:
+    """A file of frames, open for writing after the first `count`; what lies behind them is dropped."""
+    file = path.open("ab")
+    if file.tell() < count * FRAME_BYTES:
+        file.close()
+        raise QzooError(f"{path}: holds fewer than the {count:,} frames that were written; delete {path.parent}")
+    file.truncate(count * FRAME_BYTES)
+    return file
 
 
 def set_name(game: str, source: str) -> str:
@@ -309,20 +314,17 @@ def read_origin(path: Path) -> Origin:
     return Origin(**content)
 
 
-def open_frame_set(
-    path: Path, *, check: bool = True, on_frames: Callable[[int], None] = lambda frames: None
-) -> FrameSet:
-    """Open an imported set as a frame store of one game.
+def open_frame_set(path: Path, *, on_frames: Callable[[int], None] = lambda frames: None) -> FrameSet:
+    """Open an imported set as a frame store of one game; every frame is read once, and their checksum compared.
 
     Args:
-        check: read every frame once and compare their checksum.
         on_frames: called with the number of frames checked since the last call.
 
     Raises:
         QzooError: as `read_origin`; or frames or pieces that are damaged or don't fit each other.
     """
     origin = read_origin(path)
-    frames = open_frames(path / FRAMES, origin.frames, origin.frames_crc32 if check else None, on_frames)
+    frames = _open_frames(path / FRAMES, origin, on_frames)
     table = _read_pieces(path, origin)
     steps = np.asarray(pa.compute.binary_length(table["actions"])).astype(np.int64)
     _check_pieces(path, origin, table, steps)
@@ -332,7 +334,7 @@ def open_frame_set(
         raise QzooError(f"{path / PIECES}: action {actions.max()} is not below {NUM_ACTIONS}; import it again")
     offset = np.arange(len(actions)) - np.repeat(np.cumsum(steps) - steps, steps)
     store = FrameStore(
-        frames=RawFrames(frames),
+        frames=RawFrames(torch.from_numpy(frames)),
         actions=torch.from_numpy(actions.astype(np.int64)),
         rewards=torch.from_numpy(table["rewards"].combine_chunks().flatten().to_numpy().copy()),
         frame_index=torch.from_numpy(np.repeat(first, steps) + offset),
@@ -346,6 +348,22 @@ def open_frame_set(
     if origin.digest not in ("", digest):
         raise QzooError(f"{path / PIECES}: changed since they were written; import it again")
     return FrameSet(path, origin, store, steps, whole, digest)
+
+
+def _open_frames(path: Path, origin: Origin, on_frames: Callable[[int], None]) -> Frames:
+    """The frames of a set, uint8 (F, 84, 84), memory-mapped; writing to them leaves the file alone."""
+    size, count = path.stat().st_size if path.exists() else 0, origin.frames
+    if size != count * FRAME_BYTES:
+        raise QzooError(f"{path}: {size:,} bytes, but {count:,} frames take {count * FRAME_BYTES:,}; import it again")
+    frames = np.memmap(path, dtype=np.uint8, mode="c", shape=(count, FRAME_SIZE, FRAME_SIZE))
+    found = 0
+    for first in range(0, count, CHECK_FRAMES):
+        block = frames[first : first + CHECK_FRAMES]
+        found = zlib.crc32(block.data, found)
+        on_frames(len(block))
+    if found != origin.frames_crc32:
+        raise QzooError(f"{path}: its frames are not those that were written; import it again")
+    return frames
 
 
 def _fits(kind: str, value: Any) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 from zoo.converters.frame_set import ORIGIN, SUFFIX, FrameSet, Origin, read_origin
 from zoo.frames.frames import ChosenFrames, JoinedFrames
 from zoo.frames.store import FrameStore
+from zoo.recordings.library import drawn_first
 from zoo.support.errors import QzooError
 
 COLUMNS = ("actions", "rewards", "frame_index", "episode_start", "steps_left", "terminated")
@@ -66,9 +67,8 @@ def draw_episodes(frame_set: FrameSet, transitions: int | None, seed: int = 0) -
     start = frame_set.store.episode_start.numpy()[np.cumsum(lengths) - lengths]
     episode = np.unique(start, return_inverse=True)[1]  # the pieces of an episode reach back to the same frame
     sizes = np.bincount(episode, weights=lengths)
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    count = int(np.searchsorted(np.cumsum(sizes[order]), transitions)) + 1
-    return _part(frame_set, np.isin(episode, order[:count]))
+    taken = drawn_first(sizes, transitions, np.random.default_rng(seed))
+    return _part(frame_set, np.isin(episode, taken))
 
 
 def _part(frame_set: FrameSet, taken: NDArray[np.bool_]) -> FrameSet:

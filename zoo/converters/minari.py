@@ -94,7 +94,7 @@ def import_minari(
                 writer.commit(position + 1)
                 saved = writer.frames
             on_steps(steps)
-        origin = writer.finish(
+        about = Origin(
             game=game,
             source=source,
             kind=KIND,
@@ -104,6 +104,7 @@ def import_minari(
             differs=differences(dataset, layout, recorder),
             scores_unknown=scores_unknown(recorder),
         )
+        origin = writer.finish(about)
     return target, origin
 
 

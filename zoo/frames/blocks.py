@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.atari.protocol import FRAME_SIZE
-from zoo.frames.frames import FRAME_BYTES, RawFrames, raw_copy
+from zoo.frames.frames import FRAME_BYTES, FrameSource
 from zoo.frames.replay import Frames, empty_frames
 from zoo.support.device import free_memory
 from zoo.support.errors import QzooError
@@ -49,7 +49,7 @@ Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class BlockFrames:
+class BlockFrames(FrameSource):
     """F frames in the blocks of one or more files, the files after one another; see `FrameSource`.
 
     The files are memory-mapped: what fits stays in RAM as the system's page cache, shared by all processes, and the
@@ -106,10 +106,6 @@ class BlockFrames:
             block = np.frombuffer(unpacked, dtype=np.uint8).reshape(held, FRAME_SIZE, FRAME_SIZE)
             out[order[begin : begin + count]] = block[inside[begin : begin + count]]
         return fetched
-
-    def to(self, device: torch.device) -> BlockFrames | RawFrames:
-        """The blocks themselves on the CPU; all frames, unpacked a little at a time, on another device."""
-        return self if device.type == "cpu" else raw_copy(self, device)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For a process that another one spawns, which maps the files anew."""

@@ -20,7 +20,6 @@ from zoo.support.state import load_state, save_state
 FEATURE_BLOCK = 512
 """States that go through the network at a time."""
 Network = Callable[[Tensor], Tensor]
-OnFrames = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -36,15 +35,12 @@ class FeatureStore(FrameStore):
         return self.frames.fetch(frame_index)
 
 
-def feature_store(
-    store: FrameStore, network: Network, device: torch.device, on_frames: OnFrames = lambda count: None
-) -> FeatureStore:
+def feature_store(store: FrameStore, network: Network, device: torch.device) -> FeatureStore:
     """Run a frozen network, uint8 (B, 4, 84, 84) -> float (B, K), over every state of a store.
 
-    Features are kept in bfloat16, on the store's device; `on_frames` is called with the number done after each
-    block.
+    Features are kept in bfloat16, on the store's device.
     """
-    return with_features(store, compute_features(store, network, device, on_frames))
+    return with_features(store, compute_features(store, network, device))
 
 
 def with_features(store: FrameStore, features: Tensor) -> FeatureStore:
@@ -52,9 +48,7 @@ def with_features(store: FrameStore, features: Tensor) -> FeatureStore:
     return FeatureStore(**{**vars(store), "frames": RawFrames(features)})
 
 
-def compute_features(
-    store: FrameStore, network: Network, device: torch.device, on_frames: OnFrames = lambda count: None
-) -> Tensor:
+def compute_features(store: FrameStore, network: Network, device: torch.device) -> Tensor:
     """Those of every frame of a store, bfloat16 (F, K) on the store's device; see `feature_store`."""
     held = store.actions.device
     start = torch.zeros(len(store.frames), dtype=torch.int64, device=held)
@@ -69,7 +63,6 @@ def compute_features(
             if features is None:
                 features = torch.empty(len(every), part.shape[1], dtype=part.dtype, device=part.device)
             features[block] = part
-            on_frames(len(block))
     assert features is not None
     return features
 
@@ -83,7 +76,6 @@ def cached_feature_store(
     play: str,
     made_by: str,
     width: int,
-    on_frames: OnFrames = lambda count: None,
 ) -> FeatureStore:
     """As `feature_store`, by way of a file in a cache folder, `GAME.KEY.features.safetensors`.
 
@@ -108,10 +100,8 @@ def cached_feature_store(
             if path.exists():
                 set_aside(path)
             check_room(cache, 2 * len(store.frames) * width)
-            features = compute_features(store, network, device, on_frames)
+            features = compute_features(store, network, device)
             save_state(path, {"features": features}, {"key": key})
-        else:
-            on_frames(len(store.frames))
     return with_features(store, features.to(store.actions.device))
 
 

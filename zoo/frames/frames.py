@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,25 +15,29 @@ COPIED = 1024
 """Frames that are copied to a device at a time, 7 MB."""
 
 
-class FrameSource(Protocol):
+class FrameSource(ABC):
     """F frames by number, in RAM, in a file or on a GPU."""
 
+    @abstractmethod
     def __len__(self) -> int:
         """F."""
+
+    @abstractmethod
+    def fetch(self, rows: Tensor) -> Tensor:
+        """Copies of the frames `rows`, int64 (N,) in any order and with repetitions: uint8 (N, 84, 84)."""
 
     @property
     def nbytes(self) -> int:
         """Bytes that they take where they are."""
-
-    def fetch(self, rows: Tensor) -> Tensor:
-        """Copies of the frames `rows`, int64 (N,) in any order and with repetitions: uint8 (N, 84, 84)."""
+        return len(self) * FRAME_BYTES
 
     def to(self, device: torch.device) -> FrameSource:
-        """The same frames for rows that are on `device`."""
+        """The same frames for rows that are on `device`: themselves on the CPU, elsewhere a copy, of these alone."""
+        return self if device.type == "cpu" else raw_copy(self, device)
 
 
 @dataclass(frozen=True)
-class RawFrames:
+class RawFrames(FrameSource):
     """Frames as a tensor, uint8 (F, 84, 84): in RAM, in a memory-mapped file, on a GPU.
 
     Rows of anything else do too, such as features, float (F, K).
@@ -59,7 +63,7 @@ class RawFrames:
 
 
 @dataclass(frozen=True)
-class ChosenFrames:
+class ChosenFrames(FrameSource):
     """Some frames of a source, left where they are. `rows`: which ones, int64 (F,)."""
 
     source: FrameSource
@@ -68,33 +72,19 @@ class ChosenFrames:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of those frames, raw."""
-        return len(self.rows) * FRAME_BYTES
-
     def fetch(self, rows: Tensor) -> Tensor:
         """Copies of frames of the source; see `FrameSource`."""
         return self.source.fetch(self.rows[rows])
 
-    def to(self, device: torch.device) -> FrameSource:
-        """Themselves for rows in RAM; elsewhere a copy, of these frames alone."""
-        return self if device.type == "cpu" else raw_copy(self, device)
-
 
 @dataclass(frozen=True)
-class JoinedFrames:
+class JoinedFrames(FrameSource):
     """Frames of several sources, one after the other, each left where it is."""
 
     sources: tuple[FrameSource, ...]
 
     def __len__(self) -> int:
         return sum(map(len, self.sources))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all sources."""
-        return sum(source.nbytes for source in self.sources)
 
     def fetch(self, rows: Tensor) -> Tensor:
         """Copies of frames, from whichever source holds them; see `FrameSource`.
@@ -111,10 +101,6 @@ class JoinedFrames:
             fetched[mine] = source.fetch(rows[mine] - first)
             first += len(source)
         return fetched
-
-    def to(self, device: torch.device) -> JoinedFrames | RawFrames:
-        """The sources themselves for rows in RAM; elsewhere one tensor, where no fetch has to count rows by source."""
-        return self if device.type == "cpu" else raw_copy(self, device)
 
 
 def raw_copy(source: FrameSource, device: torch.device) -> RawFrames:

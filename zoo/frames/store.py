@@ -25,17 +25,6 @@ from zoo.recordings.format import Recording
 from zoo.support.device import free_memory, send
 from zoo.support.errors import QzooError, unknown_name
 
-__all__ = [
-    "Batch",
-    "FrameStore",
-    "FramesOn",
-    "Placement",
-    "build_store",
-    "choose_placement",
-    "draw",
-    "place_store",
-]
-
 Placement = Literal["ram", "memmap", "blocks"]
 FramesOn = Literal["auto", "device", "host"]
 

@@ -20,7 +20,6 @@ from zoo.recordings.format import (
     episodes_of,
     metadata_of,
     read_recording,
-    schema_metadata,
     table_of,
     values_digest,
     write_recording,
@@ -35,8 +34,7 @@ def append(journal: Path, metadata: Metadata, episodes: Sequence[Episode]) -> No
     Raises:
         QzooError: it can't be written, as on a full disk; what stood in it before stays readable.
     """
-    table = table_of(episodes)
-    table = table.replace_schema_metadata(schema_metadata(replace(metadata, digest=values_digest(table))))
+    table = table_of(metadata, episodes)
     with writing(journal):
         journal.parent.mkdir(parents=True, exist_ok=True)
         with journal.open("ab") as file, pa.ipc.new_stream(file, table.schema) as stream:

@@ -35,7 +35,7 @@ from zoo.recorders.play import Players
 from zoo.recordings.format import Episode
 from zoo.recordings.library import recorded_files, source_paths
 from zoo.support.errors import QzooError, unknown_name
-from zoo.support.files import lock_beside, remove_leftovers, take_lock
+from zoo.support.files import alone_at, remove_leftovers
 from zoo.support.pool import pick_workers, run_all
 
 if TYPE_CHECKING:
@@ -109,15 +109,10 @@ def record(job: RecordJob, report: Callable[[Progress], None] = lambda progress:
     Raises:
         QzooError: another process records into this file; see also `recorded_episodes`.
     """
-    lock = lock_beside(job.path)
-    take_lock(lock, job.path, "another process records into it; let it end, or give another `out`")
-    try:
-        for path in (job.path, job.state_path):
-            remove_leftovers(path)
+    with alone_at(job.path, "another process records into it; let it end, or give another `out`"):
+        remove_leftovers(job.state_path)
         journal.merge(job.journal_path, job.path)
         return _record(job, report)
-    finally:
-        lock.release()
 
 
 def record_games(

@@ -14,7 +14,7 @@ from typing import Any
 
 from zoo.atari.games import games_of
 from zoo.recordings.format import Episode, Recording, read_recording
-from zoo.recordings.library import Files, load_recordings, read_source, recorded_files, subsample
+from zoo.recordings.library import Files, by_source, load_recordings, read_source, recorded_files, subsample
 from zoo.recordings.stats import DatasetStats, dataset_stats, stretch_of
 from zoo.support.errors import QzooError, unknown_name
 
@@ -168,9 +168,7 @@ def take(part: Part, recordings: Sequence[Recording], seed: int) -> list[Recordi
 
 def form(dataset: Dataset, recordings: Sequence[Recording]) -> tuple[list[Recording], list[str]]:
     """(what a dataset takes of recordings in memory, its games that it takes nothing of for want of a part)."""
-    held: dict[tuple[str, str], list[Recording]] = {}
-    for recording in recordings:
-        held.setdefault((recording.metadata.game, recording.metadata.source), []).append(recording)
+    held = by_source(recordings)
     taken, missing = [], []
     for game in dataset.games:
         parts = [take(part, held.get((game, part.source), []), dataset.seed) for part in dataset.parts]

@@ -62,6 +62,8 @@ SCHEMA = pa.schema(
         ("policy_step", pa.int64()),
     ]
 )
+PLAIN = ("seed", "terminated", "truncated", "checks", "policy", "policy_step")
+"""Fields of an episode that a row holds as they are."""
 
 
 @dataclass(frozen=True)
@@ -182,27 +184,18 @@ def check_value(actions: Sequence[int] | NDArray[np.uint8], ram: NDArray[np.uint
     return zlib.crc32(ram.tobytes(), zlib.crc32(bytes(actions)))
 
 
-def table_of(episodes: Sequence[Episode]) -> pa.Table:
-    """The rows of episodes, as files hold them."""
+def table_of(metadata: Metadata, episodes: Sequence[Episode]) -> pa.Table:
+    """Episodes as files hold them: a row each, and the metadata with the digest of the rows."""
     rows = []
     for episode in episodes:
         steps = np.flatnonzero(episode.rewards)
-        rows.append(
-            {
-                "seed": episode.seed,
-                "actions": episode.actions.tobytes(),
-                "reward_gaps": np.diff(steps, prepend=0).astype(np.uint16),
-                "reward_values": episode.rewards[steps],
-                "terminated": episode.terminated,
-                "truncated": episode.truncated,
-                "length": episode.length,
-                "return": episode.score,
-                "checks": episode.checks,
-                "policy": episode.policy,
-                "policy_step": episode.policy_step,
-            }
-        )
-    return pa.table({name: [row[name] for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
+        gaps = np.diff(steps, prepend=0).astype(np.uint16)
+        more = {"actions": episode.actions.tobytes(), "reward_gaps": gaps, "reward_values": episode.rewards[steps]}
+        told = {name: getattr(episode, name) for name in PLAIN}
+        rows.append({**told, **more, "length": episode.length, "return": episode.score})
+    table = pa.table({name: [row[name] for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
+    content = asdict(replace(metadata, digest=values_digest(table)))
+    return table.replace_schema_metadata({METADATA_KEY: json.dumps(content).encode()})
 
 
 def values_digest(table: pa.Table) -> str:
@@ -221,18 +214,11 @@ def values_digest(table: pa.Table) -> str:
     return total.hexdigest()
 
 
-def schema_metadata(metadata: Metadata) -> dict[bytes, bytes]:
-    """Metadata as an Arrow schema holds them."""
-    return {METADATA_KEY: json.dumps(asdict(metadata)).encode()}
-
-
 def write_recording(path: Path, metadata: Metadata, episodes: Sequence[Episode]) -> None:
     """Write the file whole, under a temporary name first: a kill leaves the old file or the new one."""
-    table = table_of(episodes)
-    table = table.replace_schema_metadata(schema_metadata(replace(metadata, digest=values_digest(table))))
     with replacing(path) as temporary:
         pq.write_table(
-            table,
+            table_of(metadata, episodes),
             temporary,
             compression="zstd",
             compression_level=19,
@@ -423,13 +409,4 @@ def _episode(path: Path, number: int, row: dict[str, Any]) -> Episode:
     expected_checks = -(-length // CHECK_INTERVAL)
     if len(row["checks"]) != expected_checks:
         raise QzooError(f"{where}: {len(row['checks'])} checks, an episode of {length} steps has {expected_checks}")
-    return Episode(
-        seed=row["seed"],
-        actions=actions,
-        rewards=rewards,
-        terminated=row["terminated"],
-        truncated=row["truncated"],
-        checks=row["checks"],
-        policy=row["policy"],
-        policy_step=row["policy_step"],
-    )
+    return Episode(**{name: row[name] for name in PLAIN}, actions=actions, rewards=rewards)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from zoo.recordings.format import Episode, Recording, read_recording
 from zoo.support.errors import QzooError
@@ -177,6 +179,14 @@ def load_recordings(
     return chosen
 
 
+def by_source(recordings: Sequence[Recording]) -> dict[tuple[str, str], list[Recording]]:
+    """Recordings by game and source, in the order of the first of each."""
+    groups: dict[tuple[str, str], list[Recording]] = {}
+    for recording in recordings:
+        groups.setdefault((recording.metadata.game, recording.metadata.source), []).append(recording)
+    return groups
+
+
 def subsample(
     recordings: Sequence[Recording], transitions: int | None, seed: int = 0, *, uniform: bool = False
 ) -> list[Recording]:
@@ -197,29 +207,24 @@ def subsample(
         return list(recordings)
     episodes = [episode for recording in recordings for episode in recording.episodes]
     generator = np.random.default_rng(seed)
-    drawn = (_draw_steps if uniform else _draw_episodes)(episodes, transitions, generator)
-    remaining, first = [], 0
-    for recording in recordings:
-        last = first + len(recording.episodes)
-        part = tuple(episode for episode in drawn[first:last] if episode is not None)
-        first = last
-        if part:
-            remaining.append(replace(recording, episodes=part))
-    return remaining
+    if uniform:
+        drawn = _draw_steps(episodes, transitions, generator)
+    else:
+        taken = set(drawn_first([episode.transitions for episode in episodes], transitions, generator).tolist())
+        drawn = [episode if number in taken else None for number, episode in enumerate(episodes)]
+    left = iter(drawn)
+    parts = [
+        replace(recording, episodes=tuple(filter(None, islice(left, len(recording.episodes)))))
+        for recording in recordings
+    ]
+    return [part for part in parts if part.episodes]
 
 
-def _draw_episodes(
-    episodes: Sequence[Episode], transitions: int, generator: np.random.Generator
-) -> list[Episode | None]:
-    """The same list, None where an episode was not drawn."""
-    drawn: list[Episode | None] = [None] * len(episodes)
-    total = 0
-    for number in generator.permutation(len(episodes)).tolist():
-        if total >= transitions:
-            break
-        drawn[number] = episodes[number]
-        total += episodes[number].transitions
-    return drawn
+def drawn_first(sizes: ArrayLike, wanted: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Numbers of things in random order, as many as have sizes that sum to `wanted` or more."""
+    of = np.asarray(sizes)
+    order = generator.permutation(len(of))
+    return order[: int(np.searchsorted(np.cumsum(of[order]), wanted)) + 1]
 
 
 def _draw_steps(episodes: Sequence[Episode], transitions: int, generator: np.random.Generator) -> list[Episode | None]:

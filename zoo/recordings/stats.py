@@ -10,6 +10,7 @@ import numpy as np
 
 from zoo.atari.games import OTHER_PLAYERS, get_game
 from zoo.recordings.format import Episode, Recording
+from zoo.recordings.library import by_source
 from zoo.support.metrics import interquartile_mean
 
 LAST_SHARE = 0.2
@@ -47,10 +48,9 @@ def policy_steps(episodes: Iterable[Episode]) -> dict[str, int]:
     return {policy: max(steps, reached[policy]) for policy, steps in recorded.items()}
 
 
-def last_episodes(episodes: Sequence[Episode], share: float = LAST_SHARE) -> list[Episode]:
-    """The episodes that began in the last `share` of their policy's steps."""
-    steps = policy_steps(episodes)
-    return [episode for episode in episodes if episode.policy_step >= (1.0 - share) * steps[episode.policy]]
+def last_episodes(episodes: Sequence[Episode]) -> list[Episode]:
+    """The episodes that began in the last fifth of their policy's steps."""
+    return stretch_of(episodes, 1.0 - LAST_SHARE, 1.0)
 
 
 def stretch_of(episodes: Sequence[Episode], since: float, until: float) -> list[Episode]:
@@ -87,13 +87,10 @@ def source_stats(recordings: Sequence[Recording], size: int) -> SourceStats:
     )
 
 
-def play_stats(recordings: Iterable[Recording]) -> dict[str, dict[str, SourceStats]]:
+def play_stats(recordings: Sequence[Recording]) -> dict[str, dict[str, SourceStats]]:
     """Figures by game and source, both in alphabetical order."""
-    groups: dict[tuple[str, str], list[Recording]] = defaultdict(list)
-    for recording in recordings:
-        groups[recording.metadata.game, recording.metadata.source].append(recording)
     stats: dict[str, dict[str, SourceStats]] = {}
-    for (game, source), parts in sorted(groups.items(), key=lambda group: group[0]):
+    for (game, source), parts in sorted(by_source(recordings).items()):
         size = sum(part.path.stat().st_size for part in parts if part.path)
         stats.setdefault(game, {})[source] = source_stats(parts, size)
     return stats

@@ -20,7 +20,7 @@ from zoo.atari.protocol import RAM_BYTES, ROW_BYTES
 from zoo.recordings.format import CHECK_INTERVAL, Episode, Mismatch, Recording, check_value, read_with_digest
 from zoo.recordings.library import Holders, check_name, claim_episodes
 from zoo.support.errors import QzooError
-from zoo.support.files import lock_beside, take_lock, write_json, writing
+from zoo.support.files import alone_at, write_json
 from zoo.support.pool import run_all
 
 PART_STEPS = 20_000
@@ -265,19 +265,14 @@ def _logging(path: Path | None) -> Iterator[tuple[Log, Callable[[], None]]]:
         return
     if path.is_dir():
         raise QzooError(f"log {path}: a folder; name a file")
-    lock = lock_beside(path)
-    take_lock(lock, path, "another verification writes it; let it end, or name another file")
-    try:
+    with alone_at(path, "another verification writes it; let it end, or name another file"):
         done = read_log(path)
 
         def keep() -> None:
-            with writing(path):
-                write_json(path, {"files": done})
+            write_json(path, {"files": done})
 
         keep()  # whether it can be written should show before hours of replay
         yield done, keep
-    finally:
-        lock.release()
 
 
 def split_parts(path: Path, digest: str, recording: Recording, numbers: Sequence[int]) -> list[Part]:

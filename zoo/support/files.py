@@ -216,6 +216,24 @@ def take_lock(lock: FileLock, path: Path, taken: str) -> None:
             logger.warning("%s: its file system has no locks; see to it that no other process writes here", path)
 
 
+@contextmanager
+def alone_at(path: Path, taken: str, *, once: bool = False) -> Iterator[None]:
+    """Work on `path` under its lock, without what killed processes left of it; `taken` as `take_lock` has it.
+
+    Args:
+        once: remove the lock's file at the end, where what it guards is then done.
+    """
+    lock = lock_beside(path)
+    take_lock(lock, path, taken)
+    try:
+        remove_leftovers(path)
+        yield
+    finally:
+        if once:
+            unlink_lock(lock)
+        lock.release()
+
+
 def unlink_lock(lock: FileLock) -> None:
     """Remove the file of a lock that is held, where what it guarded is done: whoever gets it still, finds that so."""
     with suppress(OSError):
