@@ -27,8 +27,7 @@ from benchmarks.speed.hardware import count_flops, matmul
 from benchmarks.speed.tables import text
 from benchmarks.speed.timing import Turn, in_turns, machine, ratio, repeated, spread
 from zoo.atari.protocol import FRAME_SIZE, STACK
-from zoo.models.encoder import Encoder
-from zoo.models.group_norm import GroupNorm
+from zoo.models.encoder import Encoder, GroupNorm
 from zoo.support.device import keep_freed_memory, pick_precision
 from zoo.support.files import write_json, write_text
 from zoo.support.markdown import markdown_table

@@ -12,7 +12,7 @@ from tests.training.test_no_waits import GPU, fake_gpu, small_store
 from zoo.cli import main
 from zoo.frames.frames import FRAME_BYTES
 from zoo.frames.store import FrameStore, place_store
-from zoo.models.group_norm import GroupNorm
+from zoo.models.encoder import GroupNorm
 from zoo.support.device import out_of_memory_as_error
 from zoo.support.errors import QzooError
 from zoo.training import loop

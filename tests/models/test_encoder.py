@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.models.encoder import ARCHS, Architecture, Encoder, FastMaxPool, SpatialEmbedding, maps_after, scale_features
+from zoo.models.encoder import ARCHS, Architecture, Encoder, FastMaxPool, SpatialEmbedding, scale_features
 from zoo.support.errors import QzooError, unknown_name
 
 LAYOUT_OF = {"cpu": torch.contiguous_format, "meta": torch.channels_last}
@@ -52,7 +52,7 @@ def test_nature_and_impala_have_the_published_convolutions() -> None:
 
 def test_a_new_encoder_is_a_line_in_the_dict(monkeypatch: pytest.MonkeyPatch) -> None:
     trunk = partial(nn.Sequential, nn.Conv2d(4, 2, 12, stride=12), nn.ReLU())
-    monkeypatch.setitem(ARCHS, "toy", Architecture(trunk, (2, 7, 7), maps_after(1), feature_dim=3))
+    monkeypatch.setitem(ARCHS, "toy", Architecture(trunk, (2, 7, 7), (1,), feature_dim=3))
     encoder = Encoder("toy")
     assert encoder(frames(5)).shape == (5, 3)
     assert [tuple(one.shape) for one in encoder.feature_maps(frames(5))] == [(5, 2, 7, 7)]

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.models.group_norm import GroupNorm
 from zoo.support.device import onednn_pools
 from zoo.support.errors import QzooError, unknown_name
 
@@ -99,6 +98,19 @@ class FastMaxPool(nn.MaxPool2d):
         return pooled
 
 
+class GroupNorm(nn.GroupNorm):
+    """PyTorch's, float (B, C, H, W) to the same; on CUDA, bfloat16 and float16 come out as they went in.
+
+    PyTorch's autocast would compute it in float32, and so write every map anew in twice the bytes.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (x.is_cuda and x.dtype in (torch.bfloat16, torch.float16)):
+            return super().forward(x)
+        with torch.autocast("cuda", enabled=False):
+            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
 def resnet_trunk(name: str, width: int) -> nn.Module:
     """timm's ResNet of that name without pooling and classifier: (B, 4, 84, 84) to (B, C, 3, 3).
 
@@ -117,7 +129,7 @@ def resnet_trunk(name: str, width: int) -> nn.Module:
         in_chans=INPUT_SHAPE[0],
         num_classes=0,
         global_pool="",
-        norm_layer=partial(GroupNorm, num_groups=width // 2),
+        norm_layer=lambda channels, **where: GroupNorm(width // 2, channels, **where),  # timm gives channels first
         channels=tuple(width * 2**stage for stage in range(4)),
     )
     if width != 64:
@@ -132,7 +144,7 @@ def narrow_stem(trunk: nn.Module, width: int) -> None:
     first = nn.Conv2d(width, width, 3, padding=1, bias=False)
     for layer in (stem, first):
         nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    trunk.conv1, trunk.bn1 = stem, GroupNorm(width, num_groups=width // 2)
+    trunk.conv1, trunk.bn1 = stem, GroupNorm(width // 2, width)
     block: Any = trunk.layer1[0]  # type: ignore[index]
     block.conv1, block.downsample = first, None  # which was there to go from 64 channels to these
 
@@ -154,42 +166,18 @@ def project_features(projection: nn.Module, trunk_map: Tensor, feature_norm: boo
     return scale_features(x) if feature_norm else x.float()
 
 
-def maps_after(*numbers: int) -> Callable[[nn.Module, Tensor], list[Tensor]]:
-    """The maps of a sequential trunk after the layers of these numbers."""
-
-    def maps(trunk: nn.Module, x: Tensor) -> list[Tensor]:
-        found = []
-        for number, layer in enumerate(trunk.children()):
-            x = layer(x)
-            if number in numbers:
-                found.append(x)
-        return found
-
-    return maps
-
-
-def resnet_maps(trunk: Any, x: Tensor) -> list[Tensor]:
-    """The maps of a ResNet's stem and four stages, as timm's `features_only` gives them."""
-    found = [trunk.act1(trunk.bn1(trunk.conv1(x)))]
-    x = trunk.maxpool(found[0])
-    for layer in (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4):
-        x = layer(x)
-        found.append(x)
-    return found
-
-
 @dataclass(frozen=True)
 class Architecture:
     """What sets an encoder apart.
 
-    trunk: makes the convolutions, float (B, 4, 84, 84) to (B, C, H, W). map_shape: that (C, H, W). maps: of a trunk and
-    its input, the maps of every stage. feature_dim: default width of the features. embedding: whether a learned spatial
-    embedding follows. contiguous_on_cpu: whether maps in PyTorch's usual memory format are faster on a CPU.
+    trunk: makes the convolutions, float (B, 4, 84, 84) to (B, C, H, W). map_shape: that (C, H, W). maps: numbers of
+    the trunk's layers after which a stage ends. feature_dim: default width of the features. embedding: whether a
+    learned spatial embedding follows. contiguous_on_cpu: whether PyTorch's usual memory format is faster on a CPU.
     """
 
     trunk: Callable[[], nn.Module]
     map_shape: tuple[int, int, int]
-    maps: Callable[[nn.Module, Tensor], list[Tensor]]
+    maps: tuple[int, ...]
     feature_dim: int = 512
     embedding: bool = False
     contiguous_on_cpu: bool = False
@@ -208,15 +196,16 @@ class Architecture:
 def resnet(name: str, channels: int = 512, width: int = 64, feature_dim: int = 2048) -> Architecture:
     """A ResNet; PyTorch's group norm on a CPU is slow in channels_last."""
     trunk = partial(resnet_trunk, name, width)
-    return Architecture(trunk, (channels, 3, 3), resnet_maps, feature_dim, embedding=True, contiguous_on_cpu=True)
+    maps = (2, 4, 5, 6, 7)  # after the stem's activation, and after each of the four stages
+    return Architecture(trunk, (channels, 3, 3), maps, feature_dim, embedding=True, contiguous_on_cpu=True)
 
 
 # 2048 is inferred: with it the ResNets have the 31M, 60M and 79M parameters without heads that "Stop
 # Regressing" (arXiv 2403.03950, Fig. 7) gives for them. 512 is the width of the hidden layer in Mnih et al.
 # 2015.
 ARCHS: dict[str, Architecture] = {
-    "nature": Architecture(nature_trunk, (64, 7, 7), maps_after(1, 3, 5)),
-    "impala": Architecture(impala_trunk, (32, 11, 11), maps_after(3, 7, 12)),
+    "nature": Architecture(nature_trunk, (64, 7, 7), (1, 3, 5)),
+    "impala": Architecture(impala_trunk, (32, 11, 11), (3, 7, 12)),
     # Narrow ones, for small budgets: a quarter or half of the channels, a sixteenth or a quarter of the arithmetic.
     "resnet18w16": resnet("resnet18", 128, width=16, feature_dim=512),
     "resnet18w32": resnet("resnet18", 256, width=32, feature_dim=512),
@@ -338,7 +327,12 @@ class Encoder(nn.Module):
         Raises:
             QzooError: another dtype or shape.
         """
-        return ARCHS[self.arch].maps(self.trunk, self._scaled(observations))
+        x, found = self._scaled(observations), []
+        for number, layer in enumerate(self.trunk.children()):
+            x = layer(x)
+            if number in ARCHS[self.arch].maps:
+                found.append(x)
+        return found
 
     def trunk_map(self, observations: Tensor) -> Tensor:
         """What the convolutions see, flattened: frames as in `forward` to float (B, C*H*W), in autocast's precision.

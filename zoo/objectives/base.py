@@ -233,8 +233,8 @@ class Objective(nn.Module, ABC):
         return torch.zeros_like(self.scale).index_put((games,), values * (len(self.scale) / len(games)))
 
     def compile_passes(self, device: torch.device) -> None:
-        """Compile the network; see `compiled_passes`."""
-        self.passes = compiled_passes(self.network, self.network, device)
+        """Compile the passes of its networks; see `compiled_passes`."""
+        self.passes = compiled_passes(self.passes.online, self.passes.target, device)
 
     def parameter_groups(self) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
         """(encoder's parameters, heads' parameters): the heads may have a learning rate of their own."""
@@ -295,10 +295,6 @@ class TDObjective(Objective):
             torch._foreach_lerp_(into, source, self.config.tau)
         elif step % self.config.target_every == 0:
             torch._foreach_copy_(into, source)
-
-    def compile_passes(self, device: torch.device) -> None:
-        """Compile both networks; see `compiled_passes`."""
-        self.passes = compiled_passes(self.network, self.target, device)
 
 
 def chosen_logits(logits: Tensor, actions: Tensor) -> Tensor:

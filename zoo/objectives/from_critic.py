@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from zoo.critics.config import CriticConfig
 from zoo.critics.network import Critic, Teachers
 from zoo.frames.store import Batch, BatchSpec
-from zoo.models.compiled import Passes, compiled_passes
+from zoo.models.compiled import Passes
 from zoo.models.distributions import Support, expectation, prior_logits
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives.base import NOTHING, CategoricalConfig, Inputs, Objective, chosen_logits
@@ -139,10 +139,6 @@ class FromCritic(Objective):
         """What predicts features goes with the last layer."""
         *before, last = super().encoder_layers()
         return [*before, [*last, *self.predictor]]
-
-    def compile_passes(self, device: torch.device) -> None:
-        """Compile the network with what predicts features; see `compiled_passes`."""
-        self.passes = compiled_passes(self.outputs, self.outputs, device)
 
     def loss(self, batch: Batch, games: Tensor | None = None) -> dict[str, Tensor]:
         """Loss of a game-balanced batch with RAM, game-major, of all games or of those numbered `games`.

@@ -57,20 +57,15 @@ class TrainingData:
 
     def by_game(self) -> dict[str, dict[str, Any]]:
         """What a run writes down of its data, in JSON's types: fingerprint and figures of recordings and of sets."""
-        recordings: dict[str, list[Recording]] = {}
-        for recording in self.recordings:
-            recordings.setdefault(recording.metadata.game, []).append(recording)
-        sets: dict[str, list[FrameSet]] = {}
-        for each in self.sets:
-            sets.setdefault(each.origin.game, []).append(each)
-        return {
-            game: {
-                "fingerprint": fingerprint(recordings.get(game, [])),
-                "recordings": [_facts(recording) for recording in recordings.get(game, [])],
-                "imports": [set_facts(each) for each in sets.get(game, [])],
-            }
-            for game in dict.fromkeys([*recordings, *sets])
-        }
+        found = {}
+        for game in dict.fromkeys(
+            [each.metadata.game for each in self.recordings] + [s.origin.game for s in self.sets]
+        ):
+            recordings = [each for each in self.recordings if each.metadata.game == game]
+            imports = [set_facts(each) for each in self.sets if each.origin.game == game]
+            facts = [_facts(each) for each in recordings]
+            found[game] = {"fingerprint": fingerprint(recordings), "recordings": facts, "imports": imports}
+        return found
 
     def mean_return(self) -> float | None:
         """The mean return of all whole episodes; None where it is not known of all the data."""

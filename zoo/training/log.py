@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -32,11 +33,8 @@ class RunLog:
                 drop_lines_after(path, step)
             self._path.touch()
         self._board: SummaryWriter | None = None
-        self._in_tensorboard(out, lambda: self._open_board(out / TENSORBOARD, step))
-
-    def _open_board(self, folder: Path, step: int) -> None:
-        # What a killed run wrote after `step` is not shown.
-        self._board = SummaryWriter(str(folder), purge_step=step + 1)
+        with self._tensorboard():  # what a killed run wrote after `step` is not shown
+            self._board = SummaryWriter(str(out / TENSORBOARD), purge_step=step + 1)
 
     def write(self, step: int, means: Mapping[str, float], samples_per_second: float) -> None:
         """Add a line."""
@@ -58,24 +56,22 @@ class RunLog:
         """End TensorBoard's file."""
         board, self._board = self._board, None
         if board is not None:
-            self._in_tensorboard(self._path.parent, board.close)
+            with self._tensorboard():
+                board.close()
 
     def _add_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        board = self._board
-        if board is None:
-            return
+        with self._tensorboard():
+            if self._board is not None:
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
+                self._board.flush()
 
-        def add() -> None:
-            for name, value in values.items():
-                board.add_scalar(name, value, step)
-            board.flush()
-
-        self._in_tensorboard(self._path.parent, add)
-
-    def _in_tensorboard(self, out: Path, work: Callable[[], None]) -> None:
+    @contextmanager
+    def _tensorboard(self) -> Iterator[None]:
+        """Where its file can't be written, the log continues without."""
         try:
-            work()
+            yield
         except OSError as error:
-            reason = error.strerror or error
-            logger.warning("%s: could not be written (%s); continuing without", out / TENSORBOARD, reason)
+            reason, where = error.strerror or error, self._path.with_name(TENSORBOARD)
+            logger.warning("%s: could not be written (%s); continuing without", where, reason)
             self._board = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -248,16 +249,8 @@ def write_run_model(
 
 def _rounded(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Lines of the log of values with four significant digits."""
-    return [
-        {
-            "step": line["step"],
-            "games": {
-                game: {name: float(f"{value:.4g}") for name, value in numbers.items()}
-                for game, numbers in line["games"].items()
-            },
-        }
-        for line in lines
-    ]
+    rounded: list[dict[str, Any]] = json.loads(json.dumps(lines), parse_float=lambda text: float(f"{float(text):.4g}"))
+    return rounded
 
 
 def thin(curve: list[dict[str, Any]], points: int = CURVE_POINTS) -> list[dict[str, Any]]:
