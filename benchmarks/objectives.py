@@ -27,9 +27,9 @@ import torch
 import tyro
 
 from benchmarks.speed.timing import machine
-from zoo.atari.games import games_of, get_game
+from zoo.atari.games import games_of
 from zoo.critics.network import critics_identity, load_critics
-from zoo.evaluation.scores import human_iqm, play_episodes, summarize
+from zoo.evaluation.scores import human_iqm, iqm_of, play_episodes, summarize
 from zoo.frames.build import fingerprint
 from zoo.frames.store import build_store
 from zoo.models.agent import Agent
@@ -38,7 +38,6 @@ from zoo.objectives.base import Inputs
 from zoo.recordings.datasets import Selection
 from zoo.support.files import read_lines, write_json, write_text
 from zoo.support.markdown import markdown_table, score_text
-from zoo.support.metrics import iqm_with_interval
 from zoo.training.config import OptimizerConfig, RunConfig
 from zoo.training.log import VALUES
 from zoo.training.loop import train
@@ -271,7 +270,7 @@ def page(study: Study, folder: Path) -> str:
     ]
     summary, scores, values, agreements = [], [], [], []
     for name, samples, mine in groups:
-        iqm = iqm_with_interval([[_human(game, run["games"][game]["scores"]) for run in mine] for game in study.games])
+        iqm = iqm_of({game: [run["games"][game]["scores"] for run in mine] for game in study.games})
         beats = [sum(result["mean"] > result["data_mean"] for result in run["games"].values()) for run in mine]
         minutes = np.mean([run["seconds"] for run in mine]) / 60
         summary.append(
@@ -332,10 +331,6 @@ def _command(study: Study, runs: list[dict[str, Any]]) -> str:
     seeds = [str(seed) for seed in sorted({run["seed"] for run in runs})]
     command = ["python", "benchmarks/objectives.py", word, "--variants", *names, "--seeds", *seeds]
     return shlex.join(command)
-
-
-def _human(game: str, scores: list[float]) -> Any:
-    return np.array([get_game(game).human_normalized(score) for score in scores])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from finetune.sweep import OWN_WEIGHTS
 from finetune.training import MODES
-from zoo.atari.games import Game, get_game
+from zoo.evaluation.scores import iqm_of
 from zoo.support.errors import QzooError
 from zoo.support.files import write_json, write_text
 from zoo.support.markdown import markdown_table, score_text
-from zoo.support.metrics import iqm_with_interval
 
 Results = Sequence[Mapping[str, Any]]
 Key = tuple[int, int, str, str, str]
@@ -60,13 +59,14 @@ def grouped(results: Results) -> dict[Key, list[Mapping[str, Any]]]:
 def summarize_group(key: Key, cells: Results) -> dict[str, Any]:
     """Interquartile means over games and trainings, with 95% intervals over trainings and episodes."""
     names = ("transitions", "steps", "encoder", "mode", "objective")
+    scores = {cell["game"]: _scores(cell) for cell in cells}
     return {
         **dict(zip(names, key, strict=True)),
         "arch": cells[0]["arch"],
         "games": [cell["game"] for cell in cells],
         "seeds": min(len(cell["trainings"]) for cell in cells),
-        "human": _aggregate(cells, lambda game: game.human_normalized),
-        "dqn": _aggregate(cells, lambda game: game.dqn_normalized),
+        "human": iqm_of(scores),
+        "dqn": iqm_of(scores, "dqn"),
         "seconds": float(np.mean([each["seconds"]["training"] for cell in cells for each in cell["trainings"]])),
         "critic_transitions": max(cell["critic_transitions"] for cell in cells),
         "means": {cell["game"]: float(np.mean(np.concatenate(_scores(cell)))) for cell in cells},
@@ -76,18 +76,6 @@ def summarize_group(key: Key, cells: Results) -> dict[str, Any]:
 
 def _scores(cell: Mapping[str, Any]) -> list[NDArray[np.float64]]:
     return [np.array(each["evaluation"]["scores"], dtype=np.float64) for each in cell["trainings"]]
-
-
-def _aggregate(cells: Results, normalized: Callable[[Game], Callable[[float], float | None]]) -> dict[str, float]:
-    """The interquartile mean of normalized scores and its interval; none where a game has no reference."""
-    games = []
-    for cell in cells:
-        of = normalized(get_game(cell["game"]))
-        values = [[of(score) for score in scores] for scores in _scores(cell)]
-        if any(None in each for each in values):
-            return {}
-        games.append([np.array(each, dtype=np.float64) for each in values])
-    return iqm_with_interval(games)
 
 
 def plot_sweep(groups: Sequence[Mapping[str, Any]], path: Path) -> None:

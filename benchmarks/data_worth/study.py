@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zoo.atari.games import get_game
-from zoo.evaluation.scores import play_episodes, summarize
+from zoo.evaluation.scores import iqm_of, play_episodes, summarize
 from zoo.frames.build import fingerprint
 from zoo.frames.store import build_store, place_store
 from zoo.models.agent import Agent
@@ -30,7 +29,6 @@ from zoo.support.device import computed_on, out_of_memory_as_error, pick_device
 from zoo.support.errors import QzooError
 from zoo.support.files import write_json, writing
 from zoo.support.markdown import duration_text, markdown_table, score_text
-from zoo.support.metrics import iqm_with_interval
 from zoo.training.config import RunConfig
 from zoo.training.loop import TrainingProgress, train
 from zoo.training.run import new_objective
@@ -272,7 +270,7 @@ def summarize_worth(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
                 "seeds": len(runs),
                 "transitions": runs[0]["transitions"],
                 "play": runs[0]["play"],
-                "iqm_human": iqm_of([run["scores"] for run in runs]),
+                "iqm_human": iqm_of({game: [run["scores"][game] for run in runs] for game in runs[0]["scores"]}),
                 "beats_data": sum(row["mean"] > row["data"] for row in games.values()),
                 "samples": runs[0]["training"]["samples"],
                 "trained": [run["training"] for run in runs],
@@ -280,23 +278,6 @@ def summarize_worth(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
             }
         )
     return sorted(rows, key=lambda row: -float(row["iqm_human"]["value"]))
-
-
-def iqm_of(trainings: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
-    """Interquartile mean over games and trainings of human-normalized mean scores, with its 95% interval.
-
-    Args:
-        trainings: of each, raw scores by game.
-
-    Returns:
-        {value, low, high}.
-    """
-    return iqm_with_interval(
-        [
-            [np.array([get_game(game).human_normalized(score) for score in scores[game]]) for scores in trainings]
-            for game in trainings[0]
-        ]
-    )
 
 
 def worth_page(content: Mapping[str, Any]) -> str:

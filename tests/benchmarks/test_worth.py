@@ -16,7 +16,6 @@ import benchmarks.data_worth.study
 from benchmarks.data_worth.command import parse_candidates
 from benchmarks.data_worth.study import (
     WorthJob,
-    iqm_of,
     mean_return,
     measure,
     read_result,
@@ -28,6 +27,7 @@ from benchmarks.data_worth.study import (
 from tests.command_helpers import run_command
 from tests.recording_helpers import as_learner, assert_replays, recorded, refused
 from zoo.atari.games import get_game
+from zoo.evaluation.scores import iqm_of
 from zoo.frames.build import fingerprint
 from zoo.recordings import library
 from zoo.recordings.datasets import Part, Selection
@@ -105,9 +105,9 @@ def result(name: str, seed: int, scores: list[float]) -> dict[str, Any]:
 def test_the_interval_is_over_trainings_too() -> None:
     """Trainings that differ more than their episodes: the interval holds what either of them alone would give."""
     low, high = get_game("Breakout").human_normalized(10.0), get_game("Breakout").human_normalized(30.0)
-    iqm = iqm_of([{"Breakout": [10.0] * 8}, {"Breakout": [30.0] * 8}])  # a quarter of two scores is less than one
+    iqm = iqm_of({"Breakout": [[10.0] * 8, [30.0] * 8]})  # a quarter of two scores is less than one
     assert iqm == pytest.approx({"value": (low + high) / 2, "low": low, "high": high})
-    alone = iqm_of([{"Breakout": [10.0, 10.0, 10.0, 10.0], "Pong": [-21.0, -21.0, 21.0, 21.0]}])
+    alone = iqm_of({"Breakout": [[10.0, 10.0, 10.0, 10.0]], "Pong": [[-21.0, -21.0, 21.0, 21.0]]})
     assert alone["low"] < alone["value"] < alone["high"]
 
 

@@ -39,8 +39,12 @@ class Game:
     random: float
     human: float
     dqn_replay_final: float | None
-    dopamine_dqn: float | None
     human_source: str
+
+    @property
+    def sourced(self) -> bool:
+        """Whether the human reference is DeepMind's."""
+        return self.human_source != OTHER_PLAYERS
 
     def human_normalized(self, score: float) -> float:
         """(score - random) / (human - random): 0 is random play, 1 is the human reference."""
@@ -56,10 +60,6 @@ class Game:
         return (score - self.random) / abs(self.dqn_replay_final - self.random)
 
 
-def _optional(value: str) -> float | None:
-    return float(value) if value else None
-
-
 @cache
 def all_games() -> dict[str, Game]:
     """Every game of the table, by name, in alphabetical order."""
@@ -68,17 +68,17 @@ def all_games() -> dict[str, Game]:
         for row in csv.DictReader(file):
             if row["split"] not in get_args(Split):
                 raise QzooError(f"{TABLE}: game {row['game']}: unknown split {row['split']!r}")
+            numbers = {name: tuple(map(int, row[name].split())) for name in ("modes", "difficulties")}
+            dqn = float(row["dqn_replay_final"]) if row["dqn_replay_final"] else None
             games[row["game"]] = Game(
                 name=row["game"],
                 rom=row["rom"],
                 split=row["split"],  # type: ignore[arg-type]
                 minimal_actions=int(row["minimal_actions"]),
-                modes=tuple(int(mode) for mode in row["modes"].split()),
-                difficulties=tuple(int(level) for level in row["difficulties"].split()),
+                **numbers,
                 random=float(row["random"]),
                 human=float(row["human"]),
-                dqn_replay_final=_optional(row["dqn_replay_final"]),
-                dopamine_dqn=_optional(row["dopamine_dqn"]),
+                dqn_replay_final=dqn,
                 human_source=row["human_source"],
             )
     return games

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from zoo.atari.emulator import minimal_actions
-from zoo.atari.games import OTHER_PLAYERS, get_game, parse_games
+from zoo.atari.games import get_game, parse_games
 from zoo.atari.protocol import DEFAULT_VARIANT, FRAME_SIZE, MAX_SEED, STACK, Variant
 from zoo.atari.vector_env import make_variant_env, make_vector_env
 from zoo.support.errors import QzooError
@@ -111,10 +111,34 @@ def summarize(game: str, scores: NDArray[np.float64]) -> dict[str, Any]:
     }
 
 
-def human_iqm(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
-    """Interquartile mean over games of the human-normalized mean scores, with its 95% interval over episodes."""
-    games = [np.array([get_game(game).human_normalized(score) for score in raw]) for game, raw in scores.items()]
-    return iqm_with_interval([[each] for each in games])
+def normalized(game: str, raw: ArrayLike, reference: Literal["human", "dqn"] = "human") -> NDArray[np.float64] | None:
+    """Raw scores as the game's reference normalizes them, float64 of their shape; None where it has no such."""
+    rule: Callable[[Any], Any] = getattr(get_game(game), f"{reference}_normalized")
+    found: NDArray[np.float64] | None = rule(np.asarray(raw, dtype=np.float64))
+    return found
+
+
+def iqm_of(scores: Mapping[str, Sequence[ArrayLike]], reference: Literal["human", "dqn"] = "human") -> dict[str, float]:
+    """Interquartile mean over games and trainings of normalized mean scores, with its 95% interval.
+
+    Args:
+        scores: for each game the raw scores of each training's episodes.
+
+    Returns:
+        {value, low, high}; nothing where a game has no such reference.
+    """
+    games: list[list[NDArray[np.float64]]] = []
+    for game, trainings in scores.items():
+        found = [normalized(game, raw, reference) for raw in trainings]
+        games.append([each for each in found if each is not None])
+        if len(games[-1]) < len(found):
+            return {}
+    return iqm_with_interval(games)
+
+
+def human_iqm(scores: Mapping[str, ArrayLike]) -> dict[str, float]:
+    """`iqm_of` a single training, by game."""
+    return iqm_of({game: [raw] for game, raw in scores.items()})
 
 
 @dataclass(frozen=True)
@@ -257,7 +281,7 @@ def _score(
         "games": {game: summarize(game, raw) for game, raw in scores.items()},
         "iqm_human": human_iqm(scores),
     }
-    sourced = {game: raw for game, raw in scores.items() if get_game(game).human_source != OTHER_PLAYERS}
+    sourced = {game: raw for game, raw in scores.items() if get_game(game).sourced}
     if sourced and len(sourced) < len(scores):
         result["iqm_human_sourced"] = human_iqm(sourced)
     return {**result, "episodes": episodes, "seed": seed, "seconds": round(time.time() - started, 1)}

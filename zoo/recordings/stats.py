@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.atari.games import OTHER_PLAYERS, get_game
+from zoo.atari.games import get_game
 from zoo.recordings.format import Episode, Recording
 from zoo.recordings.library import by_source
 from zoo.support.metrics import interquartile_mean
@@ -124,7 +124,7 @@ def dataset_stats(recordings: Sequence[Recording], missing: Iterable[str] = ()) 
     for recording in recordings:
         scores[recording.metadata.game] += [episode.score for episode in recording.episodes]
     means = {game: get_game(game).human_normalized(float(np.mean(mine))) for game, mine in scores.items()}
-    sourced = [mean for game, mean in means.items() if get_game(game).human_source != OTHER_PLAYERS]
+    sourced = [mean for game, mean in means.items() if get_game(game).sourced]
     return DatasetStats(
         games=len(means),
         episodes=sum(len(mine) for mine in scores.values()),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import DatasetCardData
 
-from zoo.atari.games import OTHER_PLAYERS, get_game
+from zoo.atari.games import get_game
 from zoo.atari.protocol import PROTOCOL
 from zoo.recordings.datasets import DATASETS, datasets_stats, get_dataset
 from zoo.recordings.format import CHECK_INTERVAL, Recording
@@ -194,9 +194,8 @@ def _datasets(datasets: Mapping[str, DatasetStats]) -> str:
         rows.append((f"`{name}`", games, f"{stats.episodes:,}", f"{stats.transitions:,}", *iqms, dataset.summary))
         if stats.missing:
             missing.setdefault(", ".join(stats.missing), []).append(f"`{name}`")
-    others = [
-        game for game in dict.fromkeys(game for dataset in DATASETS for game in dataset.games) if not _by_deepmind(game)
-    ]
+    every = dict.fromkeys(game for dataset in DATASETS for game in dataset.games)
+    others = [game for game in every if not get_game(game).sourced]
     notes = [
         "IQM: interquartile mean over games of the human-normalized mean return of the dataset's episodes. Sourced: "
         f"without {' and '.join(others)}, whose human references are other people's own play.",
@@ -354,10 +353,5 @@ def _licence(recordings: Sequence[Recording]) -> str:
     )
 
 
-def _by_deepmind(game: str) -> bool:
-    return get_game(game).human_source != OTHER_PLAYERS
-
-
 def _normalized(value: float | None) -> str:
-    text = "–" if value is None else f"{value:.3f}"
-    return "0.000" if text == "-0.000" else text
+    return "–" if value is None else f"{value:z.3f}"

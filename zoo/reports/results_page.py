@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.atari.games import OTHER_PLAYERS, Game, get_game
-from zoo.evaluation.scores import human_iqm
+from zoo.atari.games import get_game
+from zoo.evaluation.scores import human_iqm, normalized
 from zoo.models.model_folder import ModelConfig, read_config, read_json, read_results
 from zoo.reports.model_card import score_rows
 from zoo.reports.plots import Fit, draw_curves, draw_ladder, draw_profiles
@@ -88,7 +88,7 @@ def write_results_page(folders: Sequence[Path], page: Path, critics: Path | None
     plots = page.with_suffix("")
     plots.mkdir(parents=True, exist_ok=True)
     curves = {model.config.name: model for model in models if model.results.get("curve")}
-    draw_profiles(plots / PROFILES, {model.config.name: normalized(model.scores) for model in models})
+    draw_profiles(plots / PROFILES, {model.config.name: all_normalized(model.scores) for model in models})
     draw_curves(plots / CURVES, {name: (model.results["curve"], model.samples) for name, model in curves.items()})
     fits = {family: fit_parameters(ladder) for family, ladder in ladders(models).items() if len(ladder) > 1}
     points = [(model.family, model.config.arch, model.config.parameters, human_iqm(model.scores)) for model in models]
@@ -102,15 +102,10 @@ def critic_scores(results: Mapping[str, Any]) -> Scores:
     return {game: np.array(each["scores"], dtype=np.float64) for game, each in results["games"].items()}
 
 
-def normalized(scores: Scores, of: Callable[[Game], Callable[[float], float | None]] | None = None) -> Scores:
-    """Human-normalized scores, or as `of` says of a game; games without that reference are left out."""
-    found = {}
-    for game, raw in scores.items():
-        rule = (of or (lambda game: game.human_normalized))(get_game(game))
-        values = [rule(float(score)) for score in raw]
-        if None not in values:
-            found[game] = np.array(values, dtype=np.float64)
-    return found
+def all_normalized(scores: Scores, reference: Literal["human", "dqn"] = "human") -> Scores:
+    """Normalized scores; games without that reference are left out."""
+    found = {game: normalized(game, raw, reference) for game, raw in scores.items()}
+    return {game: raw for game, raw in found.items() if raw is not None}
 
 
 def _iqm_of_means(games: Iterable[NDArray[np.float64]]) -> float:
@@ -129,7 +124,7 @@ def ladders(models: Sequence[ScoredModel]) -> dict[str, list[ScoredModel]]:
 def fit_parameters(ladder: Sequence[ScoredModel], samples: int = 1_000, seed: int = 0) -> Fit:
     """Least squares of the interquartile mean over log10 of parameters, with a bootstrap interval over episodes."""
     x = np.log10([model.config.parameters for model in ladder])
-    values = [normalized(model.scores).values() for model in ladder]
+    values = [all_normalized(model.scores).values() for model in ladder]
     generator = np.random.default_rng(seed)
 
     def slope(of: Sequence[Iterable[NDArray[np.float64]]]) -> tuple[float, float]:
@@ -173,8 +168,8 @@ def render(models: Sequence[ScoredModel], critics: Scores, fits: Mapping[str, Fi
 def _model_row(model: ScoredModel) -> tuple[str, ...]:
     training = model.results.get("training", {})
     iqm = human_iqm(model.scores)
-    sourced = {game: raw for game, raw in model.scores.items() if get_game(game).human_source != OTHER_PLAYERS}
-    dqn = normalized(model.scores, lambda game: game.dqn_normalized)
+    sourced = {game: raw for game, raw in model.scores.items() if get_game(game).sourced}
+    dqn = all_normalized(model.scores, "dqn")
     known = [row for row in model.rows.values() if row["data"] is not None]
     spent = duration_text(training["seconds"]) if "seconds" in training else ""
     return (
@@ -184,7 +179,7 @@ def _model_row(model: ScoredModel) -> tuple[str, ...]:
         ", ".join(filter(None, [spent, training.get("device", "")])),
         f"**{iqm['value']:z.3f}**",
         f"{iqm['low']:z.3f} to {iqm['high']:z.3f}",
-        f"{_iqm_of_means(normalized(sourced).values()):z.3f}" if sourced else "",
+        f"{_iqm_of_means(all_normalized(sourced).values()):z.3f}" if sourced else "",
         f"{_iqm_of_means(dqn.values()):z.3f}" if dqn else "",
         f"{sum(row['policy'] > row['data'] for row in known)} of {len(known)}",
     )
@@ -208,7 +203,7 @@ def _reference_rows(models: Sequence[ScoredModel], critics: Scores) -> list[tupl
         known = {game: np.array([score]) for game, score in scores.items() if score is not None}
         if known:
             games = "" if len(known) == len(most.rows) else f", {len(known)} games"
-            value = _iqm_of_means(normalized(known).values())
+            value = _iqm_of_means(all_normalized(known).values())
             rows.append((name + games, "", "", "", f"{value:z.3f}", "", "", "", ""))
     return rows
 
