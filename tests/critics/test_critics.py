@@ -30,6 +30,8 @@ from zoo.objectives.bc import BehaviourCloning, CloningConfig
 from zoo.objectives.from_critic import FromCritic, FromCriticConfig
 from zoo.objectives.scaled_ql import ScaledQLConfig
 from zoo.recordings.format import Recording
+from zoo.support.state import load_state
+from zoo.training.checkpoint import CHECKPOINT
 from zoo.training.config import RunConfig
 from zoo.training.run import action_gaps, by_action_gap, critic_features, new_objective
 
@@ -354,5 +356,11 @@ def test_the_commands_train_evaluate_and_teach(recordings_dir: Path, tmp_path: P
     config = json.loads((tmp_path / "nature.taught" / "model" / "config.json").read_text())
     assert config["objective"] == "from_critic" and set(config["return_scales"]) == set(GAMES)
     assert (tmp_path / "nature.taught" / "values.png").exists()
+    # Stopped and resumed: the states drawn by their action gaps are the same, and so are the bits.
+    parts = ["--name", "nature.parts", *pretrain[2:]]
+    run_command("pretrain", [*parts, "--steps", "2"])
+    run_command("pretrain", [*parts, "--force-resume"])
+    whole, resumed = (load_state(tmp_path / name / CHECKPOINT)[0] for name in ("nature.taught", "nature.parts"))
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items() if not name.startswith("sums."))
     Path(made[GAMES[1]]).unlink()
     refused(lambda: run_command("pretrain", [*pretrain, "--resume"]), GAMES[1], "zoo critic train")

@@ -19,6 +19,8 @@ from zoo.models.qnetwork import QNetwork
 from zoo.objectives.scaled_ql import ScaledQL, ScaledQLConfig
 from zoo.recordings.format import Recording
 from zoo.support.errors import QzooError
+from zoo.support.state import load_state
+from zoo.training.checkpoint import CHECKPOINT
 from zoo.training.config import OptimizerConfig
 from zoo.training.loop import train
 from zoo.training.optimizer import make_optimizer
@@ -90,6 +92,14 @@ def test_frozen_training_on_features_equals_training_on_frames(
         one, other = (n.outputs_for(states, GAME).softmax(-1) for n in (short, long.eval()))
     # Equal up to the features' bfloat16.
     assert (one - other).abs().mean() < 0.01
+
+
+def test_muon_trains_what_is_behind_frozen_features(encoder: Encoder, game_store: FrameStore, tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=3, optimizer=replace(CONFIG.optimizer, muon_lr_scale=1.0))
+    network, _ = finetune(encoder, GAME, game_store, "frozen", config, tmp_path)
+    start = start_network(encoder, GAME, "frozen", config).encoder
+    assert moved(network, start, "trunk.") == 0.0 and moved(network, start, "projection.") > 1e-4
+    assert "optimizer.0.momentum" in load_state(tmp_path / CHECKPOINT)[0]
 
 
 def test_features_are_those_of_every_state(encoder: Encoder, game_store: FrameStore) -> None:
