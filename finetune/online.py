@@ -25,7 +25,7 @@ from finetune.offline import label_of
 from zoo.atari.emulator import minimal_actions
 from zoo.atari.games import get_game
 from zoo.atari.protocol import DEFAULT_VARIANT, FRAME_SIZE, Variant
-from zoo.atari.vector_env import make_variant_env, make_vector_env
+from zoo.atari.vector_env import make_vector_env
 from zoo.evaluation.scores import EVALUATION_SEED, play_episodes, summarize
 from zoo.frames.frames import FRAME_BYTES, RawFrames
 from zoo.frames.store import FrameStore, draw
@@ -172,7 +172,7 @@ def online(
     config, began = config or OnlineConfig(), time.time()
     config.check()
     name = get_game(game).name
-    make_variant_env(name, 1, variant)  # refuse an unknown one now
+    make_vector_env(name, 1, variant=variant)  # refuse an unknown one now
     where = pick_device(device)
     network = start_network(find_model(model), name, config).to(where)
     objective = objective_on(network, config.objective, Inputs(network.return_scales))
@@ -321,8 +321,7 @@ def learn(
     run = config.run_config(network.encoder.arch, network.encoder.feature_dim)
     dtype = pick_precision(config.precision, network.weight.device)
     optimizer = make_optimizer(objective, run.optimizer, dtype)
-    plain = variant == DEFAULT_VARIANT
-    env: Any = make_vector_env(game, config.envs, cores()) if plain else make_variant_env(game, config.envs, variant)
+    env = make_vector_env(game, config.envs, cores(), variant)
     seeds = iter(range(PLAY_SEED + EPISODES_A_RUN * config.seed, EVALUATION_SEED))
     observations, _ = env.reset(seed=np.array([next(seeds) for _ in range(config.envs)]))
     for number in range(config.envs):

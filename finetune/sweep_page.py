@@ -85,7 +85,7 @@ def plot_sweep(groups: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     from matplotlib.figure import Figure  # slow to import
 
-    from zoo.support.plot_style import COLOURS, save_png, tidy
+    from zoo.support.plot_style import COLOURS, save_png, tidy, whiskers
 
     encoders = [group for group in groups if group["mode"] in OWN_WEIGHTS] or groups
     panels = {group["encoder"]: group["arch"] for group in encoders}
@@ -108,10 +108,9 @@ def plot_sweep(groups: Sequence[Mapping[str, Any]], path: Path) -> None:
                 line.sort(key=lambda group: group[axis])
                 values = [group["human"] for group in line]
                 label = mode if len(lines) == 1 else f"{mode}, {place[0]}, {place[1]:,} {rest[1]}"
-                errors = [[v["value"] - v["low"] for v in values], [v["high"] - v["value"] for v in values]]
                 x, y = [group[axis] for group in line], [v["value"] for v in values]
                 style = {"linestyle": ("-", "--", ":", "-.")[number % 4], "color": COLOURS[mode]}
-                axes.errorbar(x, y, np.clip(errors, 0.0, None), marker="o", capsize=3, label=label, **style)
+                axes.errorbar(x, y, whiskers(values), marker="o", capsize=3, label=label, **style)
         axes.set_xscale("log")
         amounts = sorted({group[axis] for group in groups})
         axes.set_xticks(amounts, [f"{amount:,}" for amount in amounts])
@@ -137,9 +136,10 @@ def page(results: Results, groups: Sequence[Mapping[str, Any]]) -> str:
         "features aside, which are computed once for all."
     )
     head = (*HEAD, "trainings", "human IQM", "95%", "DQN IQM", "95%", "minutes")
-    rows = [
-        (*_head(group), group["seeds"], *_iqm(group, "human"), *_iqm(group, "dqn"), _minutes(group)) for group in groups
-    ]
+    rows = []
+    for group in groups:
+        minutes = f"{group['seconds'] / 60:.1f}"
+        rows.append((*_head(group), group["seeds"], *_iqm(group, "human"), *_iqm(group, "dqn"), minutes))
     scores = [(*_head(group), *(_mean(group["means"].get(game)) for game in games)) for group in groups]
     for amount in sorted({group["transitions"] for group in groups}, reverse=True):
         data = {g: mean for group in groups if group["transitions"] == amount for g, mean in group["data"].items()}
@@ -166,10 +166,6 @@ def _head(group: Mapping[str, Any]) -> tuple[str, ...]:
 def _iqm(group: Mapping[str, Any], kind: str) -> tuple[str, str]:
     found = group[kind]
     return (f"{found['value']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}") if found else ("", "")
-
-
-def _minutes(group: Mapping[str, Any]) -> str:
-    return f"{group['seconds'] / 60:.1f}"
 
 
 def _mean(score: float | None) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from zoo.atari.emulator import make_ale, minimal_actions
 from zoo.atari.protocol import PROTOCOL, Variant
-from zoo.atari.vector_env import make_variant_env, make_vector_env
+from zoo.atari.vector_env import VariantVectorEnv, make_vector_env
 from zoo.support.errors import QzooError
 
 
@@ -15,7 +15,7 @@ from zoo.support.errors import QzooError
     "game", ["Breakout", *(pytest.param(game, marks=pytest.mark.slow) for game in ("MsPacman", "SpaceInvaders"))]
 )
 def test_equals_the_vector_environment_on_the_default_variant(game: str) -> None:
-    ours, theirs = make_variant_env(game, 2), make_vector_env(game, 2, num_threads=1)
+    ours, theirs = VariantVectorEnv(game, 2), make_vector_env(game, 2, num_threads=1)
     seeds = np.array([5, 6])
     actions, generator = np.array(minimal_actions(game)), np.random.default_rng(0)
     one, other = ours.reset(seed=seeds)[0], theirs.reset(seed=seeds)[0]
@@ -42,7 +42,7 @@ def test_equals_the_vector_environment_on_the_default_variant(game: str) -> None
 def test_equals_the_vector_environment_to_the_last_frame(game: str, ends: set[int]) -> None:
     """Whole episodes. `ends`: within which of a step's frames the game ends in some of them, counted from 0."""
     seeds = np.arange(3)
-    ours, theirs = make_variant_env(game, 3), make_vector_env(game, 3, num_threads=1)
+    ours, theirs = VariantVectorEnv(game, 3), make_vector_env(game, 3, num_threads=1)
     actions, generator = np.array(minimal_actions(game)), np.random.default_rng(0)
     ours.reset(seed=seeds)
     theirs.reset(seed=seeds)
@@ -63,7 +63,7 @@ def test_equals_the_vector_environment_to_the_last_frame(game: str, ends: set[in
 def test_equals_the_vector_environment_where_the_limit_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("zoo.atari.emulator", "zoo.atari.vector_env"):
         monkeypatch.setattr(f"{module}.PROTOCOL", replace(PROTOCOL, max_steps=40))
-    ours, theirs = make_variant_env("Boxing", 1), make_vector_env("Boxing", 1, num_threads=1)
+    ours, theirs = VariantVectorEnv("Boxing", 1), make_vector_env("Boxing", 1, num_threads=1)
     for env in (ours, theirs):
         env.reset(seed=np.array([3]))
     generator, cut = np.random.default_rng(0), False
@@ -80,7 +80,7 @@ def test_equals_the_vector_environment_where_the_limit_cuts(monkeypatch: pytest.
 
 @pytest.mark.parametrize(("game", "mode"), [("Freeway", 1), ("Hero", 1), ("Breakout", 12)])
 def test_a_mode_looks_or_plays_otherwise(game: str, mode: int) -> None:
-    default, other = make_variant_env(game, 1), make_variant_env(game, 1, Variant(mode=mode))
+    default, other = VariantVectorEnv(game, 1), VariantVectorEnv(game, 1, Variant(mode=mode))
     frames = []
     for env in (default, other):
         env.reset(seed=np.array([1]))
@@ -94,11 +94,11 @@ def test_modes_and_difficulties_that_do_not_exist_are_named() -> None:
     with pytest.raises(QzooError, match=r"Breakout: mode 3 does not exist; choose from \[0, 4"):
         make_ale("Breakout", 0, Variant(mode=3))
     with pytest.raises(QzooError, match="Freeway: difficulty 7 does not exist"):
-        make_variant_env("Freeway", 1, Variant(difficulty=7))
+        make_vector_env("Freeway", 1, variant=Variant(difficulty=7))
 
 
 def test_a_finished_environment_rests() -> None:
-    env = make_variant_env("Breakout", 1)
+    env = VariantVectorEnv("Breakout", 1)
     env.reset(seed=np.array([0]))
     terminated, steps = np.array([False]), 0
     while not terminated[0]:

@@ -39,13 +39,19 @@ class FullActionVectorEnv(AtariVectorEnv):
         return super().step(self._lookup[actions])
 
 
-def make_vector_env(game: str, num_envs: int, num_threads: int = 0) -> AtariVectorEnv:
-    """ale-py's vector environment under the protocol.
+def make_vector_env(
+    game: str, num_envs: int, num_threads: int = 0, variant: Variant = DEFAULT_VARIANT
+) -> AtariVectorEnv | VariantVectorEnv:
+    """ale-py's vector environment under the protocol; of other modes and difficulties a slower one, otherwise alike.
 
     Observations are uint8 (num_envs, 4, 84, 84), oldest frame first. Always reset with an array of seeds:
-    without one, every sub-environment gets the same stream of sticky-action draws. It plays the default mode and
-    difficulty only.
+    without one, every sub-environment gets the same stream of sticky-action draws.
+
+    Raises:
+        QzooError: no such mode or difficulty.
     """
+    if variant != DEFAULT_VARIANT:
+        return VariantVectorEnv(game, num_envs, variant)
     return FullActionVectorEnv(
         game,
         num_envs,
@@ -69,7 +75,7 @@ def make_vector_env(game: str, num_envs: int, num_threads: int = 0) -> AtariVect
 class VariantVectorEnv:
     """`num_envs` emulators of one variant of a game, stepped one after the other in this thread."""
 
-    def __init__(self, game: str, num_envs: int, variant: Variant) -> None:
+    def __init__(self, game: str, num_envs: int, variant: Variant = DEFAULT_VARIANT) -> None:
         self.game, self.num_envs, self.variant = game, num_envs, variant
         self._emulators = [FrameEmulator(game, 0, variant, PROTOCOL.max_steps) for _ in range(num_envs)]
         shape = (num_envs, PROTOCOL.stack, PROTOCOL.height, PROTOCOL.width)
@@ -104,12 +110,3 @@ class VariantVectorEnv:
     def _push(self, env: int) -> None:
         self._stacks[env, :-1] = self._stacks[env, 1:]
         self._emulators[env].frame(self._stacks[env, -1])
-
-
-def make_variant_env(game: str, num_envs: int, variant: Variant = DEFAULT_VARIANT) -> VariantVectorEnv:
-    """A vector environment of a game's modes and difficulties; slower than `make_vector_env`, otherwise alike.
-
-    Raises:
-        QzooError: no such mode or difficulty.
-    """
-    return VariantVectorEnv(game, num_envs, variant)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from zoo.atari.emulator import minimal_actions
 from zoo.atari.games import get_game, parse_games
 from zoo.atari.protocol import DEFAULT_VARIANT, FRAME_SIZE, MAX_SEED, STACK, Variant
-from zoo.atari.vector_env import make_variant_env, make_vector_env
+from zoo.atari.vector_env import make_vector_env
 from zoo.support.errors import QzooError
 from zoo.support.metrics import iqm_with_interval, mean_interval
 from zoo.support.pool import cores
@@ -58,8 +58,7 @@ def play_episodes(
         raw scores, float64 (episodes,), in the order of their seeds.
     """
     slots = min(episodes, MAX_ENVS)
-    plain = variant == DEFAULT_VARIANT
-    env: Any = make_vector_env(game, slots, num_threads) if plain else make_variant_env(game, slots, variant)
+    env = make_vector_env(game, slots, num_threads, variant)
     first_seed = EVALUATION_SEED + 1_000 * seed
     playing = np.arange(slots)  # the episode that each slot plays, -1 where none is left
     waiting = list(range(episodes - 1, slots - 1, -1))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from zoo.atari.games import get_game
-from zoo.support.plot_style import COLOURS, LABELS, human_axis, save_png, tidy
+from zoo.support.plot_style import COLOURS, LABELS, human_axis, plot, save_png, tidy, whiskers
 
 
 def plot_demo(results: dict[str, Any], path: Path) -> None:
@@ -21,17 +21,13 @@ def plot_demo(results: dict[str, Any], path: Path) -> None:
     arms = results["arms"]
     names = list(arms)
     scores = [arms[name]["score"] for name in names]
-    errors = [
-        [arms[name]["score"] - arms[name]["low"] for name in names],
-        [arms[name]["high"] - arms[name]["score"] for name in names],
-    ]
     # Bars rise from random play: a score of zero means nothing in most games.
     floor = min(arms["random"]["score"], *scores)
     left.bar(
         names,
         [score - floor for score in scores],
         bottom=floor,
-        yerr=errors,
+        yerr=whiskers([arms[name] for name in names], "score"),
         capsize=4,
         color=[COLOURS[name] for name in names],
     )
@@ -42,12 +38,10 @@ def plot_demo(results: dict[str, Any], path: Path) -> None:
         last = {"step": results["steps"], "mean": arms[name]["score"], **arms[name]}
         points = [*curve, last]
         steps, means = [point["step"] for point in points], [point["mean"] for point in points]
-        reach = np.array([[p["mean"] - p["low"], p["high"] - p["mean"]] for p in points]).clip(min=0.0).T
-        right.errorbar(steps, means, reach, marker="o", capsize=3, label=name, color=COLOURS[name])
+        right.errorbar(steps, means, whiskers(points, "mean"), marker="o", capsize=3, label=name, color=COLOURS[name])
     for name in ("random", "data"):
         right.axhline(arms[name]["score"], color=COLOURS[name], linewidth=1, linestyle=":", label=name)
-    right.set_xlabel("gradient steps")
-    right.set_ylabel("score (mean, 95% interval)")
+    right.set(xlabel="gradient steps", ylabel="score (mean, 95% interval)")
     right.set_title("on the way: a few episodes each", fontsize=10)
     right.legend()
     for axes in (left, right):
@@ -164,43 +158,37 @@ class Fit(NamedTuple):
 
 def draw_ladder(path: Path, points: Sequence[Point], fits: Mapping[str, Fit]) -> None:
     """Interquartile means over parameters, a colour a family: ResNets as dots with a fitted line, others as squares."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for number, family in enumerate(dict.fromkeys(point[0] for point in points)):
-        colour = f"C{number}"
-        for _, arch, parameters, iqm in (point for point in points if point[0] == family):
-            marker, value = "o" if arch.startswith("resnet") else "s", iqm["value"]
-            error = np.clip([[value - iqm["low"]], [iqm["high"] - value]], 0.0, None)
-            axes.errorbar([parameters], [value], error, marker=marker, color=colour, capsize=3, linestyle="none")
-            axes.annotate(arch, (parameters, value), (6, 4), textcoords="offset points", fontsize=8)
-        axes.plot([], [], color=colour, marker="o", linestyle="none", label=family)
-        if family in fits:
-            sizes = np.array([point[2] for point in points if point[0] == family and point[1].startswith("resnet")])
-            ends = np.log10([sizes.min(), sizes.max()])
-            axes.plot(10**ends, fits[family].slope * ends + fits[family].offset, color=colour, linewidth=1)
-    axes.set_xscale("log")
-    axes.set_xlabel("parameters of the encoder")
-    axes.set_ylabel("interquartile mean,\nhuman-normalized, 95% interval")
-    axes.margins(x=0.15)
-    axes.legend()
-    tidy(axes)
-    save_png(figure, path)
+    with plot(path) as axes:
+        for number, family in enumerate(dict.fromkeys(point[0] for point in points)):
+            colour = f"C{number}"
+            for _, arch, parameters, iqm in (point for point in points if point[0] == family):
+                style: dict[str, Any] = {
+                    "marker": "o" if arch.startswith("resnet") else "s",
+                    "color": colour,
+                    "linestyle": "none",
+                }
+                axes.errorbar([parameters], [iqm["value"]], whiskers([iqm]), capsize=3, **style)
+                axes.annotate(arch, (parameters, iqm["value"]), (6, 4), textcoords="offset points", fontsize=8)
+            axes.plot([], [], color=colour, marker="o", linestyle="none", label=family)
+            if family in fits:
+                sizes = [point[2] for point in points if point[0] == family and point[1].startswith("resnet")]
+                ends = np.log10([min(sizes), max(sizes)])
+                axes.plot(10**ends, fits[family].slope * ends + fits[family].offset, color=colour, linewidth=1)
+        axes.set(xscale="log", xlabel="parameters of the encoder")
+        axes.set_ylabel("interquartile mean,\nhuman-normalized, 95% interval")
+        axes.margins(x=0.15)
+        axes.legend()
 
 
 def draw_profiles(path: Path, scores: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> None:
     """Performance profiles (Agarwal et al. 2021, eq. 2): shares of scores above tau, all games weighted alike."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
     taus = np.linspace(-0.1, 2.0, 211)
-    for name, games in scores.items():
-        shares = np.mean([(values[:, None] > taus).mean(axis=0) for values in games.values()], axis=0)
-        axes.plot(taus, shares, label=f"{name}, {len(games)} games")
-    axes.set_xlabel("human-normalized score")
-    axes.set_ylabel("share of games and episodes above it")
-    axes.set_ylim(0, 1)
-    axes.legend(fontsize=8)
-    tidy(axes)
-    save_png(figure, path)
+    with plot(path) as axes:
+        for name, games in scores.items():
+            shares = np.mean([(values[:, None] > taus).mean(axis=0) for values in games.values()], axis=0)
+            axes.plot(taus, shares, label=f"{name}, {len(games)} games")
+        axes.set(xlabel="human-normalized score", ylabel="share of games and episodes above it", ylim=(0, 1))
+        axes.legend(fontsize=8)
 
 
 def draw_curves(path: Path, curves: Mapping[str, tuple[Sequence[Mapping[str, Any]], int]]) -> None:
@@ -209,14 +197,9 @@ def draw_curves(path: Path, curves: Mapping[str, tuple[Sequence[Mapping[str, Any
     Args:
         curves: of each model the lines of its log, and the samples at its end.
     """
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for name, (curve, samples) in curves.items():
-        last = curve[-1]["step"]
-        axes.plot([line["step"] / last * samples for line in curve], [line["loss"] for line in curve], label=name)
-    axes.set_xscale("log")
-    axes.set_xlabel("training samples")
-    axes.set_ylabel("loss")
-    axes.legend(fontsize=8)
-    tidy(axes)
-    save_png(figure, path)
+    with plot(path) as axes:
+        for name, (curve, samples) in curves.items():
+            last = curve[-1]["step"]
+            axes.plot([line["step"] / last * samples for line in curve], [line["loss"] for line in curve], label=name)
+        axes.set(xscale="log", xlabel="training samples", ylabel="loss")
+        axes.legend(fontsize=8)

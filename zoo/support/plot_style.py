@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,22 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3, axis="x" if axes.yaxis_inverted() else "both")
     axes.set_axisbelow(True)
+
+
+@contextmanager
+def plot(path: Path, size: tuple[float, float] = (8.0, 4.5), figures: Any = None) -> Iterator[Axes]:
+    """Axes to draw on, of `size` in inches; tidied and written to `path` at the end; `figures` as in `save_png`."""
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    yield axes
+    tidy(axes)
+    save_png(figure, path, figures)
+
+
+def whiskers(values: Sequence[Mapping[str, Any]], middle: str = "value") -> NDArray[np.float64]:
+    """Error bars, (2, N), from `middle` to `low` and to `high`; a mean may, in rare cases, be outside its interval."""
+    reach = [[v[middle] - v["low"] for v in values], [v["high"] - v[middle] for v in values]]
+    return np.clip(np.array(reach, dtype=np.float64), 0.0, None)
 
 
 def save_png(figure: Figure, path: Path, figures: Any = None) -> None:
