@@ -218,7 +218,7 @@ def test_replayed_ram_is_what_the_policy_saw() -> None:
         players.step(generator.choice([0, 1, 3, 4], size=1))
         lost.append(bool(players.lost_life[0]))
     episode = players.finished[0]
-    rows = play_back(make_ale("Breakout", 0), "Breakout", episode.seed, episode.actions).rows
+    rows = play_back("Breakout", episode.seed, episode.actions, make_ale("Breakout", 0)).rows
     lost_life = rows[1:, RAM_BYTES] < rows[:-1, RAM_BYTES]
     assert np.array_equal(rows[:-1, :RAM_BYTES], np.stack(seen))
     assert lost_life.tolist() == lost and sum(lost) == 5 and lost[-1]  # the last of five lives ends the game

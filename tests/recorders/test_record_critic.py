@@ -10,7 +10,6 @@ import torch
 
 from tests.command_helpers import run_command
 from tests.recording_helpers import refused
-from zoo.atari.emulator import make_ale
 from zoo.atari.protocol import RAM_BYTES
 from zoo.critics.network import Critic, RamNetwork, load_critics
 from zoo.models.distributions import Support, expectation
@@ -36,7 +35,7 @@ def critics(tmp_path: Path) -> Path:
 
 def own_share(critic: Critic, episode: Episode) -> float:
     """Share of an episode's actions that are the critic's best."""
-    ram = play_back(make_ale(GAME, seed=0), GAME, episode.seed, episode.actions).rows[:-1, :RAM_BYTES]
+    ram = play_back(GAME, episode.seed, episode.actions).rows[:-1, :RAM_BYTES]
     states = torch.from_numpy(np.stack([np.concatenate([ram[:1], ram[:-1]]), ram], axis=1))
     with torch.inference_mode():
         best = expectation(critic.network(states), critic.support.atoms()).argmax(1).numpy()

@@ -3,8 +3,8 @@
 The table is data (`games.csv`), not code. Its sources: `random` and `human` are DeepMind's dqn_zoo values for
 57 games; AirRaid, Carnival, ElevatorAction, JourneyEscape and Pooyan are the Atari-PB authors' own play
 (`human_source` says which). `dqn_replay_final` is the mean score of the final DQN agents of the DQN Replay
-runs, `dopamine_dqn` the mean of the last 10 iterations over 5 seeds of Dopamine's DQN baseline (sticky
-actions).
+runs, `dopamine_dqn`, which nothing reads, the mean of the last 10 iterations over 5 seeds of Dopamine's DQN baseline
+(sticky actions).
 """
 
 from __future__ import annotations

@@ -210,6 +210,8 @@ def pretrain_bars(bar: Progress, shown: Sequence[str]) -> Callable[[PretrainProg
     def show(progress: PretrainProgress) -> None:
         trains = progress.stage == "train"
         name, note = (progress.what, "") if trains else (progress.stage, progress.what)
+        if progress.stage == "check":  # of several sets
+            name = f"check {progress.what}"
         if (told := progress.training) is not None:
             losses = [f"{name} {told.losses[name]:.3f}" for name in shown if name in told.losses]
             note = ", ".join(filter(None, (f"{told.samples_per_second:.0f} samples/s", *losses, told.worst)))

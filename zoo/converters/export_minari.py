@@ -51,8 +51,8 @@ def export_minari(
         The dataset's id and its folder.
 
     Raises:
-        QzooError: Minari is not installed; another dataset is in the way; a recording that does not replay; a full
-            disk.
+        QzooError: Minari is not installed; another dataset is in the way, or another export writes it; a recording
+            that does not replay; a full disk.
     """
     try:
         from minari.dataset.minari_storage import MinariStorage

@@ -83,7 +83,8 @@ def export_parquet(
     Where the same play was exported before, nothing is done.
 
     Raises:
-        QzooError: another selection is in the way; a recording that does not replay; a full disk.
+        QzooError: another selection is in the way, or another export writes it; a recording that does not replay; a
+            full disk.
     """
     metadata = recordings[0].metadata
     path = out / "data" / file_name(metadata.game, metadata.source)

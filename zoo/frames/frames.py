@@ -83,6 +83,11 @@ class JoinedFrames(FrameSource):
 
     sources: tuple[FrameSource, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all sources."""
+        return sum(source.nbytes for source in self.sources)
+
     def __len__(self) -> int:
         return sum(map(len, self.sources))
 

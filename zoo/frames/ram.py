@@ -192,7 +192,7 @@ def replay_rows(ale: ale_py.ALEInterface, recording: Recording, number: int) -> 
         QzooError: a reward, an end or a checksum differs from the recording.
     """
     episode = recording.episodes[number]
-    played = play_back(ale, recording.metadata.game, episode.seed, episode.actions)
+    played = play_back(recording.metadata.game, episode.seed, episode.actions, ale)
     if (differs := difference(episode, played)) is not None:
         raise QzooError(str(Mismatch(recording.name, number, *differs)))
     return played.rows[: num_frames(episode)]

@@ -261,7 +261,7 @@ class Learner:
         choice[self.actions] = np.arange(len(self.actions))
         ale = make_ale(self.game, seed=0)
         for episode in episodes:
-            rows = torch.from_numpy(play_back(ale, self.game, episode.seed, episode.actions).rows)
+            rows = torch.from_numpy(play_back(self.game, episode.seed, episode.actions, ale).rows)
             lost = rows[1:, RAM_BYTES] < rows[:-1, RAM_BYTES]
             actions = torch.from_numpy(choice[episode.actions])
             rewards = clip_reward(episode.rewards)

@@ -13,7 +13,6 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.atari.emulator import make_ale
 from zoo.atari.vector_env import make_vector_env
 from zoo.recorders.job import (
     Progress,
@@ -135,7 +134,7 @@ def checked_episode(
         policy=policy,
         policy_step=policy_step,
     )
-    played = play_back(make_ale(game, seed), game, seed, episode.actions)
+    played = play_back(game, seed, episode.actions)
     episode = replace(episode, checks=checks_of(episode.actions, played.rows))
     if (differs := difference(episode, played)) is not None:
         raise QzooError(f"{game}: seed {seed}, step {differs[0]}: the plain emulator plays otherwise ({differs[1]})")

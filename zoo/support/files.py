@@ -71,7 +71,7 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
 
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes left of `path` where they wrote it; no other process may be writing it now."""
-    before, after = _temporary_name(path, "*").split("*")
+    before, after = _temporary_name(path, "\0").split("\0")  # which no path holds
     for left in path.parent.glob(".*"):
         # A number, and nothing else: files of other names may begin with this one's, and be under way.
         fits = left.name.startswith(before) and left.name.endswith(after)

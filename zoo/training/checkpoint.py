@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,8 +82,15 @@ def fetch(scalars: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor with an infinite value or a NaN; waits for the device."""
-    return next((n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), None)
+    """The name of the first tensor with an infinite value or a NaN; one wait for the device."""
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
+    if not floats:
+        return None
+    device = next(iter(floats.values())).device
+    # The largest magnitude of each, which takes no memory; a NaN spreads to it.
+    largest = [norm.to(device, torch.float32) for norm in torch._foreach_norm(list(floats.values()), math.inf)]
+    finite = torch.stack(largest).isfinite().tolist()
+    return next((name for name, fine in zip(floats, finite, strict=True) if not fine), None)
 
 
 def previous_checkpoint(path: Path) -> Path:
