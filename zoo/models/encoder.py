@@ -111,6 +111,11 @@ class GroupNorm(nn.GroupNorm):
             return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
+def group_norm(channels: int, groups: int, **where: Any) -> GroupNorm:
+    """As timm calls for norms. A function of the module: encoders keep it, and are pickled."""
+    return GroupNorm(groups, channels, **where)
+
+
 def resnet_trunk(name: str, width: int) -> nn.Module:
     """timm's ResNet of that name without pooling and classifier: (B, 4, 84, 84) to (B, C, 3, 3).
 
@@ -129,7 +134,7 @@ def resnet_trunk(name: str, width: int) -> nn.Module:
         in_chans=INPUT_SHAPE[0],
         num_classes=0,
         global_pool="",
-        norm_layer=lambda channels, **where: GroupNorm(width // 2, channels, **where),  # timm gives channels first
+        norm_layer=partial(group_norm, groups=width // 2),
         channels=tuple(width * 2**stage for stage in range(4)),
     )
     if width != 64:
