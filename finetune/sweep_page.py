@@ -69,7 +69,7 @@ def summarize_group(key: Key, cells: Results) -> dict[str, Any]:
         "dqn": iqm_of(scores, "dqn"),
         "seconds": float(np.mean([each["seconds"]["training"] for cell in cells for each in cell["trainings"]])),
         "critic_transitions": max(cell["critic_transitions"] for cell in cells),
-        "means": {cell["game"]: float(np.mean(np.concatenate(_scores(cell)))) for cell in cells},
+        "means": {game: float(np.mean(np.concatenate(raw))) for game, raw in scores.items()},
         "data": {cell["game"]: cell["trainings"][0]["data_mean"] for cell in cells},
     }
 
@@ -85,7 +85,7 @@ def plot_sweep(groups: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     from matplotlib.figure import Figure  # slow to import
 
-    from zoo.support.plot_style import COLOURS, save_png, tidy, whiskers
+    from zoo.support.plot_style import COLOURS, error_bars, save_png, tidy
 
     encoders = [group for group in groups if group["mode"] in OWN_WEIGHTS] or groups
     panels = {group["encoder"]: group["arch"] for group in encoders}
@@ -110,7 +110,7 @@ def plot_sweep(groups: Sequence[Mapping[str, Any]], path: Path) -> None:
                 label = mode if len(lines) == 1 else f"{mode}, {place[0]}, {place[1]:,} {rest[1]}"
                 x, y = [group[axis] for group in line], [v["value"] for v in values]
                 style = {"linestyle": ("-", "--", ":", "-.")[number % 4], "color": COLOURS[mode]}
-                axes.errorbar(x, y, whiskers(values), marker="o", capsize=3, label=label, **style)
+                axes.errorbar(x, y, error_bars(values), marker="o", capsize=3, label=label, **style)
         axes.set_xscale("log")
         amounts = sorted({group[axis] for group in groups})
         axes.set_xticks(amounts, [f"{amount:,}" for amount in amounts])

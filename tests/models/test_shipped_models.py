@@ -29,6 +29,7 @@ def test_shipped_model(folder: Path) -> None:
     assert network.games == tuple(config.games)
     assert results is not None
     assert set(results["evaluation"]["games"]) == set(config.games), "run zoo report on it"
+    assert " /" not in results["evaluation"]["command"], "a path of the machine that played"
     assert (folder / CARD).read_text(encoding="utf-8") == render_card(config, results), (
         "run zoo report --card-only on it"
     )

@@ -213,7 +213,7 @@ def pretrain_bars(bar: Progress, shown: Sequence[str]) -> Callable[[PretrainProg
         if progress.stage == "check":  # of several sets
             name = f"check {progress.what}"
         if (told := progress.training) is not None:
-            losses = [f"{name} {told.losses[name]:.3f}" for name in shown if name in told.losses]
+            losses = [f"{loss} {told.losses[loss]:.3f}" for loss in shown if loss in told.losses]
             note = ", ".join(filter(None, (f"{told.samples_per_second:.0f} samples/s", *losses, told.worst)))
         bars(name, progress.done, progress.total, note)
 

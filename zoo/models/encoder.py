@@ -112,7 +112,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 def group_norm(channels: int, groups: int, **where: Any) -> GroupNorm:
-    """As timm calls for norms. A function of the module: encoders keep it, and are pickled."""
+    """What timm is given to make norms, channels first. Its models keep it, and a lambda can't be pickled."""
     return GroupNorm(groups, channels, **where)
 
 

@@ -78,8 +78,8 @@ def play_back(game: str, seed: int, actions: NDArray[np.uint8], ale: ale_py.ALEI
     """Play the episode of a seed on an emulator, without screens.
 
     Args:
-        ale: one of the game to do it on; a new one if not given. The first start by state, which that saves, costs as
-            much as a few by loading the ROM.
+        ale: an emulator of the game to do it on; a new one if not given, which is faster for a few episodes: the first
+            `reseed` of a game takes as long as loading its ROM a few times.
     """
     count = len(actions)
     rows = np.empty((count + 1, ROW_BYTES), dtype=np.uint8)

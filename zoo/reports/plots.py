@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from zoo.atari.games import get_game
-from zoo.support.plot_style import COLOURS, LABELS, human_axis, plot, save_png, tidy, whiskers
+from zoo.support.plot_style import COLOURS, LABELS, error_bars, human_axis, plot, save_png, tidy
 
 
 def plot_demo(results: dict[str, Any], path: Path) -> None:
@@ -27,7 +27,7 @@ def plot_demo(results: dict[str, Any], path: Path) -> None:
         names,
         [score - floor for score in scores],
         bottom=floor,
-        yerr=whiskers([arms[name] for name in names], "score"),
+        yerr=error_bars([arms[name] for name in names], "score"),
         capsize=4,
         color=[COLOURS[name] for name in names],
     )
@@ -38,7 +38,7 @@ def plot_demo(results: dict[str, Any], path: Path) -> None:
         last = {"step": results["steps"], "mean": arms[name]["score"], **arms[name]}
         points = [*curve, last]
         steps, means = [point["step"] for point in points], [point["mean"] for point in points]
-        right.errorbar(steps, means, whiskers(points, "mean"), marker="o", capsize=3, label=name, color=COLOURS[name])
+        right.errorbar(steps, means, error_bars(points, "mean"), marker="o", capsize=3, label=name, color=COLOURS[name])
     for name in ("random", "data"):
         right.axhline(arms[name]["score"], color=COLOURS[name], linewidth=1, linestyle=":", label=name)
     right.set(xlabel="gradient steps", ylabel="score (mean, 95% interval)")
@@ -167,7 +167,7 @@ def draw_ladder(path: Path, points: Sequence[Point], fits: Mapping[str, Fit]) ->
                     "color": colour,
                     "linestyle": "none",
                 }
-                axes.errorbar([parameters], [iqm["value"]], whiskers([iqm]), capsize=3, **style)
+                axes.errorbar([parameters], [iqm["value"]], error_bars([iqm]), capsize=3, **style)
                 axes.annotate(arch, (parameters, iqm["value"]), (6, 4), textcoords="offset points", fontsize=8)
             axes.plot([], [], color=colour, marker="o", linestyle="none", label=family)
             if family in fits:

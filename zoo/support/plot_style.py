@@ -60,16 +60,16 @@ def tidy(axes: Axes) -> None:
 
 
 @contextmanager
-def plot(path: Path, size: tuple[float, float] = (8.0, 4.5), figures: Any = None) -> Iterator[Axes]:
-    """Axes to draw on, of `size` in inches; tidied and written to `path` at the end; `figures` as in `save_png`."""
-    figure = Figure(figsize=size, layout="constrained")
+def plot(path: Path) -> Iterator[Axes]:
+    """Axes to draw on, tidied and written to `path` at the end."""
+    figure = Figure(figsize=(8.0, 4.5), layout="constrained")
     axes = figure.add_subplot()
     yield axes
     tidy(axes)
-    save_png(figure, path, figures)
+    save_png(figure, path)
 
 
-def whiskers(values: Sequence[Mapping[str, Any]], middle: str = "value") -> NDArray[np.float64]:
+def error_bars(values: Sequence[Mapping[str, Any]], middle: str = "value") -> NDArray[np.float64]:
     """Error bars, (2, N), from `middle` to `low` and to `high`; a mean may, in rare cases, be outside its interval."""
     reach = [[v[middle] - v["low"] for v in values], [v["high"] - v[middle] for v in values]]
     return np.clip(np.array(reach, dtype=np.float64), 0.0, None)
