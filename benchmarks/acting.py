@@ -2,7 +2,7 @@
 
     python benchmarks/acting.py nature.critic_mixed40
 
-plays seeded episodes by softmax(Q / t) with t at several shares of the temperature in training, 0 being the best
+plays seeded episodes by softmax(Q / t) with t at several multiples of the model's own temperatures, 0 being the best
 action, and writes the table in benchmarks/acting.md from the figures in benchmarks/acting.json. Games go side by side,
 one thread each. What was played is kept; the same command resumes.
 """
@@ -35,11 +35,11 @@ OUT = Path(__file__).with_suffix(".json")
 
 @dataclass(frozen=True)
 class Job:
-    """Episodes of a game, drawn at a share of the temperature in training."""
+    """Episodes of a game, drawn at a multiple of the model's temperature."""
 
     model: Path
     game: str
-    share: float
+    factor: float
     episodes: int
     seed: int
 
@@ -48,8 +48,8 @@ def play(job: Job, report: Callable[[None], None]) -> dict[str, Any]:
     """Scores, as `summarize` gives them."""
     torch.set_num_threads(1)
     network = load_qnetwork(job.model)
-    network.temperatures = {game: job.share * t for game, t in network.temperatures.items()}
-    agent = Agent(network, job.game, seed=job.seed, greedy=job.share == 0.0)
+    network.temperatures = {game: job.factor * t for game, t in network.temperatures.items()}
+    agent = Agent(network, job.game, seed=job.seed, greedy=job.factor == 0.0)
     scores = play_episodes(agent, job.game, job.episodes, seed=job.seed, num_threads=1)
     report(None)
     return summarize(job.game, scores)
@@ -61,8 +61,8 @@ class Acting:
 
     model: tyro.conf.Positional[str]
     """A model's name or folder."""
-    shares: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 1.0)
-    """Of the temperature in training."""
+    factors: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+    """Of the model's own temperatures."""
     episodes: int = 4
     seed: int = 1
     """Other episodes than those of evaluations, whose seed is 0: a temperature may be chosen by them."""
@@ -73,7 +73,7 @@ class Acting:
     out: Path = OUT
 
     def run(self) -> None:
-        """Play what is missing, share after share."""
+        """Play what is missing, factor after factor."""
         folder = find_model(self.model)
         config = read_config(folder)
         if not config.temperatures:
@@ -81,12 +81,12 @@ class Acting:
         made = {"model": config.name, "weights": config.digest, "episodes": self.episodes, "seed": self.seed}
         figures: dict[str, Any] = read_json(self.out) if self.out.exists() else {}
         if {key: figures.get(key) for key in made} != made:
-            figures = {**made, "shares": {}}
+            figures = {**made, "factors": {}}
         critics = read_json(self.critics / RESULTS)["games"]
-        for share in self.shares:
-            played = figures["shares"].setdefault(f"{share:g}", {})
+        for factor in self.factors:
+            played = figures["factors"].setdefault(f"{factor:g}", {})
             missing = [game for game in config.games if game not in played]
-            jobs = [Job(folder, game, share, self.episodes, self.seed) for game in missing]
+            jobs = [Job(folder, game, factor, self.episodes, self.seed) for game in missing]
             results = run_all(play, jobs, min(pick_workers(self.workers), len(jobs)), lambda _: None)
             played |= dict(zip(missing, results, strict=True))
             figures |= {
@@ -97,28 +97,28 @@ class Acting:
             }
             write_json(self.out, figures)
             write_text(self.out.with_suffix(".md"), page(figures))
-            print(share, human_iqm({game: np.array(one["scores"]) for game, one in played.items()}), file=sys.stderr)
+            print(factor, human_iqm({game: np.array(one["scores"]) for game, one in played.items()}), file=sys.stderr)
 
     def _command(self, name: str) -> str:
-        shares = " ".join(f"{share:g}" for share in self.shares)
-        settings = f"--shares {shares} --episodes {self.episodes} --seed {self.seed}"
+        factors = " ".join(f"{factor:g}" for factor in self.factors)
+        settings = f"--factors {factors} --episodes {self.episodes} --seed {self.seed}"
         return f"python benchmarks/acting.py {name} {settings}"
 
 
 def page(figures: dict[str, Any]) -> str:
     """The tables, in Markdown."""
-    shares, rows = figures["shares"], []
-    for share, games in shares.items():
+    factors, rows = figures["factors"], []
+    for factor, games in factors.items():
         iqm = human_iqm({game: np.array(one["scores"]) for game, one in games.items()})
         above = sum(one["mean"] > figures["data"][game] for game, one in games.items())
         rows.append(
-            (share, f"{iqm['value']:.3f}", f"{iqm['low']:.3f} to {iqm['high']:.3f}", f"{above} of {len(games)}")
+            (factor, f"{iqm['value']:.3f}", f"{iqm['low']:.3f} to {iqm['high']:.3f}", f"{above} of {len(games)}")
         )
-    games = list(next(iter(shares.values())))
+    games = list(next(iter(factors.values())))
     table = [
         (
             game,
-            *(score_text(played[game]["mean"]) for played in shares.values()),
+            *(score_text(played[game]["mean"]) for played in factors.values()),
             score_text(figures["data"][game]),
             score_text(figures["critics"][game]),
         )
@@ -129,12 +129,13 @@ def page(figures: dict[str, Any]) -> str:
             (
                 "# How to act",
                 f"`{figures['command']}`: `{figures['model']}`, {figures['episodes']} episodes of each game, seed "
-                f"{figures['seed']}. Actions are drawn from softmax(Q / t), with t at a share of the temperature in "
-                "training; at 0 the best one is taken. IQM: interquartile mean over games of human-normalized mean "
-                "scores, with a 95% interval over episodes. Above data: games in which the mean is above the data's.",
-                markdown_table(("share", "IQM", "95%", "above data"), rows),
-                "Mean scores by share, of the data, and of the greedy critics:",
-                markdown_table(("game", *shares, "data", "critics"), table),
+                f"{figures['seed']}. Actions are drawn from softmax(Q / t), with t the model's own "
+                "temperature of a game times a factor; at 0 the best one is taken. IQM: interquartile mean over games "
+                "of human-normalized mean scores, with a 95% interval over episodes. Above data: games in which the "
+                "mean is above the data's.",
+                markdown_table(("factor", "IQM", "95%", "above data"), rows),
+                "Mean scores by factor, of the data, and of the greedy critics:",
+                markdown_table(("game", *factors, "data", "critics"), table),
             )
         )
         + "\n"

@@ -26,13 +26,13 @@ def test_temperatures_are_compared(tmp_path: Path) -> None:
     acting = Acting(str(model), (0.0, 1.0), episodes=1, critics=CRITICS, out=out)
     acting.run()
     figures = json.loads(out.read_text())
-    assert {share: list(games) for share, games in figures["shares"].items()} == {"0": GAMES, "1": GAMES}
+    assert {factor: list(games) for factor, games in figures["factors"].items()} == {"0": GAMES, "1": GAMES}
     assert out.with_suffix(".md").read_text().count("Riverraid") == 1
-    del figures["shares"]["0"]["Pooyan"]
-    figures["shares"]["1"]["Pooyan"]["mean"] = -7.0  # kept, where the other is played again
+    del figures["factors"]["0"]["Pooyan"]
+    figures["factors"]["1"]["Pooyan"]["mean"] = -7.0  # kept, where the other is played again
     out.write_text(json.dumps(figures))
     acting.run()
-    again = json.loads(out.read_text())["shares"]
+    again = json.loads(out.read_text())["factors"]
     assert set(again["0"]) == set(GAMES) and again["1"]["Pooyan"]["mean"] == -7.0
 
 

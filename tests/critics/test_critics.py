@@ -203,7 +203,7 @@ def test_stacked_critics_are_the_critics(critics: Path) -> None:
 def test_the_loss_of_learning_from_critics_is_that_of_the_equation(
     recordings: list[Recording], critics: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = FromCriticConfig(policy_weight=0.7, policy_temperature=0.4, feature_weight=3.0)
+    config = FromCriticConfig(policy_weight=0.7, policy_temperature=0.4, acting_temperature=0.3, feature_weight=3.0)
     torch.manual_seed(0)
     store, teachers = build_store(recordings, "ram", cache, workers=1, ram=True), load_critics(critics, GAMES)
     known = critic_features(store, teachers)
@@ -259,7 +259,7 @@ def test_the_loss_of_learning_from_critics_is_that_of_the_equation(
     objective.compile_passes(torch.device("cpu"))
     assert objective.loss(batch)["loss"].item() == pytest.approx(found["loss"].item(), rel=1e-4)
     assert objective.network.temperatures[GAMES[0]] == pytest.approx(
-        0.4 * teachers[GAMES[0]].spread / teachers[GAMES[0]].scale
+        0.3 * teachers[GAMES[0]].spread / teachers[GAMES[0]].scale
     )
 
 

@@ -53,6 +53,8 @@ class FromCriticConfig(CategoricalConfig):
     policy_temperature: Positive = 0.5
     """Temperature of those policies, softmax(Q / t), relative to the spread of the critic's values over a game's
     actions."""
+    acting_temperature: Positive = 0.25
+    """Temperature of the policy that plays, likewise. Ours, by benchmarks/acting.md."""
     feature_weight: Weight = 8.0
     """Weight of the squared error of the critic's hidden features, as predicted from the encoder's. Ours, by
     benchmarks/feature_term.md."""
@@ -106,9 +108,9 @@ class FromCritic(Objective):
         self.teachers = Teachers(chosen)  # no module: they are not checkpointed
         spread = torch.tensor([critic.spread for critic in chosen])
         self.register_buffer("temperature", config.policy_temperature * spread, persistent=False)  # float (G,)
-        if config.policy_weight:  # the policy that is trained is the one to play by
+        if config.policy_weight:
             network.temperatures = {
-                critic.game: config.policy_temperature * critic.spread / critic.scale for critic in chosen
+                critic.game: config.acting_temperature * critic.spread / critic.scale for critic in chosen
             }
         width, size = self.teachers.width, network.weight.shape[1]
         plain = ([0.0] * width, [1.0] * width)

@@ -213,7 +213,7 @@ def _scores(config: ModelConfig, rows: Sequence[Mapping[str, Any]], results: Map
 def _acting(config: ModelConfig, evaluation: Mapping[str, Any]) -> str:
     """How the policy chose actions in an evaluation; one that says nothing of it was as the model plays by itself."""
     if evaluation.get("acting", "softmax" if config.temperatures else "greedy") == "softmax":
-        return "draws actions from softmax(Q / t), with the temperature t of its training for each game"
+        return "draws actions from softmax(Q / t), with a temperature t for each game"
     cloned = config.head is not None and config.head.kind == "policy"
     return "takes the likeliest action" if cloned else "takes the best action by its Q-values"
 
