@@ -12,7 +12,6 @@ Settings, and the call that does it all (`offline`); the network of each mode an
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -33,9 +32,9 @@ from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder
 from zoo.models.hub import load
 from zoo.models.model_folder import ModelConfig, write_model
-from zoo.support.device import pick_device
+from zoo.support.device import float32_by_default, pick_device
 from zoo.support.errors import QzooError
-from zoo.support.files import make_folder, read_lines
+from zoo.support.files import make_folder, read_lines, refuse_file
 from zoo.support.limits import Count, check_settings
 from zoo.support.pool import summed
 from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
@@ -123,6 +122,7 @@ class OfflineProgress:
     note: str = ""
 
 
+@float32_by_default()
 def offline(
     encoder: Encoder | str | Path,
     play: Play | ChosenPlay,
@@ -172,27 +172,33 @@ def offline(
     game = _check(chosen, config, critic, label)
     needs = config.training.objective.needs_critics
     where = pick_device(device)
-    loaded = copy.deepcopy(encoder).to(where) if isinstance(encoder, Encoder) else load(encoder, device=where)
+    loaded = copy.deepcopy(encoder).float().to(where) if isinstance(encoder, Encoder) else load(encoder, device=where)
     trainings = {
         Path(out) / f"{game}.{config.mode}.{label}{f'.seed{seed}' if seed else ''}": replace(config.training, seed=seed)
         for seed in range(config.training.seed, config.training.seed + config.seeds)
     }
-    for folder, settings in trainings.items():  # before the replay
-        there = checkpoints_at(folder / CHECKPOINT, resume=resume)
-        if not force_resume:
-            check_same_settings(there, settings.run_config(loaded.arch, loaded.feature_dim), [game])
     make_folder(Path(out))
+    if config.mode == "frozen" or needs:
+        make_folder(Path(cache))
 
     def checking(name: str, total: int) -> Callable[[int], None]:
         return in_time(deadline, f"the frames of {name} were checked")
 
     data = TrainingData(chosen.recordings(), chosen.sets(checking))
-    store = store or _replay(chosen, data, Path(cache), needs, report)
     record = DataRecord(chosen.games, chosen.selection, data.by_game())
+    for folder, settings in trainings.items():  # before the replay
+        there = checkpoints_at(folder / CHECKPOINT, resume=resume)
+        refuse_file(folder / "model")
+        if not force_resume:
+            check_same_settings(there, settings.run_config(loaded.arch, loaded.feature_dim), [game], record.identity())
+    store = store or _replay(chosen, data, Path(cache), needs, report)
+    if store.transitions != data.transitions:
+        raise QzooError(f"store: holds {store.transitions:,} transitions, the play {data.transitions:,}; give its own")
     store, began = place_store(store, where), time.time()
     if config.mode == "frozen":  # once for all seeds
-        store = frozen_features(loaded, store, config.training, Path(cache), json.dumps(record.identity()))
+        store = frozen_features(loaded, store, config.training, Path(cache))
     features_seconds = time.time() - began
+    in_time(deadline, "the first step")(None)
     runs: list[OfflineRun] = []
     for folder, settings in trainings.items():
         if runs and time.time() >= deadline:
@@ -239,7 +245,7 @@ def _check(play: ChosenPlay, config: OfflineConfig, critic: Critic | None, label
     if needs != (critic is not None) or (critic is not None and critic.game != game):
         given = "none given" if critic is None else f"one of {critic.game} given"
         raise QzooError(f"critic: {given}; `objective` from_critic needs one of {game}, other objectives take none")
-    if Path(label).name != label or label == "..":
+    if Path(label).name != label or label == ".." or not label.isprintable():
         raise QzooError(f"name {label!r}: must be a name, not a path; `out` takes the folder")
     return game
 

@@ -37,7 +37,7 @@ from zoo.models.qnetwork import QNetwork
 from zoo.objectives import Objective
 from zoo.objectives.base import Inputs
 from zoo.objectives.scaled_ql import ScaledQLConfig
-from zoo.support.device import free_memory, pick_device, pick_precision
+from zoo.support.device import float32_by_default, free_memory, pick_device, pick_precision
 from zoo.support.errors import QzooError
 from zoo.support.files import write_json, writing
 from zoo.support.interrupt import stop_signals
@@ -138,6 +138,7 @@ class OnlineResult:
     model: Path
 
 
+@float32_by_default()
 def online(
     model: str | Path,
     game: str,

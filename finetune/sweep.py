@@ -80,6 +80,8 @@ class SweepConfig:
             raise QzooError(f"transitions {min(self.transitions)}: must be at least 1")
         if self.episodes < 1:
             raise QzooError(f"episodes {self.episodes}: must be at least 1, as a sweep compares scores")
+        if absent := set(self.chosen_games()) - set(get_dataset(self.dataset).games):
+            raise QzooError(f"games {', '.join(sorted(absent))}: not of {self.dataset}; give its games")
         for mode in self.modes:
             for steps in self.chosen_steps():
                 self.offline(mode, steps).check()

@@ -21,8 +21,9 @@ from zoo.models.encoder import Encoder, project_features
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives import ObjectiveConfig, objective_named
 from zoo.objectives.base import BootstrapConfig, Inputs
-from zoo.support.device import pick_precision
+from zoo.support.device import float32_by_default, pick_precision
 from zoo.support.errors import QzooError, unknown_name
+from zoo.support.limits import check_settings
 from zoo.training.config import COMPUTE, ComputeConfig, OptimizerConfig, RunConfig
 from zoo.training.loop import TrainingProgress, train
 from zoo.training.run import by_action_gap, critic_features, objective_on, return_scales, start_heads
@@ -60,6 +61,7 @@ class FinetuneConfig:
 
     def check(self) -> None:
         """Refuse settings that can't work; see `RunConfig.check`."""
+        check_settings(self)
         self.run_config("nature", 1).check(1)
 
     def run_config(self, arch: str, feature_dim: int) -> RunConfig:
@@ -111,6 +113,7 @@ def start_network(
     return network.to(next(encoder.parameters()).device)
 
 
+@float32_by_default()
 def finetune(
     encoder: Encoder,
     game: str,
@@ -208,12 +211,12 @@ def behind_features(network: QNetwork, game: str, config: FinetuneConfig) -> QNe
 
 
 def frozen_features(
-    encoder: Encoder, store: FrameStore, config: FinetuneConfig, cache: Path | None = None, play: str = ""
+    encoder: Encoder, store: FrameStore, config: FinetuneConfig, cache: Path | None = None
 ) -> FeatureStore:
     """What the frozen layers make of every state: bfloat16 (F, C*H*W) of the convolutions, or (F, D) of them all.
 
     Args:
-        cache: a folder in which to keep them, and in which they are looked for. play: names the store's play there.
+        cache: a folder in which to keep them, and in which they are looked for.
     """
     device = next(encoder.parameters()).device
     dtype = pick_precision(config.precision, device)
@@ -228,4 +231,4 @@ def frozen_features(
         return feature_store(store, frozen, device)
     layers = f"{encoder.arch} {weights_digest(encoder, ('projection.',) if hidden else ())} {config.head} {dtype}"
     width = encoder.projection.in_features if hidden else encoder.feature_dim
-    return cached_feature_store(store, frozen, device, cache, play=play, made_by=layers, width=width)
+    return cached_feature_store(store, frozen, device, cache, made_by=layers, width=width)

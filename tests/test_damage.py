@@ -80,7 +80,7 @@ def test_damage_in_a_file_of_ram_is_kept(tmp_path: Path) -> None:
 
 def test_damaged_features_are_kept_and_made_again(store: FrameStore, tmp_path: Path) -> None:
     def features() -> torch.Tensor:
-        made: dict[str, Any] = {"play": "p", "made_by": "m", "width": 4}
+        made: dict[str, Any] = {"made_by": "m", "width": 4}
         device = torch.device("cpu")
         network = lambda stacks: stacks.float().mean((2, 3))  # noqa: E731
         return cached_feature_store(store, network, device, tmp_path, **made).frames.tensor  # type: ignore[union-attr]

@@ -202,7 +202,7 @@ def test_what_cannot_be_is_refused_before_the_replay(
 
 def test_an_init_of_another_shape_is_refused(folder: Path) -> None:
     config = RunConfig(init=str(folder), feature_dim=8, objective=ScaledQLConfig(num_atoms=7))
-    refused(lambda: check_init(config), f"init {folder}", "give the same settings")
+    refused(lambda: check_init(config), f"init {folder}", "num_atoms=7", "give the same")
 
 
 def test_frames_in_a_cache_are_bound_to_their_play(recordings: list[Recording], tmp_path: Path) -> None:
@@ -244,6 +244,12 @@ def test_sizes_that_no_memory_holds_are_refused(folder: Path) -> None:
     path.write_text(content)
 
 
+def test_a_file_called_as_our_benchmarks_is_somebody_elses(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks.py").write_text("mine = 1\n")
+    done = subprocess.run([sys.executable, "-m", "zoo", "list"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_file_that_hides_the_package_is_named(tmp_path: Path) -> None:
     (tmp_path / "finetune.py").write_text("mine = 1\n")
     command = [sys.executable, "-m", "zoo", "finetune", "offline", "--help"]
@@ -252,14 +258,15 @@ def test_a_file_that_hides_the_package_is_named(tmp_path: Path) -> None:
     assert f"{tmp_path}/finetune.py: hides" in done.stderr and "rename" in done.stderr
 
 
-@pytest.mark.parametrize("dictionary", [True, False])
+@pytest.mark.parametrize(("dictionary", "column"), [(True, "actions"), (False, "actions"), (True, "policy")])
 def test_files_that_unpack_to_gigabytes_are_refused(
-    dictionary: bool, recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dictionary: bool, column: str, recordings_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zoo.recordings.format, "MOST_BYTES", 10**7)
     table, rows = pq.read_table(next(recordings_dir.glob("Breakout*"))), 16
     columns = {name: table[name].take([0] * rows) for name in table.column_names}
-    bomb = pa.table({**columns, "actions": pa.array([bytes(2**20)] * rows, pa.binary())}).cast(table.schema)
+    long = pa.array([bytes(2**20)] * rows, pa.binary()).cast(table.schema.field(column).type)
+    bomb = pa.table({**columns, column: long}).cast(table.schema)
     path = tmp_path / "Breakout.learner.parquet"
     pq.write_table(bomb, path, compression="zstd", use_dictionary=dictionary)
     assert path.stat().st_size < 20_000

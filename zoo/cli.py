@@ -54,8 +54,9 @@ COMMANDS = {
     "data import": ("exchange.Import", "read play of DQN Replay or Minari as frames"),
     "data export": ("exchange.Export", "write recordings as Minari or Parquet datasets"),
 }
-if importlib.util.find_spec("benchmarks") and importlib.util.find_spec("benchmarks.speed"):
-    # Measuring code is in a checkout, not in the wheel.
+_beside = importlib.util.find_spec("benchmarks")
+if _beside and _beside.submodule_search_locations and importlib.util.find_spec("benchmarks.speed"):
+    # Measuring code is in a checkout, not in the wheel; a file benchmarks.py is somebody else's.
     COMMANDS |= {
         "bench": ("benchmarks.speed.command.Bench", "speed of training and replay against the machine's limit"),
         "data worth": ("benchmarks.data_worth.command.Worth", "compare play by what is learned from it"),

@@ -296,6 +296,10 @@ def test_missing_checkpoints_and_games_are_one_line(buffer: LoggedBuffer, tmp_pa
     refused(lambda: import_dqn_replay(tmp_path, tmp_path), "names no game", "`game`")
     refused(lambda: import_dqn_replay(buffer.folder, tmp_path, game="SpaceInvader"), "did you mean SpaceInvaders")
     refused(lambda: import_dqn_replay(buffer.folder, tmp_path, checkpoints=(99,)), "checkpoint 99 is missing")
+    huge = buffer.folder / f"$store$_observation_ckpt.{10**20}.gz"
+    huge.touch()
+    refused(lambda: import_dqn_replay(buffer.folder, tmp_path), "is missing")
+    huge.unlink()
     other = tmp_path / "BattleZone" / "1"  # with a game's name on it, the actions are that game's
     shutil.copytree(buffer.folder, other)
     refused(lambda: import_dqn_replay(other, tmp_path, game=GAME), f"game {GAME}", "named after BattleZone")

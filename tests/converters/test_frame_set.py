@@ -134,7 +134,7 @@ def test_damage_is_one_line(folder: Path) -> None:
         pq.write_table(table.set_column(number, table.schema.field(column), array), pieces / "00000.parquet")
         refused(lambda: open_frame_set(folder), folder, part)
     (pieces / "00000.parquet").unlink()
-    refused(lambda: open_frame_set(folder), "pieces")
+    refused(lambda: open_frame_set(folder), "pieces", "changed since they were written")
     origin.unlink()
     refused(lambda: open_frame_set(folder), "no imported set")
     refused(lambda: open_frame_set(folder / "nowhere"), "no imported set")
@@ -254,3 +254,25 @@ def test_a_mix_must_be_asked_for(tmp_path: Path, store: FrameStore) -> None:
     assert join_stores([first, same]).transitions == 14
     assert join_stores([first]) is first.store and join_stores([], store) is store
     assert join_stores([first], store, allow_mix=True).transitions == 7 + store.transitions
+
+
+def test_a_border_moved_between_pieces_is_refused(tmp_path: Path) -> None:
+    """The same actions one after another, but of other frames."""
+    folder = small_set(tmp_path, "Breakout", 1, []).path
+    (path,) = (folder / "pieces").glob("*.parquet")
+    table = pq.read_table(path)
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    for name in ("actions", "rewards"):
+        one, two = columns[name]
+        columns[name] = [one + two[:1], two[1:]]
+    pq.write_table(pa.table(columns, schema=table.schema), path)
+    refused(lambda: open_frame_set(folder), "pieces", "changed since they were written")
+
+
+def test_links_in_an_unfinished_set_are_not_followed(tmp_path: Path) -> None:
+    for name in ("frames.u8", "pieces"):
+        partial = tmp_path / f".{name}.partial"
+        partial.mkdir()
+        (partial / name).symlink_to(tmp_path / "elsewhere")
+        refused(lambda name=name: FrameSetWriter(tmp_path / name, {}), "a link, which is not followed")
+    assert not (tmp_path / "elsewhere").exists()

@@ -1,6 +1,7 @@
 """Critics on RAM: data and loss by hand, resuming, files, play; and learning from them."""
 
 import json
+import os
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -364,3 +365,10 @@ def test_the_commands_train_evaluate_and_teach(recordings_dir: Path, tmp_path: P
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items() if not name.startswith("sums."))
     Path(made[GAMES[1]]).unlink()
     refused(lambda: run_command("pretrain", [*pretrain, "--resume"]), GAMES[1], "zoo critic train")
+
+
+def test_a_critic_under_another_games_name_is_refused(critics: Path, tmp_path: Path) -> None:
+    (tmp_path / f"{GAMES[0]}.safetensors").write_bytes((critics / f"{GAMES[1]}.safetensors").read_bytes())
+    refused(lambda: load_critics(tmp_path, GAMES[:1]), GAMES[0], f"a critic of {GAMES[1]}")
+    os.mkfifo(tmp_path / f"{GAMES[1]}.safetensors")
+    refused(lambda: load_critics(tmp_path, GAMES[1:2]), GAMES[1], "not a regular file")

@@ -11,6 +11,7 @@ from finetune.offline import OfflineConfig
 from finetune.training import FinetuneConfig, Mode, finetune, frozen_features, start_network
 from tests.command_helpers import run_command
 from tests.recording_helpers import refused
+from zoo.frames.frames import RawFrames
 from zoo.frames.store import FrameStore, build_store
 from zoo.models.encoder import Encoder
 from zoo.models.hub import load_agent, load_qnetwork, model_info
@@ -133,9 +134,11 @@ def test_features_are_computed_once(
     trunk_map = Encoder.trunk_map
     monkeypatch.setattr(Encoder, "trunk_map", lambda self, x: (passes.append(len(x)), trunk_map(self, x))[1])
 
-    def features(config: FinetuneConfig = CONFIG, play: str = "some", of: Encoder = encoder) -> tuple[Tensor, int]:
+    def features(
+        config: FinetuneConfig = CONFIG, data: FrameStore = game_store, of: Encoder = encoder
+    ) -> tuple[Tensor, int]:
         passes.clear()
-        store = frozen_features(of, game_store, config, tmp_path, play)
+        store = frozen_features(of, data, config, tmp_path)
         return store.stack(game_store.frame_index, game_store.episode_start), sum(passes)
 
     first, computed = features()
@@ -148,7 +151,9 @@ def test_features_are_computed_once(
         {**encoder.state_dict(), **{k: v for k, v in other_head.state_dict().items() if "pro" in k}}
     )
     assert features(of=other_head)[1] == 0  # the layer behind the features is not theirs
-    for other in ({"play": "other"}, {"of": Encoder("nature", 16)}, {"config": replace(CONFIG, head="linear")}):
+    inverted = 255 - game_store.frames.fetch(torch.arange(len(game_store.frames)))
+    changed = replace(game_store, frames=RawFrames(inverted))
+    for other in ({"data": changed}, {"of": Encoder("nature", 16)}, {"config": replace(CONFIG, head="linear")}):
         assert features(**other)[1] > 0  # type: ignore[arg-type]
     damaged = bytearray(path.read_bytes())
     damaged[-7] ^= 1

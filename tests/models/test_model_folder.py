@@ -130,8 +130,10 @@ def set_head(**changes: Any) -> Callable[[dict[str, Any]], object]:
         (set_field("return_scales", {"Boxing": 1.0}), ("return_scales", "Boxing")),
         (set_field("temperatures", {"Pong": 0.0}), ("temperatures.Pong", "greater than 0")),
         (set_field("temperatures", {"Boxing": 1.0}), ("temperatures", "Boxing")),
+        (set_field("temperatures", {"Pong": 1.0}), ("temperatures is",)),
         (set_field("pretraining", None), ("pretraining", "object")),
         (set_field("name", None), ("name", "string")),
+        (set_field("name", "nature.a\nb"), ("name", "pattern")),
         (set_field("format_version", 3), ("format_version is 3", "version of qzoo")),
         (set_field("arch", "natures"), ("unknown arch 'natures'", "did you mean nature")),
         (set_head(v_min=10.0), ("head", "v_min < v_max")),
@@ -270,3 +272,25 @@ def test_a_header_whose_length_reads_like_a_pickle(folder: Path) -> None:
         pytest.fail("no such header was made")
     edit_config(folder, lambda content: content["sha256"].update({ENCODER: sha256_of(path)}))
     hub.load(NAME)
+
+
+def test_the_same_network_gives_the_same_files(tmp_path: Path) -> None:
+    network = QNetwork(Encoder("nature", 8), GAMES)
+    config = make_config(network)
+    digests = {write_model(network, config, tmp_path / str(number)).digest for number in range(8)}
+    assert len(digests) == 1
+    network.encoder = torch.compile(network.encoder)  # type: ignore[assignment]
+    assert write_model(network, config, tmp_path / "compiled").digest in digests
+
+
+def test_temperatures_that_the_weights_do_not_repeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in folders of before; what they repeat must agree."""
+    network = QNetwork(Encoder("nature", 8), GAMES)
+    network.temperatures = {"Pong": 0.5}
+    bound = ModelConfig.bound
+    monkeypatch.setattr(
+        ModelConfig, "bound", lambda self: {k: v for k, v in bound(self).items() if k != "temperatures"}
+    )
+    write_model(network, make_config(network), tmp_path)
+    monkeypatch.undo()
+    assert hub.load_qnetwork(tmp_path).temperatures == {"Pong": 0.5}

@@ -221,6 +221,17 @@ def test_missing_parts_are_named(part: str, folder: Path) -> None:
     one_line(lambda: score_rows(results), "Pong")
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("training", []), ("training", {**example()["training"], "seconds": None}), ("curve", 3), ("data", {"Pong": 1})],
+)
+def test_figures_of_another_type_are_one_line(part: str, value: object, folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    write_json(folder / "results.json", {**example(), part: value})
+    one_line(lambda: write_report(folder), "results.json", "run `zoo report`")
+    assert (folder / "README.md").read_text() == card
+
+
 def demo_run(game: str, seed: int, frozen: float) -> dict[str, Any]:
     arms = {"random": 101.0, "data": 202.0, "scratch": 303.0, "frozen": frozen, "full": 505.0}
     return {

@@ -163,7 +163,9 @@ def find_checkpoints(folder: Path, wanted: Sequence[int] = ()) -> list[int]:
     found = sorted(int(match[1]) for file in folder.iterdir() if (match := NAME.fullmatch(file.name)))
     if not found:
         raise QzooError(f"{folder}: holds no $store$_observation_ckpt.<number>.gz")
-    missing = sorted(set(wanted or range(found[-1] + 1)) - set(found))
+    # Without end, as numbers may be of any size; no more than there are files are looked at.
+    held = set(found)
+    missing = [number for number in sorted(set(wanted)) or range(len(found)) if number not in held]
     if missing:
         there = f"{found[0]} to {found[-1]}" if len(found) > 1 else str(found[0])
         hint = "fetch it" if wanted else "fetch it, or name those to read with `checkpoints`"

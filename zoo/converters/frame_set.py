@@ -150,8 +150,9 @@ class FrameSetWriter:
         self._path, self._identity = path, json.loads(json.dumps(identity))
         self._folder = path.with_name(f".{path.name}.partial")
         self._rows: list[Piece] = []
-        if self._folder.is_symlink():
-            raise QzooError(f"{self._folder}: a link, which is not followed; delete it")
+        for place in (self._folder, self._folder / FRAMES, self._folder / PIECES):
+            if place.is_symlink():
+                raise QzooError(f"{place}: a link, which is not followed; delete it")
         with writing(path), ExitStack() as undo:
             _refuse_existing(path)
             self._lock = lock_beside(path)
@@ -344,7 +345,7 @@ def open_frame_set(path: Path, *, on_frames: Callable[[int], None] = lambda fram
         ranges={origin.game: (0, len(actions))},
     )
     whole = table["whole"].to_numpy(zero_copy_only=False)
-    digest = _digest(origin, table)
+    digest = _digest(origin, table, lengths=origin.digest.startswith(WITH_LENGTHS))
     if origin.digest not in ("", digest):
         raise QzooError(f"{path / PIECES}: changed since they were written; import it again")
     return FrameSet(path, origin, store, steps, whole, digest)
@@ -405,13 +406,19 @@ def _read_pieces(path: Path, origin: Origin) -> pa.Table:
         raise QzooError(f"{path / PIECES}: damaged or missing ({what}); import it again") from error
 
 
-def _digest(origin: Origin, table: pa.Table) -> str:
+WITH_LENGTHS = "2."
+"""What digests begin with that hold the lengths of the pieces; those of earlier sets don't."""
+
+
+def _digest(origin: Origin, table: pa.Table, *, lengths: bool = True) -> str:
     total = hashlib.sha256(json.dumps([origin.game, origin.frames, origin.frames_crc32]).encode())
     for name in SCHEMA.names:
         column = table[name].combine_chunks()
         values = column.flatten() if name == "rewards" else column
         total.update(b"".join(values.to_pylist()) if name == "actions" else values.to_numpy(zero_copy_only=False).data)
-    return total.hexdigest()[:16]
+    if lengths:
+        total.update(pa.compute.binary_length(table["actions"]).to_numpy().astype("<i8").data)
+    return WITH_LENGTHS * lengths + total.hexdigest()[:16]
 
 
 def _check_pieces(path: Path, origin: Origin, table: pa.Table, steps: NDArray[np.int64]) -> None:

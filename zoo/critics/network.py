@@ -19,7 +19,7 @@ from zoo.atari.emulator import minimal_actions
 from zoo.atari.protocol import NUM_ACTIONS, RAM_BYTES
 from zoo.models.distributions import Support
 from zoo.support.errors import QzooError
-from zoo.support.files import replacing
+from zoo.support.files import refuse_special, replacing
 
 INFO_KEY = "qzoo_critic"
 FORMAT = 1
@@ -113,6 +113,7 @@ class Critic:
         Raises:
             QzooError: missing, damaged, or no critic of this version.
         """
+        refuse_special(path)
         try:
             with safe_open(path, framework="pt") as file:
                 info = json.loads((file.metadata() or {})[INFO_KEY])
@@ -154,7 +155,13 @@ def load_critics(folder: Path, games: Sequence[str]) -> dict[str, Critic]:
         raise QzooError(
             f"{folder}: no critic of {', '.join(missing)}; `zoo critic train {' '.join(missing)}` makes them"
         )
-    return {game: Critic.load(folder / f"{game}.safetensors") for game in games}
+    critics = {game: Critic.load(folder / f"{game}.safetensors") for game in games}
+    for game, critic in critics.items():
+        if critic.game != game:
+            raise QzooError(
+                f"{folder / game}.safetensors: a critic of {critic.game}; name it {critic.game}.safetensors"
+            )
+    return critics
 
 
 def critics_identity(critics: Mapping[str, Critic]) -> dict[str, Any]:

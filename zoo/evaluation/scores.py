@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from zoo.atari.emulator import minimal_actions
 from zoo.atari.games import get_game, parse_games
-from zoo.atari.protocol import DEFAULT_VARIANT, FRAME_SIZE, MAX_SEED, STACK, Variant
+from zoo.atari.protocol import DEFAULT_VARIANT, FRAME_SIZE, MAX_SEED, NUM_ACTIONS, STACK, Variant
 from zoo.atari.vector_env import make_vector_env
 from zoo.support.errors import QzooError
 from zoo.support.metrics import iqm_with_interval, mean_interval
@@ -32,6 +32,18 @@ MAX_ENVS = 16
 """Side by side at most. More would wait longer for the last episode, as emulators with none left are stepped too."""
 
 Policy = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
+
+
+def _checked_actions(chosen: object, count: int) -> NDArray[np.int64]:
+    """A policy's actions, one for each observation; raises `QzooError` where they are none."""
+    actions = np.asarray(chosen)
+    fits = actions.shape == (count,) and actions.dtype.kind in "iu"
+    if not fits or actions.min() < 0 or actions.max() >= NUM_ACTIONS:
+        raise QzooError(
+            f"policy: gave {actions.dtype} {actions.shape} for {count} observations; must be as many whole numbers "
+            f"from 0 to {NUM_ACTIONS - 1}"
+        )
+    return actions.astype(np.int64)
 
 
 def play_episodes(
@@ -67,7 +79,7 @@ def play_episodes(
     steps = 0
     while (active := playing >= 0).any():
         actions = np.zeros(slots, dtype=np.int64)
-        actions[active] = policy(observations[active])
+        actions[active] = _checked_actions(policy(observations[active]), int(active.sum()))
         observations, rewards, terminated, truncated, _ = env.step(actions)
         np.add.at(scores, playing[active], rewards[active])
         steps += 1
@@ -204,6 +216,9 @@ def evaluate(
     check_evaluation(episodes, epsilon, seed)
     if isinstance(policy, Mapping):
         policy = {get_game(game).name: one for game, one in policy.items()}
+        for game, one in policy.items():
+            if (plays := getattr(one, "game", game)) != game:
+                raise QzooError(f"policy of {game}: an agent of {plays}; give it under that name")
         chosen = parse_games(games or list(policy))
         if missing := [game for game in chosen if game not in policy]:
             raise QzooError(f"games {', '.join(missing)}: no policy is given for them")

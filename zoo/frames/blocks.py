@@ -33,7 +33,7 @@ from zoo.frames.frames import FRAME_BYTES, FrameSource
 from zoo.frames.replay import Frames, empty_frames
 from zoo.support.device import free_memory
 from zoo.support.errors import QzooError
-from zoo.support.files import replacing
+from zoo.support.files import refuse_special, replacing
 
 BLOCK = 16
 """Frames of a block; the last one of an episode holds the rest."""
@@ -217,6 +217,7 @@ class _Writer:
 
 def _checked_index(path: Path, frames: int) -> Numbers:
     """The index of a file that is as it was written."""
+    refuse_special(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - TAIL.size))

@@ -19,6 +19,8 @@ from zoo.support.state import load_state, save_state
 
 FEATURE_BLOCK = 512
 """States that go through the network at a time."""
+SAMPLED_FRAMES = 1_000
+"""Frames that name a store."""
 Network = Callable[[Tensor], Tensor]
 
 
@@ -73,7 +75,6 @@ def cached_feature_store(
     device: torch.device,
     cache: Path,
     *,
-    play: str,
     made_by: str,
     width: int,
 ) -> FeatureStore:
@@ -83,14 +84,13 @@ def cached_feature_store(
     another name.
 
     Args:
-        play: names the play of the store, in its order.
         made_by: names the network: its weights, and the precision that it computes in.
         width: K.
 
     Raises:
         QzooError: no room on the disk, or the file can't be written.
     """
-    key = hashlib.sha256(f"{play} {made_by} {frames_version()}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{store_digest(store)} {made_by} {frames_version()}".encode()).hexdigest()[:16]
     path = cache / f"{'.'.join(store.games)}.{key}.features.safetensors"
     make_folder(cache)
     with lock_beside(path):
@@ -103,6 +103,16 @@ def cached_feature_store(
             features = compute_features(store, network, device)
             save_state(path, {"features": features}, {"key": key})
     return with_features(store, features.to(store.actions.device))
+
+
+def store_digest(store: FrameStore) -> str:
+    """Names the states of a store, by where its episodes begin and by frames of it, evenly spread."""
+    total = hashlib.sha256(str(len(store.frames)).encode())
+    some = torch.linspace(0, len(store.frames) - 1, min(len(store.frames), SAMPLED_FRAMES)).long()
+    frames = store.frames.fetch(some.to(store.actions.device))
+    for values in (frames, store.episode_start):
+        total.update(values.cpu().contiguous().numpy().data)
+    return total.hexdigest()
 
 
 def _read(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:

@@ -182,7 +182,12 @@ class FrameStore:
         Args:
             successors: whether to fetch the successors' frames, half of all.
             ram: whether to give the states' RAM too, as `ram_states` does.
+
+        Raises:
+            QzooError: an `n_step` or `gamma` that can't be.
         """
+        if n_step < 1 or not 0.0 <= gamma <= 1.0:
+            raise QzooError(f"n_step {n_step}, gamma {gamma}: must be at least 1, and from 0 to 1")
         left = self.steps_left[index]
         steps = torch.arange(n_step, device=index.device)
         inside = steps < left[:, None]

@@ -29,6 +29,7 @@ from zoo.atari.protocol import NUM_ACTIONS, PROTOCOL
 from zoo.models.distributions import Support
 from zoo.models.encoder import Encoder
 from zoo.models.qnetwork import Head, HeadKind, QNetwork
+from zoo.support.device import checked_device
 from zoo.support.errors import QzooError, first_line
 from zoo.support.files import refuse_special, replacing, write_json, write_text, writing
 
@@ -44,7 +45,7 @@ MAX_JSON_BYTES = 64 * 2**20
 MODEL_FILES = (CONFIG, ENCODER, HEADS, WEIGHTS_1, CARD, RESULTS)
 Precision = Literal["float16", "float32"]
 STORED = {"float16": "F16", "float32": "F32"}
-BOUND = ("arch", "feature_dim", "feature_norm", "games", "head", "return_scales", "protocol")
+BOUND = ("arch", "feature_dim", "feature_norm", "games", "head", "return_scales", "temperatures", "protocol")
 """Fields of the config that the weights' metadata repeats under the key "qzoo"."""
 
 
@@ -91,7 +92,7 @@ class ModelConfig(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-    name: str
+    name: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
     arch: str
     feature_dim: Annotated[int, Field(ge=1, le=2**20)]
     feature_norm: bool
@@ -163,6 +164,8 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise QzooError(f"{path}: no such file; a model folder holds {CONFIG} and {ENCODER}") from error
+    except PermissionError as error:
+        raise QzooError(f"{path}: could not be read ({error.strerror}); allow reading it") from error
     except (OSError, ValueError, RecursionError) as error:
         raise QzooError(f"{path}: not readable as JSON ({first_line(error)}); save or fetch the model again") from error
     if not isinstance(content, dict):
@@ -238,7 +241,7 @@ def read_encoder(folder: Path, device: str | torch.device | None = "cpu") -> Enc
     Raises:
         QzooError: a folder that is not sound; one line with file, field and fix.
     """
-    device = "cpu" if device is None else device
+    where = checked_device("cpu" if device is None else device)
     config, encoder = _open(folder)
     shapes = _shapes(encoder.state_dict())
     if config.format_version == 1:
@@ -247,7 +250,7 @@ def read_encoder(folder: Path, device: str | torch.device | None = "cpu") -> Enc
         tensors = {key.removeprefix("encoder."): value for key, value in tensors.items()}
     else:
         tensors = _read(folder, ENCODER, config, shapes)
-    encoder.to_empty(device=device)
+    encoder.to_empty(device=where)
     encoder.load_state_dict(tensors)
     return encoder.eval()
 
@@ -342,7 +345,7 @@ def _what_is_wrong(path: Path, error: Exception) -> str:
         return f"could not be read ({failure.strerror})"
     # A pickle of protocol 2 or later, or the zip file that torch.save writes. Asked only of a file that
     # safetensors refused: the header's length, at the start of a sound one, may read the same.
-    if start[:1] == b"\x80" or start == b"PK":
+    if start == b"PK" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
         return "a pickle, not safetensors, and never unpickled here"
     return f"truncated, damaged or not safetensors ({first_line(error)})"
 
@@ -396,7 +399,7 @@ def _check_bound(config_path: Path, path: Path, metadata: Mapping[str, str], con
     except (KeyError, ValueError, TypeError) as error:
         raise QzooError(f"{path}: its metadata does not say what it is of; fetch or save it again") from error
     for key, value in config.bound().items():
-        if stored.get(key) != value:
+        if stored.get(key) != value and (key in stored or key != "temperatures"):  # which it did not repeat once
             raise QzooError(
                 f"{config_path}: {key} is {value!r}, the weights in {path.name} are of {stored.get(key)!r}; fetch or "
                 "save the model again"
@@ -482,10 +485,12 @@ def write_model(
     for key, value in actual.model_dump().items():
         if value != said[key]:
             raise QzooError(f"{folder / CONFIG}: {key} is {said[key]!r}, the network's is {value!r}")
-    files = {ENCODER: network.encoder.state_dict() if isinstance(network, QNetwork) else network.state_dict()}
-    if isinstance(network, QNetwork):
+    files = {ENCODER: network.state_dict()}
+    if isinstance(network, QNetwork):  # whose own names have no wrapper's in them
+        prefix = "encoder."
+        files[ENCODER] = {k[len(prefix) :]: v for k, v in network.state_dict().items() if k.startswith(prefix)}
         files[HEADS] = _stored_heads(network)
-    metadata = {"format": "pt", "qzoo": json.dumps(actual.bound())}
+    metadata = {"qzoo": json.dumps(actual.bound())}  # one key: of several, safetensors shuffles the order
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, tensors in files.items():

@@ -25,7 +25,7 @@ from zoo.recordings.format import (
     write_recording,
 )
 from zoo.support.errors import QzooError
-from zoo.support.files import set_aside, writing
+from zoo.support.files import refuse_special, set_aside, writing
 
 
 def append(journal: Path, metadata: Metadata, episodes: Sequence[Episode]) -> None:
@@ -52,6 +52,7 @@ def read(journal: Path) -> tuple[Metadata | None, list[Episode]]:
 
 def _read(journal: Path) -> tuple[Metadata | None, list[Episode], int]:
     """As `read`, and how many bytes behind the episodes are left: what a kill cut short, or damage."""
+    refuse_special(journal)
     try:
         content = pa.BufferReader(journal.read_bytes())
     except FileNotFoundError:

@@ -346,13 +346,13 @@ def read_with_digest(path: Path) -> tuple[Recording, str]:
 def check_size(path: Path, parquet: pq.FileMetaData, most: int | None = None) -> None:
     """Refuse a file that takes far more memory than it has bytes, before it does.
 
-    Where a dictionary stands for the values of `actions`, which the recorders don't write, each may be as long as all.
+    Where a dictionary stands for texts or for `actions`, each may be as long as all of it.
     """
     most = most or MOST_BYTES
     groups = map(parquet.row_group, range(parquet.num_row_groups))
     size = 0
     for column in [group.column(number) for group in groups for number in range(parquet.num_columns)]:
-        repeats = column.path_in_schema == "actions" and any("DICTIONARY" in name for name in column.encodings)
+        repeats = column.physical_type == "BYTE_ARRAY" and any("DICTIONARY" in name for name in column.encodings)
         size += column.num_values * (column.total_uncompressed_size if repeats else 8) + column.total_uncompressed_size
     if size > most:
         raise QzooError(f"{path}: may unpack to {size / 1e9:.3f} GB, what it should hold to {most / 1e9:.3f} at most")

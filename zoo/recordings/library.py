@@ -85,7 +85,7 @@ def sources_of(files: Files, game: str) -> list[str]:
         QzooError: none.
     """
     if game not in files:
-        make = f"`zoo record learner --games {game}` makes one"
+        make = f"`zoo record learner --games {game} --steps 100000` makes one"
         raise QzooError(f"{game}: no recording; {make}, `zoo data list` shows those of {len(files)} games")
     return list(files[game])
 

@@ -17,7 +17,7 @@ from zoo.recordings.stats import play_stats
 from zoo.reports.card_sections import imported_data, imports_of
 from zoo.reports.model_card import SCORES_PLOT, TRAINING_PLOT, known_values, render_card, score_rows
 from zoo.reports.plots import draw_scores, draw_training
-from zoo.support.errors import QzooError
+from zoo.support.errors import QzooError, first_line
 from zoo.support.files import refuse_folder, write_json, write_text
 from zoo.support.plot_style import VALUES_PLOT, draw_values
 
@@ -129,6 +129,14 @@ def write_report(folder: Path) -> list[Path]:
         QzooError: no model folder, or results.json lacks a part.
     """
     config, results = read_config(folder), read_results(folder) or {}
+    try:
+        return _write_pages(folder, config, results)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__} {first_line(error)}"
+        raise QzooError(f"{folder / RESULTS}: not as `zoo report` writes it ({what}); run `zoo report` anew") from error
+
+
+def _write_pages(folder: Path, config: ModelConfig, results: Mapping[str, Any]) -> list[Path]:
     rows = score_rows(results)
     written = [folder / SCORES_PLOT]
     draw_scores(written[0], rows, config.name)

@@ -37,14 +37,35 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = checked_device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # Triton launches on the current one
+    return device
+
+
+def checked_device(name: str | torch.device) -> torch.device:
+    """A device that holds values here.
+
+    Raises:
+        QzooError: it is not there, or holds no values.
+    """
     try:
         device = torch.device(name)
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)  # Triton launches on the current one
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise QzooError(f"device {name}: not available here; use auto or cpu") from error
     return device
+
+
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Work whose new tensors are float32, whatever the caller's default is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

@@ -50,8 +50,10 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
         keep: the name, in the same folder, that the old file gets just before; a kill may leave it under that alone.
 
     Raises:
-        QzooError: as `writing`.
+        QzooError: as `writing`; a pipe or a device is there, which a file would replace.
     """
+    if not path.is_dir():  # which is an error of its own
+        refuse_special(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(_temporary_name(path, os.getpid()))
@@ -119,7 +121,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def refuse_special(path: Path) -> None:
-    """Refuse to read what is there but no regular file: a pipe would be waited for without end.
+    """Refuse what is there but no regular file: a pipe would be waited for without end, a device replaced by a file.
 
     Raises:
         QzooError: a pipe, a device, a socket or a folder.
@@ -138,7 +140,18 @@ def refuse_folder(path: Path | None) -> None:
         return
     if path.is_dir():
         raise QzooError(f"{path}: is a folder; name a file")
+    refuse_special(path)
     make_folder(path.parent)
+
+
+def refuse_file(path: Path) -> None:
+    """Refuse, before the work, to make a folder where a file is.
+
+    Raises:
+        QzooError: names it.
+    """
+    if path.exists() and not path.is_dir():
+        raise QzooError(f"{path}: a file, where a folder is to be; move it away")
 
 
 def set_aside(path: Path) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from zoo.support.errors import QzooError, unknown_name
@@ -28,14 +29,20 @@ Share = Annotated[float, Limit(lambda value: 0.0 <= value <= 1.0, "0 to 1")]
 Rate = Annotated[float, Limit(lambda value: 0.0 < value <= 1.0, "more than 0, and at most 1")]
 
 
+NUMBERS: Mapping[Any, tuple[type, str]] = {int: (Integral, "a whole number"), float: (Real, "a number")}
+
+
 def check_settings(config: Any) -> None:
-    """Refuse a dataclass with a number beyond its type's limit, or another choice than its type (`Literal`) has.
+    """Refuse a dataclass with what is no number, a number beyond its type's limit, or another choice than it has.
 
     Raises:
         QzooError: names the setting, its value, and what it must be.
     """
     for name, kind in get_type_hints(type(config), include_extras=True).items():
         value: Any = getattr(config, name, None)
+        number = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        if number in NUMBERS and (isinstance(value, bool) or not isinstance(value, NUMBERS[number][0])):
+            raise QzooError(f"{name} {value!r}: must be {NUMBERS[number][1]}")
         for part in (kind, *get_args(kind)):  # "X | None" is of two
             for limit in getattr(part, "__metadata__", ()):
                 if isinstance(limit, Limit) and value is not None and not limit.fits(value):

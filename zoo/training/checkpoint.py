@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,7 +22,6 @@ from zoo.support.state import (
     load_state,
     module_tensors,
     optimizer_tensors,
-    read_info,
     restore_module,
     restore_optimizer,
     save_state,
@@ -232,24 +232,25 @@ def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {**{f"config.{name}": value for name, value in settings.items()}, **rest}
 
 
-def check_same_settings(paths: Sequence[Path], config: RunConfig, games: Sequence[str]) -> None:
-    """`check_same_run`, as far as settings and games go, from the head of the first checkpoint that has one.
+def check_same_settings(
+    paths: Sequence[Path], config: RunConfig, games: Sequence[str], data: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """`check_same_run` before the replay, by what is known then: settings, games and, where given, the data's identity.
 
     Raises:
-        QzooError: other settings, or other games.
+        QzooError: other settings, games or data; no checkpoint is whole.
     """
-    for path in paths:
-        try:
-            info = read_info(path)
-        except QzooError:  # damaged: reported, and the other one taken, where the run is restored
-            continue
-        known = run_identity(config, dict.fromkeys(games, 0), {})
-        check_same_run(path, *({key: of.get(key) for key in ("config", "games")} for of in (info, known)))
-        return
+    if paths:
+        path, (_, info) = _load_first_whole(paths, tell=False)
+        known = run_identity(config, dict.fromkeys(games, 0), data)
+        names = [name for name in known if name != "transitions"]
+        check_same_run(path, *({name: of.get(name) for name in names} for of in (info, known)))
 
 
-def _load_first_whole(paths: list[Path]) -> tuple[Path, tuple[dict[str, Tensor], dict[str, Any]]]:
-    """The first checkpoint that is whole; the damaged ones before it are reported."""
+def _load_first_whole(
+    paths: Sequence[Path], *, tell: bool = True
+) -> tuple[Path, tuple[dict[str, Tensor], dict[str, Any]]]:
+    """The first checkpoint that is whole; the damaged ones before it are reported, or not."""
     errors = []
     for path in paths:
         try:
@@ -261,7 +262,7 @@ def _load_first_whole(paths: list[Path]) -> tuple[Path, tuple[dict[str, Tensor],
         if name is not None:
             errors.append(f"{path}: {name} is not finite{START_OVER}")
             continue
-        if errors:
+        if errors and tell:
             told = errors[0].removesuffix(START_OVER)  # it is moved aside
             logger.warning("%s; resuming from %s, step %d", told, path, content[1]["step"])
         return path, content

@@ -34,7 +34,7 @@ def in_time(deadline: float, late: str) -> Callable[[object], None]:
 
     def check(done: object) -> None:
         if time.time() > deadline:
-            raise OutOfTimeError(f"the time was over before {late}")
+            raise OutOfTimeError(f"the time was over before {late}; give it more, what is finished is kept")
 
     return check
 
@@ -54,6 +54,12 @@ class TrainingData:
         """
         joined = join_stores(self.sets, replayed, allow_mix=allow_mix)
         return replace(joined, ranges={game: joined.ranges[game] for game in games})
+
+    @property
+    def transitions(self) -> int:
+        """That training may draw."""
+        imported = sum(each.store.transitions for each in self.sets)
+        return imported + sum(recording.transitions for recording in self.recordings)
 
     def by_game(self) -> dict[str, dict[str, Any]]:
         """What a run writes down of its data, in JSON's types: fingerprint and figures of recordings and of sets."""

@@ -18,9 +18,9 @@ from zoo.models.encoder import ARCHS, Encoder
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives.base import BootstrapConfig, Inputs
 from zoo.recordings.format import Recording
-from zoo.support.device import deterministic, out_of_memory_as_error, pick_device
+from zoo.support.device import deterministic, float32_by_default, out_of_memory_as_error, pick_device
 from zoo.support.errors import QzooError
-from zoo.support.files import check_room, make_folder
+from zoo.support.files import check_room, make_folder, refuse_file
 from zoo.support.limits import check_settings
 from zoo.support.pool import cores, pick_workers, summed
 from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
@@ -96,6 +96,7 @@ class Places:
     """Processes of the replay; 0 takes every core."""
 
 
+@float32_by_default()
 def pretrain(
     play: Play | ChosenPlay,
     config: RunConfig | None = None,
@@ -150,6 +151,7 @@ def pretrain(
             check_settings(places)
             folder = out / name
             make_folder(folder)
+            refuse_file(folder / "model")
             check_room(folder, checkpoint_bytes(config, chosen.games))
             on_device = pick_device(world.own_device(device))
             shard = shard_of(chosen.games, config.per_game(len(chosen.games)), world)
@@ -157,7 +159,14 @@ def pretrain(
             if not force_resume:
                 check_same_settings(there, config, chosen.games)
             critics = _critics(config, chosen, places.critics)
-            data, store = _load(chosen.only(shard.names), config, places, deadline, world, report)
+            mine = chosen.only(shard.names)
+            data = _read(mine, deadline, report)
+            record = DataRecord(chosen.games, chosen.selection, world.union(data.by_game()))
+            identity = {**record.identity(), **critics_identity(critics)}
+            if not force_resume:
+                check_same_settings(there, config, chosen.games, identity)
+            replayed = _replay(data.recordings, config, places, deadline, world, report) if mine.selection else None
+            store = data.store(mine.games, replayed, allow_mix=mine.allow_mix)
             spec = config.objective.batch()
             # What values are compared with: of a critic's, a lost life may be an end.
             life_ends = any(critic.life_ends for critic in critics.values())
@@ -169,7 +178,6 @@ def pretrain(
             late = f"{store.transitions:,} states had their priorities"
             advance = _counted("prioritize", "by action gap", store.transitions, deadline, late, report)
             store = by_action_gap(store, config.objective, critics, advance)
-        record = DataRecord(chosen.games, chosen.selection, world.union(data.by_game()))
         run = train(
             objective,
             store,
@@ -180,7 +188,7 @@ def pretrain(
             world=world.on(on_device),
             shard=shard,
             deadline=deadline,
-            identity={**record.identity(), **critics_identity(critics)},
+            identity=identity,
             resume=resume,
             force=force_resume,
             checkpoint_seconds=checkpoint_seconds,
@@ -205,7 +213,7 @@ def _check(
     name: str, config: RunConfig, chosen: ChosenPlay, checkpoint_seconds: float, workers: int, allow_held_out: bool
 ) -> None:
     """Refuse what can't work, before anything is replayed."""
-    if name in ("", "..") or Path(name).name != name:
+    if name in ("", "..") or Path(name).name != name or not name.isprintable():
         raise QzooError(f"name {name!r}: must be a name, not a path; `out` takes the folder")
     if (arch := name.split(".")[0]) in ARCHS and arch != config.arch:
         raise QzooError(f"name {name}: the network is a {config.arch}; give `arch` {arch} too")
@@ -238,22 +246,17 @@ def _counted(stage: Stage, what: str, total: int, deadline: float, late: str, re
     return summed(tell)
 
 
-def _load(
-    chosen: ChosenPlay, config: RunConfig, places: Places, deadline: float, world: World, report: Report
-) -> tuple[TrainingData, FrameStore]:
-    """What was chosen, read, and the store that it gives."""
-    recordings = chosen.recordings()
+def _read(chosen: ChosenPlay, deadline: float, report: Report) -> TrainingData:
+    """What was chosen, imported frames checked."""
 
     def checking(what: str, total: int) -> Callable[[int], None]:
         return _counted("check", what, total, deadline, f"the frames of {what} were checked", report)
 
-    data = TrainingData(recordings, chosen.sets(checking))
-    replayed = _replay(recordings, config, places, deadline, world, report) if chosen.selection else None
-    return data, data.store(chosen.games, replayed, allow_mix=chosen.allow_mix)
+    return TrainingData(chosen.recordings(), chosen.sets(checking))
 
 
 def _replay(
-    recordings: list[Recording], config: RunConfig, places: Places, deadline: float, world: World, report: Report
+    recordings: Sequence[Recording], config: RunConfig, places: Places, deadline: float, world: World, report: Report
 ) -> FrameStore:
     placement = places.store if places.store != "auto" else choose_placement(recordings, world.local_size)
     workers = places.workers or max(1, cores() // world.local_size)

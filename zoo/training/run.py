@@ -19,7 +19,7 @@ from zoo.frames.store import FrameStore
 from zoo.models.distributions import expectation
 from zoo.models.encoder import ARCHS, Encoder
 from zoo.models.hub import find_model, load_qnetwork
-from zoo.models.model_folder import ModelConfig, read_config, write_model
+from zoo.models.model_folder import ModelConfig, read_config, read_network, write_model
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives import Objective, ObjectiveConfig, objective_named
 from zoo.objectives.base import NOTHING, BootstrapConfig, Inputs
@@ -143,7 +143,7 @@ def action_gaps(store: FrameStore, critic: Critic, index: Tensor, on_states: Cal
 
 
 def check_init(config: RunConfig) -> None:
-    """Refuse `config.init` where it is no model, or one of another architecture or head, before anything is replayed.
+    """Refuse `config.init` where it is no whole model, or one of another kind, before anything is replayed.
 
     Raises:
         QzooError: names the setting.
@@ -151,14 +151,22 @@ def check_init(config: RunConfig) -> None:
     if config.init is None:
         return
     try:
-        source = read_config(find_model(config.init))
+        folder = find_model(config.init)
+        source = read_config(folder)
     except QzooError as error:
         raise QzooError(f"init {config.init}: {error}") from error
     dim = config.feature_dim or (ARCHS[config.arch].feature_dim if config.arch in ARCHS else 0)
-    ours = (config.arch, dim, True, config.objective.head())
-    theirs = (source.arch, source.feature_dim, source.feature_norm, source.head and source.head.head())
-    if ours != theirs:
-        raise QzooError(f"init {config.init}: a model of {theirs}, this run is of {ours}; give the same settings")
+    ours = {"arch": config.arch, "feature_dim": dim, "feature_norm": True, "head": config.objective.head()}
+    theirs = {**{name: getattr(source, name) for name in ours}, "head": source.head and source.head.head()}
+    for name, value in theirs.items():
+        if value != ours[name]:
+            raise QzooError(
+                f"init {config.init}: a model of {name} {value}, this run is of {ours[name]}; give the same"
+            )
+    try:
+        read_network(folder)
+    except QzooError as error:
+        raise QzooError(f"init {config.init}: {error}") from error
 
 
 def start_from(network: QNetwork, config: RunConfig, scales: Mapping[str, float]) -> None:
