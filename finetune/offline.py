@@ -271,7 +271,7 @@ def _write(
 
 def label_of(model: str | Path) -> str:
     """What a folder's name says of a model: its name, or that of the run whose folder `model` it is."""
-    path = Path(model)
+    path = Path(model).resolve() if Path(model).exists() else Path(model)
     return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 

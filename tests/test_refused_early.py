@@ -16,8 +16,10 @@ import finetune as zoo_finetune
 import zoo
 import zoo.training.pretrain
 from finetune import FinetuneConfig, OfflineConfig, SweepConfig
+from tests.model_helpers import make_network
 from tests.recording_helpers import refused
 from zoo.data import Play
+from zoo.models.agent import Agent
 from zoo.models.encoder import Encoder
 from zoo.support.files import refuse_folder, write_text
 from zoo.training.config import RunConfig
@@ -121,6 +123,17 @@ def test_what_no_file_may_replace(tmp_path: Path) -> None:
     refused(lambda: refuse_folder(pipe), pipe, "not a regular file")
     refused(lambda: write_text(pipe, "x"), pipe, "not a regular file")
     assert pipe.is_fifo()
+
+
+def test_no_source_is_not_every_source(recordings_dir: Path) -> None:
+    for none in ([], iter(())):
+        refused(lambda none=none: zoo.data.read(recordings_dir, sources=none), "name at least one source")
+
+
+def test_an_action_that_a_game_has_not() -> None:
+    agent = Agent(make_network(), "Breakout", epsilon=np.float32(0.1))  # type: ignore[arg-type]
+    assert agent.own_action(np.array([3, 4])).tolist() == [2, 3]
+    refused(lambda: agent.own_action(np.array([7])), "Breakout has [0 1 3 4]")
 
 
 def test_what_a_policy_may_answer() -> None:

@@ -45,7 +45,9 @@ class PlayGame(Command):
     def run(self) -> dict[str, Any]:
         """Play; returns score and steps."""
         from zoo.reports.video import write_video
+        from zoo.support.files import refuse_folder
 
+        refuse_folder(self.video)
         moments = self.moments()
         last: list[Moment] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import InitVar, dataclass, field
+from numbers import Real
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ class Agent:
 
     def __post_init__(self, seed: int) -> None:
         self.network.game_index(self.game)
-        if not isinstance(self.epsilon, int | float) or not 0.0 <= self.epsilon <= 1.0:
+        if not isinstance(self.epsilon, Real) or not 0.0 <= self.epsilon <= 1.0:
             raise QzooError(f"epsilon {self.epsilon!r}: must be a number from 0 to 1")
         self.legal = action_mask(self.game)
         self._rng = np.random.default_rng(seed)
@@ -59,8 +60,15 @@ class Agent:
         return self.network.head.values(outputs) / self.network.return_scales.get(self.game, 1.0)
 
     def own_action(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Actions of the full set of 18 as numbers in the game's own, which `gymnasium.make` takes: int64 (B,)."""
-        own: NDArray[np.int64] = np.cumsum(self.legal)[np.asarray(actions)] - 1
+        """Actions of the full set of 18 as numbers in the game's own, which `gymnasium.make` takes: int64 (B,).
+
+        Raises:
+            QzooError: one that the game has not.
+        """
+        chosen = np.asarray(actions)
+        if not np.isin(chosen, np.flatnonzero(self.legal)).all():
+            raise QzooError(f"actions {chosen}: {self.game} has {np.flatnonzero(self.legal)} of the full set of 18")
+        own: NDArray[np.int64] = np.cumsum(self.legal)[chosen] - 1
         return own
 
     def __call__(self, observations: NDArray[np.uint8] | Tensor) -> NDArray[np.int64]:
