@@ -80,8 +80,6 @@ class SweepConfig:
             raise QzooError(f"transitions {min(self.transitions)}: must be at least 1")
         if self.episodes < 1:
             raise QzooError(f"episodes {self.episodes}: must be at least 1, as a sweep compares scores")
-        if absent := set(self.chosen_games()) - set(get_dataset(self.dataset).games):
-            raise QzooError(f"games {', '.join(sorted(absent))}: not of {self.dataset}; give its games")
         for mode in self.modes:
             for steps in self.chosen_steps():
                 self.offline(mode, steps).check()
@@ -271,7 +269,7 @@ def check_results(folder: Path, wanted: Sequence[tuple[Cell, Mapping[str, Any]]]
 
 
 def load_encoders(encoders: Sequence[str | Path], config: SweepConfig) -> list[Subject]:
-    """The encoders, none of them trained on a game of the sweep.
+    """The encoders, none of them trained on a game of the sweep, all of which its dataset has.
 
     Raises:
         QzooError: as `sweep`.
@@ -281,6 +279,8 @@ def load_encoders(encoders: Sequence[str | Path], config: SweepConfig) -> list[S
     for model in encoders:
         if seen := set(model_info(model)["games"]) & set(config.chosen_games()):
             raise QzooError(f"encoders {model}: it was trained on {', '.join(sorted(seen))}; take unseen games")
+    if absent := set(config.chosen_games()) - set(get_dataset(config.dataset).games):
+        raise QzooError(f"games {', '.join(sorted(absent))}: not of {config.dataset}; give its games")
     labels = [label_of(model) for model in encoders]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise QzooError(f"encoders: several are called {', '.join(twice)}; rename their folders")

@@ -97,8 +97,9 @@ def test_a_file_where_the_model_is_to_be(recordings_dir: Path, replay: Mock, tmp
     assert not replay.called
 
 
-def test_a_sweep_of_games_that_its_dataset_has_not() -> None:
-    refused(SweepConfig(games=("SpaceInvaders", "Tennis")).check, "games Tennis", "not of heldout5")
+def test_a_sweep_of_games_that_its_dataset_has_not(run: Path, tmp_path: Path) -> None:
+    config = SweepConfig(games=("SpaceInvaders", "Tennis"))
+    refused(lambda: zoo_finetune.sweep([run / "model"], config, out=tmp_path), "games Tennis", "not of heldout5")
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_every_candidate_is_checked_before_one_is_trained(recordings_dir: Path, 
     whole = (recordings_dir / "SpaceInvaders.random.parquet").read_bytes()
     (damaged / "SpaceInvaders.random.parquet").write_bytes(whole[: len(whole) // 2] + whole[len(whole) // 2 + 9 :])
     lacking = {
-        f"bad={tmp_path}": "SpaceInvaders: no recording; `zoo record learner --games SpaceInvaders` makes one",
+        f"bad={tmp_path}": "SpaceInvaders: no recording; `zoo record learner --games SpaceInvaders --steps 100000`",
         f"bad={recordings_dir}:planner=100": "SpaceInvaders: no recording of planner; recorded are random",
         f"bad={recordings_dir}:random=99999": "fewer than the 99,999 named",
         f"bad={damaged}": "SpaceInvaders.random.parquet: damaged",

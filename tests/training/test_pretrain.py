@@ -293,7 +293,7 @@ def test_a_run_may_start_from_a_model(store: FrameStore, tmp_path: Path) -> None
     kept = [w.unflatten(-1, (18, -1))[:, legal].half() for w in (network.weight[1], objective.network.weight[number])]
     assert torch.equal(*kept)
     assert network.weight[0].abs().max() < 0.1
-    with pytest.raises(QzooError, match=r"init .*: a model of \('nature', 16.*this run is of \('nature', 32"):
+    with pytest.raises(QzooError, match=r"init .*: a model of feature_dim 16, this run of 32"):
         new_objective(RunConfig(**{**config.__dict__, "feature_dim": 32}), ["Pong"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import InitVar, dataclass, field
-from numbers import Real
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ class Agent:
 
     def __post_init__(self, seed: int) -> None:
         self.network.game_index(self.game)
-        if not isinstance(self.epsilon, Real) or not 0.0 <= self.epsilon <= 1.0:
+        if not isinstance(self.epsilon, int | float | np.number) or not 0.0 <= self.epsilon <= 1.0:
             raise QzooError(f"epsilon {self.epsilon!r}: must be a number from 0 to 1")
         self.legal = action_mask(self.game)
         self._rng = np.random.default_rng(seed)

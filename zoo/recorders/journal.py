@@ -52,7 +52,8 @@ def read(journal: Path) -> tuple[Metadata | None, list[Episode]]:
 
 def _read(journal: Path) -> tuple[Metadata | None, list[Episode], int]:
     """As `read`, and how many bytes behind the episodes are left: what a kill cut short, or damage."""
-    refuse_special(journal)
+    if not journal.is_dir():  # which is an error of its own
+        refuse_special(journal)
     try:
         content = pa.BufferReader(journal.read_bytes())
     except FileNotFoundError:

@@ -37,10 +37,11 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = checked_device(name)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # Triton launches on the current one
-    return device
+    with suppress(RuntimeError, AssertionError):  # reported below
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # Triton launches on the current one
+    return checked_device(name)
 
 
 def checked_device(name: str | torch.device) -> torch.device:

@@ -160,9 +160,7 @@ def check_init(config: RunConfig) -> None:
     theirs = {**{name: getattr(source, name) for name in ours}, "head": source.head and source.head.head()}
     for name, value in theirs.items():
         if value != ours[name]:
-            raise QzooError(
-                f"init {config.init}: a model of {name} {value}, this run is of {ours[name]}; give the same"
-            )
+            raise QzooError(f"init {config.init}: a model of {name} {value}, this run of {ours[name]}; give the same")
     try:
         read_network(folder)
     except QzooError as error:
