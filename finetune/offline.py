@@ -37,7 +37,7 @@ from zoo.support.errors import QzooError
 from zoo.support.files import make_folder, read_lines, refuse_file
 from zoo.support.limits import Count, check_settings
 from zoo.support.pool import summed
-from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
+from zoo.training.checkpoint import CHECKPOINT, saved_run
 from zoo.training.config import COMPUTE, ComputeConfig
 from zoo.training.data import ChosenPlay, DataRecord, TrainingData, in_time
 from zoo.training.log import LOG
@@ -177,6 +177,13 @@ def offline(
         Path(out) / f"{game}.{config.mode}.{label}{f'.seed{seed}' if seed else ''}": replace(config.training, seed=seed)
         for seed in range(config.training.seed, config.training.seed + config.seeds)
     }
+    saved = {}
+    for folder, settings in trainings.items():  # before the replay
+        refuse_file(folder / "model")
+        found = saved_run(folder / CHECKPOINT, resume=resume)
+        if found and not force_resume:
+            found.check(settings.run_config(loaded.arch, loaded.feature_dim), [game])
+            saved[folder] = found
     make_folder(Path(out))
     if config.mode == "frozen" or needs:
         make_folder(Path(cache))
@@ -186,11 +193,9 @@ def offline(
 
     data = TrainingData(chosen.recordings(), chosen.sets(checking))
     record = DataRecord(chosen.games, chosen.selection, data.by_game())
-    for folder, settings in trainings.items():  # before the replay
-        there = checkpoints_at(folder / CHECKPOINT, resume=resume)
-        refuse_file(folder / "model")
-        if not force_resume:
-            check_same_settings(there, settings.run_config(loaded.arch, loaded.feature_dim), [game], record.identity())
+    for folder, found in saved.items():
+        settings = trainings[folder]
+        found.check(settings.run_config(loaded.arch, loaded.feature_dim), [game], record.identity())
     store = store or _replay(chosen, data, Path(cache), needs, report)
     if store.transitions != data.transitions:
         raise QzooError(f"store: holds {store.transitions:,} transitions, the play {data.transitions:,}; give its own")

@@ -48,7 +48,7 @@ from zoo.recordings.format import Recording, read_recording
 from zoo.reports.model_card import _front_matter
 from zoo.training.config import RunConfig
 from zoo.training.pretrain import Places, checkpoint_bytes
-from zoo.training.run import check_init
+from zoo.training.run import init_network
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_what_cannot_be_is_refused_before_the_replay(
 
 def test_an_init_of_another_shape_is_refused(folder: Path) -> None:
     config = RunConfig(init=str(folder), feature_dim=8, objective=ScaledQLConfig(num_atoms=7))
-    refused(lambda: check_init(config), f"init {folder}", "num_atoms=7", "give the same")
+    refused(lambda: init_network(config), f"init {folder}", "num_atoms=7", "give the same")
 
 
 def test_frames_in_a_cache_are_bound_to_their_play(recordings: list[Recording], tmp_path: Path) -> None:

@@ -103,18 +103,18 @@ def test_a_sweep_of_games_that_its_dataset_has_not(run: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("config", "part"),
+    ("kind", "settings", "part"),
     [
-        (FinetuneConfig(steps="3"), "steps '3': must be a whole number"),  # type: ignore[arg-type]
-        (FinetuneConfig(steps=1.5), "steps 1.5: must be a whole number"),  # type: ignore[arg-type]
-        (FinetuneConfig(batch_size=8.5), "batch_size 8.5"),  # type: ignore[arg-type]
-        (FinetuneConfig(head="x"), "unknown head 'x'"),  # type: ignore[arg-type]
-        (OfflineConfig(seeds=1.5), "seeds 1.5"),  # type: ignore[arg-type]
-        (OfflineConfig(episodes=True), "episodes True"),
+        (FinetuneConfig, {"steps": "3"}, "steps '3': must be a whole number"),
+        (FinetuneConfig, {"steps": 1.5}, "steps 1.5: must be a whole number"),
+        (FinetuneConfig, {"batch_size": 8.5}, "batch_size 8.5"),
+        (FinetuneConfig, {"head": "x"}, "unknown head 'x'"),
+        (OfflineConfig, {"seeds": 1.5}, "seeds 1.5"),
+        (OfflineConfig, {"episodes": True}, "episodes True"),
     ],
 )
-def test_settings_of_another_type(config: Any, part: str) -> None:
-    refused(config.check, part)
+def test_settings_of_another_type(kind: Any, settings: dict[str, Any], part: str) -> None:
+    refused(kind(**settings).check, part)
 
 
 def test_what_no_file_may_replace(tmp_path: Path) -> None:
@@ -132,7 +132,8 @@ def test_no_source_is_not_every_source(recordings_dir: Path) -> None:
 
 
 def test_an_action_that_a_game_has_not() -> None:
-    agent = Agent(make_network(), "Breakout", epsilon=np.float32(0.1))  # type: ignore[arg-type]
+    share: Any = np.float32(0.1)
+    agent = Agent(make_network(), "Breakout", epsilon=share)
     assert agent.own_action(np.array([3, 4])).tolist() == [2, 3]
     refused(lambda: agent.own_action(np.array([7])), "Breakout has [0 1 3 4]")
 

@@ -156,7 +156,7 @@ def read(
     paths = _paths(recordings)
     if not paths:
         raise QzooError("recordings: none given; name files or folders (`zoo.data.load` gives the play of the package)")
-    kinds = (sources,) if isinstance(sources, str) else tuple(sources if sources is not None else ())
+    kinds = (sources,) if isinstance(sources, str) else tuple(() if sources is None else sources)
     if sources is not None and not kinds:
         raise QzooError(f"sources={sources!r}: name at least one source, or give None for all")
     names = _games(games)

@@ -485,11 +485,12 @@ def write_model(
     for key, value in actual.model_dump().items():
         if value != said[key]:
             raise QzooError(f"{folder / CONFIG}: {key} is {said[key]!r}, the network's is {value!r}")
-    files = {ENCODER: network.state_dict()}
-    if isinstance(network, QNetwork):  # whose own names have no wrapper's in them
-        prefix = "encoder."
-        files[ENCODER] = {k[len(prefix) :]: v for k, v in network.state_dict().items() if k.startswith(prefix)}
-        files[HEADS] = _stored_heads(network)
+    if isinstance(network, QNetwork):  # its names of the encoder's weights have no wrapper's in them
+        of_encoder = {key: value for key, value in network.state_dict().items() if key.startswith("encoder.")}
+        encoder = {key.removeprefix("encoder."): value for key, value in of_encoder.items()}
+        files = {ENCODER: encoder, HEADS: _stored_heads(network)}
+    else:
+        files = {ENCODER: network.state_dict()}
     metadata = {"qzoo": json.dumps(actual.bound())}  # one key: of several, safetensors shuffles the order
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

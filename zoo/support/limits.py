@@ -27,9 +27,8 @@ Clip = Annotated[float, Limit(lambda value: value > 0.0, "more than 0")]
 """Infinity: no clipping."""
 Share = Annotated[float, Limit(lambda value: 0.0 <= value <= 1.0, "0 to 1")]
 Rate = Annotated[float, Limit(lambda value: 0.0 < value <= 1.0, "more than 0, and at most 1")]
-
-
 NUMBERS: Mapping[Any, tuple[type, str]] = {int: (Integral, "a whole number"), float: (Real, "a number")}
+"""What the values of settings of these types may be, NumPy's numbers too."""
 
 
 def check_settings(config: Any) -> None:

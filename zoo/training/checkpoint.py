@@ -232,19 +232,35 @@ def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {**{f"config.{name}": value for name, value in settings.items()}, **rest}
 
 
-def check_same_settings(
-    paths: Sequence[Path], config: RunConfig, games: Sequence[str], data: Mapping[str, Any] = MappingProxyType({})
-) -> None:
-    """`check_same_run` before the replay, by what is known then: settings, games and, where given, the data's identity.
+@dataclass(frozen=True)
+class SavedRun:
+    """The checkpoint that a run resumes from, and what it says of the run."""
 
-    Raises:
-        QzooError: other settings, games or data; no checkpoint is whole.
-    """
-    if paths:
-        path, (_, info) = _load_first_whole(paths, tell=False)
+    path: Path
+    info: Mapping[str, Any]
+
+    def check(self, config: RunConfig, games: Sequence[str], data: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """`check_same_run` by what is known before the replay: settings, games and, where given, the data's identity.
+
+        Raises:
+            QzooError: other settings, games or data.
+        """
         known = run_identity(config, dict.fromkeys(games, 0), data)
         names = [name for name in known if name != "transitions"]
-        check_same_run(path, *({name: of.get(name) for name in names} for of in (info, known)))
+        check_same_run(self.path, *({name: of.get(name) for name in names} for of in (self.info, known)))
+
+
+def saved_run(path: Path, *, resume: bool) -> SavedRun | None:
+    """The run whose last checkpoint is at `path`, read before the replay; None where there is none.
+
+    Raises:
+        QzooError: as `checkpoints_at`; no checkpoint is whole.
+    """
+    there = checkpoints_at(path, resume=resume)
+    if not there:
+        return None
+    found, (_, info) = _load_first_whole(there, tell=False)
+    return SavedRun(found, info)
 
 
 def _load_first_whole(

@@ -23,15 +23,15 @@ from zoo.support.errors import QzooError
 from zoo.support.files import check_room, make_folder, refuse_file
 from zoo.support.limits import check_settings
 from zoo.support.pool import cores, pick_workers, summed
-from zoo.training.checkpoint import CHECKPOINT, check_same_settings, checkpoints_at
+from zoo.training.checkpoint import CHECKPOINT, saved_run
 from zoo.training.config import COMPUTE, ComputeConfig, RunConfig
 from zoo.training.data import ChosenPlay, DataRecord, TrainingData, in_time, refuse_held_out
 from zoo.training.loop import TrainingProgress, train
 from zoo.training.ranks import World, join, shard_of
 from zoo.training.run import (
     by_action_gap,
-    check_init,
     critic_features,
+    init_network,
     new_objective,
     return_scales,
     write_run_model,
@@ -155,16 +155,16 @@ def pretrain(
             check_room(folder, checkpoint_bytes(config, chosen.games))
             on_device = pick_device(world.own_device(device))
             shard = shard_of(chosen.games, config.per_game(len(chosen.games)), world)
-            there = checkpoints_at(folder / CHECKPOINT, resume=resume)
-            if not force_resume:
-                check_same_settings(there, config, chosen.games)
+            saved = saved_run(folder / CHECKPOINT, resume=resume)
+            if saved and not force_resume:
+                saved.check(config, chosen.games)
             critics = _critics(config, chosen, places.critics)
             mine = chosen.only(shard.names)
             data = _read(mine, deadline, report)
             record = DataRecord(chosen.games, chosen.selection, world.union(data.by_game()))
             identity = {**record.identity(), **critics_identity(critics)}
-            if not force_resume:
-                check_same_settings(there, config, chosen.games, identity)
+            if saved and not force_resume:
+                saved.check(config, chosen.games, identity)
             replayed = _replay(data.recordings, config, places, deadline, world, report) if mine.selection else None
             store = data.store(mine.games, replayed, allow_mix=mine.allow_mix)
             spec = config.objective.batch()
@@ -223,7 +223,8 @@ def _check(
     if not allow_held_out:
         refuse_held_out(chosen.games)
     config.check(len(chosen.games))
-    check_init(config)
+    if config.init is not None:
+        init_network(config)
 
 
 def _critics(config: RunConfig, chosen: ChosenPlay, folder: Path) -> dict[str, Critic]:

@@ -18,8 +18,8 @@ from zoo.frames.returns import return_scale
 from zoo.frames.store import FrameStore
 from zoo.models.distributions import expectation
 from zoo.models.encoder import ARCHS, Encoder
-from zoo.models.hub import find_model, load_qnetwork
-from zoo.models.model_folder import ModelConfig, read_config, read_network, write_model
+from zoo.models.hub import load_qnetwork
+from zoo.models.model_folder import ModelConfig, write_model
 from zoo.models.qnetwork import QNetwork
 from zoo.objectives import Objective, ObjectiveConfig, objective_named
 from zoo.objectives.base import NOTHING, BootstrapConfig, Inputs
@@ -142,29 +142,24 @@ def action_gaps(store: FrameStore, critic: Critic, index: Tensor, on_states: Cal
     return values.amax(1) - values.mean(1)
 
 
-def check_init(config: RunConfig) -> None:
-    """Refuse `config.init` where it is no whole model, or one of another kind, before anything is replayed.
+def init_network(config: RunConfig) -> QNetwork:
+    """The network of the model `config.init`, which must be set.
 
     Raises:
-        QzooError: names the setting.
+        QzooError: no whole model, or one of another architecture or head; names the setting.
     """
-    if config.init is None:
-        return
+    assert config.init is not None
     try:
-        folder = find_model(config.init)
-        source = read_config(folder)
+        source = load_qnetwork(config.init)
     except QzooError as error:
         raise QzooError(f"init {config.init}: {error}") from error
     dim = config.feature_dim or (ARCHS[config.arch].feature_dim if config.arch in ARCHS else 0)
     ours = {"arch": config.arch, "feature_dim": dim, "feature_norm": True, "head": config.objective.head()}
-    theirs = {**{name: getattr(source, name) for name in ours}, "head": source.head and source.head.head()}
+    theirs = {**{name: getattr(source.encoder, name) for name in ours if name != "head"}, "head": source.head}
     for name, value in theirs.items():
         if value != ours[name]:
             raise QzooError(f"init {config.init}: a model of {name} {value}, this run of {ours[name]}; give the same")
-    try:
-        read_network(folder)
-    except QzooError as error:
-        raise QzooError(f"init {config.init}: {error}") from error
+    return source
 
 
 def start_from(network: QNetwork, config: RunConfig, scales: Mapping[str, float]) -> None:
@@ -173,9 +168,7 @@ def start_from(network: QNetwork, config: RunConfig, scales: Mapping[str, float]
     Args:
         scales: the return scale that values of the network will have, 1 where a game is not named.
     """
-    assert config.init is not None
-    check_init(config)
-    source = load_qnetwork(config.init)
+    source = init_network(config)
     network.encoder.load_state_dict(source.encoder.state_dict())
     with torch.no_grad():
         for game in set(network.games) & set(source.games):
